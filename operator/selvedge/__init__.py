@@ -1,0 +1,1 @@
+"""Selvedge: what lives inside database servers, declared, applied, proven and kept."""

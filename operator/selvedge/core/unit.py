@@ -1,0 +1,91 @@
+"""What one pass over one database found and did, in the words of the declaration, for either engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from selvedge.core.reasons import Reason
+
+
+class Risk(StrEnum):
+    """How much a change can hurt (design §4). The order of the members is the order of severity."""
+
+    ADDITIVE = "Additive"
+    NARROWING = "Narrowing"
+    LOCKING = "Locking"
+    DESTRUCTIVE = "Destructive"
+
+
+class ObjectState(StrEnum):
+    """The state of one declared object after a pass."""
+
+    READY = "Ready"
+    WAITING = "Waiting"
+    FAILED = "Failed"
+    CONFLICT = "Conflict"
+    PENDING = "Pending"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ObjectRef:
+    """A declared object: the kind in the declaration's words (``role``, ``grant``, ``collection`` …) and its name."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        """Kind and name, as messages show them."""
+        return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """One object that is not as declared, and what to do about it."""
+
+    ref: ObjectRef
+    state: ObjectState
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeSummary:
+    """One change of a plan as a person reads it: the object, the risk and the statement, secrets left out."""
+
+    ref: ObjectRef
+    risk: Risk
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class MemberResult:
+    """What a pass means for one DatabaseSchema.
+
+    ``applied`` are the changes that this pass made and committed; ``pending`` those it found and did not make
+    (``drift: Report``, an approval, or a plan). ``drift`` names the objects that had been verified for this very
+    generation before and differed now. Ready means: no ``problems``, nothing ``pending``, and the database was looked
+    at after the last change.
+    """
+
+    ready: int = 0
+    problems: tuple[ObjectStatus, ...] = ()
+    applied: tuple[ChangeSummary, ...] = ()
+    pending: tuple[ChangeSummary, ...] = ()
+    drift: tuple[ObjectRef, ...] = ()
+    advice: tuple[str, ...] = ()
+    provisioned: bool = False
+    digest: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """True when the live database equals what this member declares."""
+        return self.provisioned and not self.problems and not self.pending
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """The results of all DatabaseSchemas on one database, by the resource's uid."""
+
+    members: dict[str, MemberResult] = field(default_factory=dict)
+    system_identifier: str = ""

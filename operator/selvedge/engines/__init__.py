@@ -1,0 +1,1 @@
+"""The database engines: everything that opens a connection to a server."""

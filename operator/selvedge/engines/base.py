@@ -1,0 +1,143 @@
+"""What ``reconcile`` asks of an engine, whichever server is behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.core.unit import UnitResult
+
+
+@dataclass(frozen=True, slots=True)
+class TlsOptions:
+    """How a connection is encrypted; certificates and keys are PEM text, never paths."""
+
+    mode: str = "VerifyFull"
+    ca: str = ""
+    client_certificate: str = ""
+    client_key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """``spec.connections`` in seconds; ``max`` counts every connection of the operator to the server."""
+
+    max: int = 10
+    idle_timeout: float = 30.0
+    max_lifetime: float = 3600.0
+    acquire_timeout: float = 30.0
+    connect_timeout: float = 5.0
+    statement_timeout: float = 30.0
+    lock_timeout: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTarget:
+    """A DatabaseServer with its Secrets read: all that is needed to log in."""
+
+    hosts: tuple[tuple[str, int], ...]
+    username: str
+    password: str = field(repr=False)
+    tls: TlsOptions = TlsOptions()
+    limits: ConnectionLimits = ConnectionLimits()
+    read_replicas: tuple[tuple[str, int], ...] = ()
+    maintenance_database: str = "postgres"
+    auth_source: str = "admin"
+    replica_set: str = ""
+    read_preference: str = "PrimaryPreferred"
+    srv: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaState:
+    """One read replica: ``state`` is Streaming, Reachable or Unreachable."""
+
+    host: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What a probe learned. ``missing_privileges`` are the statements that an administrator has to run."""
+
+    version: str
+    role: str
+    system_identifier: str
+    replicas: tuple[ReplicaState, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    missing_privileges: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One DatabaseSchema of a unit of work.
+
+    ``verified`` says that this generation was Ready before, so that a difference found now is drift. ``deleting``
+    members take part in the compilation as absent: what only they made is removed.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    generation: int
+    created: str
+    spec: DatabaseSchemaSpec
+    verified: bool = False
+    deleting: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """All DatabaseSchemas on one database of one server, and the uid of the Kubernetes cluster that they live in."""
+
+    database: str
+    members: tuple[Member, ...]
+    cluster: str
+    access: Callable[[Member], AccessRule] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRule:
+    """What a member's namespace may use on this server: glob patterns, as in ``DatabaseServer.spec.access``."""
+
+    databases: tuple[str, ...] = ("*",)
+    role_prefixes: tuple[str, ...] = ("",)
+    extensions: tuple[str, ...] = ("*",)
+
+
+class Observer(Protocol):
+    """Receives the duration of every statement that an engine sends; telemetry implements it."""
+
+    def statement(self, operation: str, seconds: float, error: str = "") -> None:
+        """Record one statement: ``operation`` is probe, snapshot, apply, verify …; ``error`` an SQLSTATE class or code."""
+
+
+class Engine(Protocol):
+    """One server, with its connections. All methods raise the errors of ``core/errors.py`` and no driver's."""
+
+    async def probe(self) -> ServerFacts:
+        """Log in and look: version, role, capabilities, what the login may not do."""
+        ...
+
+    async def converge(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
+        """Make one database what its members declare: inspect, diff, plan, apply, verify.
+
+        ``may_write`` is called after the lock in the database is held and right before the first write of every
+        transaction; it raises when this process does not lead any more. What matches costs one round trip and
+        writes nothing. Errors that concern the whole unit are raised; those of one object stand in the result.
+        """
+        ...
+
+    async def plan(self, unit: Unit) -> UnitResult:
+        """What :meth:`converge` would do now, as ``pending``; writes nothing."""
+        ...
+
+    def connections(self) -> dict[str, int]:
+        """Connections that are open now, by state: active, idle, waiting."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...

@@ -1,0 +1,1 @@
+"""The custom resources as frozen models, from which CRDs and reference are generated."""

@@ -1,0 +1,246 @@
+"""What all custom resources have in common: the model's configuration, the bounded types, rules and decoding.
+
+A declaration is frozen once it is decoded. Attributes are snake_case, documents are camelCase. The description of a
+field is the docstring below it; :mod:`selvedge.api.docs` reads it when CRDs and reference are generated, so that it
+costs nothing when the operator starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic.alias_generators import to_camel
+
+from selvedge.core import duration
+from selvedge.core.errors import InvalidError
+from selvedge.core.names import MAX_BYTES
+
+GROUP = "selvedge.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule about an object, for the API server (``cel``) and for documents that never see one (``holds``).
+
+    A rule without ``holds`` compares with the object before (``oldSelf``), which only the API server knows.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool] | None = None
+    path: str = ""
+    optional_old_self: bool = False
+
+
+class Model(BaseModel):
+    """The base of every part of a declaration and of a status."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, frozen=True, extra="ignore"
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+    """What the API server checks on this object by CEL, and :func:`parse` by itself."""
+
+
+class Checked(Model):
+    """A part with rules: decoding refuses what the API server would have refused."""
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        for rule in self.RULES:
+            if rule.holds is not None and not rule.holds(self):
+                raise ValueError(rule.message)
+        return self
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return duration.parse_duration(value)
+        except InvalidError as error:
+            raise ValueError(error.message) from None
+    if isinstance(value, float):
+        return value
+    raise ValueError("a duration is text: write a number and ms, s, m, h or d, such as 30s or 5m")
+
+
+def _bytes(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            return duration.parse_size(value)
+        except InvalidError as error:
+            raise ValueError(error.message) from None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("a size is text: write a whole number of bytes, or one with Ki, Mi, Gi or Ti")
+
+
+def _fits(value: str) -> str:
+    # maxLength counts characters, Postgres bytes; most names are ASCII and need no second look
+    if not value.isascii() and len(value.encode()) > MAX_BYTES:
+        raise ValueError(f"{value[:20]}… is {len(value.encode())} bytes long and {MAX_BYTES} are kept: shorten it")
+    return value
+
+
+def text(max_length: int, *, min_length: int = 0, pattern: str | None = None) -> Any:
+    """A string type with its bounds, which the CRD repeats."""
+    return Annotated[str, StringConstraints(min_length=min_length or None, max_length=max_length, pattern=pattern)]
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    PlainSerializer(duration.format_duration, return_type=str),
+    WithJsonSchema(
+        {"type": "string", "pattern": duration.DURATION_PATTERN, "maxLength": duration.DURATION_MAX_LENGTH},
+        mode="validation",
+    ),
+]
+"""A duration: text such as ``30s`` in the document, seconds as a float here."""
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    PlainSerializer(duration.format_size, return_type=str),
+    WithJsonSchema(
+        {"type": "string", "pattern": duration.SIZE_PATTERN, "maxLength": duration.SIZE_MAX_LENGTH}, mode="validation"
+    ),
+]
+"""A size: text such as ``16Mi`` in the document, bytes as an int here."""
+
+Bool = StrictBool
+Int = StrictInt
+
+IDENTIFIER_PATTERN = r'^[^\x00-\x1f\x7f".]+$'
+Identifier = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_BYTES, pattern=IDENTIFIER_PATTERN),
+    AfterValidator(_fits),
+]
+"""A name in a database: at most 63 bytes, no quote, no dot, no control character."""
+
+TableName = Annotated[
+    str, StringConstraints(min_length=3, max_length=127, pattern=r'^[^\x00-\x1f\x7f".]+\.[^\x00-\x1f\x7f".]+$')
+]
+"""A table, view, sequence or type with its schema: ``shared.users``."""
+
+FunctionName = Annotated[
+    str,
+    StringConstraints(min_length=5, max_length=512, pattern=r'^[^\x00-\x1f\x7f".()]+\.[^\x00-\x1f\x7f".()]+\(.*\)$'),
+]
+"""A function with its schema and the types of its arguments: ``shared.soft_delete(text, uuid, uuid)``."""
+
+ResourceName = Annotated[
+    str, StringConstraints(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")
+]
+"""The name of a Kubernetes object."""
+
+Namespace = Annotated[str, StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+SecretKey = Annotated[str, StringConstraints(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+Word = Annotated[str, StringConstraints(max_length=64)]
+Text = Annotated[str, StringConstraints(max_length=1024)]
+Message = Annotated[str, StringConstraints(max_length=4096)]
+Digest = Annotated[str, StringConstraints(max_length=71, pattern=r"^(sha256:[0-9a-f]{64})?$")]
+Time = Annotated[
+    str, StringConstraints(max_length=40), WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40})
+]
+
+LIST_MAP = "x-kubernetes-list-map-keys"
+
+
+def listed(max_items: int, *keys: str, min_items: int = 0, default: Any = ()) -> Any:
+    """A list field: at most ``max_items`` entries, merged by ``keys`` if there are any, replaced as a whole otherwise."""
+    extra: dict[str, Any] = {"x-kubernetes-list-type": "map" if keys else "atomic"}
+    if keys:
+        extra[LIST_MAP] = list(keys)
+    return Field(default=default, max_length=max_items, min_length=min_items or None, json_schema_extra=extra)
+
+
+class Ensure(StrEnum):
+    """Whether an object is to be there."""
+
+    PRESENT = "Present"
+    ABSENT = "Absent"
+
+
+class Destructive(StrEnum):
+    """What happens with a change that would lose data."""
+
+    REQUIRE_APPROVAL = "RequireApproval"
+    REFUSE = "Refuse"
+    ALLOW = "Allow"
+
+
+class DeletionPolicy(StrEnum):
+    """What becomes of the database when the resource is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class Condition(Model):
+    """One condition of a status (Kubernetes API conventions)."""
+
+    type: Word = Field(min_length=1)
+    """Ready, Reconciling, Stalled, or one of the kind's own."""
+    status: Word = "Unknown"
+    """True, False or Unknown."""
+    reason: Word = ""
+    """One CamelCase word; all of them stand in docs/reference/reasons.md."""
+    message: Message = ""
+    """What is the case, which object it concerns, and the next step."""
+    observed_generation: int | None = None
+    """The metadata.generation that this was seen for."""
+    last_transition_time: Time | None = None
+    """When status last changed."""
+
+
+class Status(Model):
+    """What every kind reports. No field is required, so that a status that holds only an error can be written."""
+
+    observed_generation: int | None = None
+    """The metadata.generation that this status speaks of."""
+    conditions: tuple[Condition, ...] = listed(16, "type")
+    """Ready, Reconciling, Stalled and the kind's own."""
+    next_retry_time: Time | None = None
+    """When a failed pass is tried again; absent while nothing failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The names of a custom resource, and its columns in ``kubectl get``: (title, JSONPath, type, description)."""
+
+    kind: str
+    plural: str
+    short: str
+    spec: type[Model]
+    status: type[Status]
+    columns: tuple[tuple[str, str, str, str], ...]
+    description: str
+
+
+def document(model: Model) -> dict[str, Any]:
+    """The model as the document that a user would write: camelCase, durations as text, without what is default."""
+    return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+
+
+JsonMap = Mapping[str, Any]

@@ -1,0 +1,256 @@
+"""MigrationRun: run migrations on the database of one DatabaseSchema, once."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field, StringConstraints
+
+from selvedge.api.base import (
+    Checked,
+    Destructive,
+    Digest,
+    Kind,
+    Message,
+    Model,
+    ResourceName,
+    Rule,
+    Seconds,
+    Status,
+    Text,
+    Time,
+    Word,
+    listed,
+)
+
+INLINE_LIMIT = 64 * 1024
+"""Bytes that all inline files may have together."""
+
+MigrationVersion = Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9]*$")]
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+
+
+class Action(StrEnum):
+    """What a run does."""
+
+    UP = "Up"
+    DOWN = "Down"
+    TO = "To"
+    REDO = "Redo"
+    BASELINE = "Baseline"
+    REPAIR = "Repair"
+    VALIDATE = "Validate"
+    PLAN = "Plan"
+
+
+class TransactionMode(StrEnum):
+    """How migrations share transactions."""
+
+    PER_MIGRATION = "PerMigration"
+    ALL = "All"
+
+
+class OutOfOrder(StrEnum):
+    """What happens with a migration that is older than one that ran."""
+
+    REFUSE = "Refuse"
+    APPLY = "Apply"
+
+
+class ConfigMapRef(Model):
+    """A ConfigMap in the resource's own namespace."""
+
+    name: ResourceName
+    """Name of the ConfigMap; each key is a file."""
+
+
+class InlineFiles(Checked):
+    """Migration files in the resource itself."""
+
+    files: dict[FileName, Annotated[str, StringConstraints(max_length=INLINE_LIMIT)]] = Field(
+        max_length=100, min_length=1
+    )
+    """Files by name, such as 20250101000000_users.sql; 64 KiB together."""
+
+    RULES = (
+        Rule(
+            f"self.files.map(name, size(self.files[name])).sum() <= {INLINE_LIMIT}",
+            "the inline files are larger than 64 KiB together: put them into a ConfigMap",
+            lambda self: sum(len(text.encode()) for text in self.files.values()) <= INLINE_LIMIT,
+        ),
+    )
+
+
+class ImageSource(Model):
+    """Migration files in a container image, which is only read and never started."""
+
+    reference: Annotated[str, StringConstraints(min_length=1, max_length=512)]
+    """The image, with tag or digest."""
+    path: Annotated[str, StringConstraints(max_length=512)] = "/migrations"
+    """Directory in the image."""
+    pull_secrets: tuple[ConfigMapRef, ...] = listed(8)
+    """Secrets of type kubernetes.io/dockerconfigjson for the registry."""
+
+
+class MigrationSource(Checked):
+    """Where migration files come from."""
+
+    config_maps: tuple[ConfigMapRef, ...] = listed(32, "name")
+    """ConfigMaps whose keys are the files; taken together."""
+    inline: InlineFiles | None = None
+    """Files in the resource itself."""
+    image: ImageSource | None = None
+    """Files in a container image."""
+
+    RULES = (
+        Rule(
+            "[has(self.configMaps) && size(self.configMaps) > 0, has(self.inline), has(self.image)].filter(given, given).size() == 1",
+            "source needs exactly one of configMaps, inline and image",
+            lambda self: [bool(self.config_maps), self.inline is not None, self.image is not None].count(True) == 1,
+        ),
+    )
+
+
+class Timeouts(Model):
+    """Limits of the migrations' sessions."""
+
+    lock: Seconds = 5.0
+    """Postgres lock_timeout of each statement; it is tried again until lockWait is over."""
+    statement: Seconds = 0.0
+    """Postgres statement_timeout of each statement; 0s is no limit."""
+    lock_wait: Seconds = 600.0
+    """Longest wait for the migrations' lock, and for locks on tables, over the whole run."""
+
+
+class SchemaRef(Model):
+    """A DatabaseSchema in the same namespace."""
+
+    name: ResourceName
+    """Name of the DatabaseSchema."""
+
+
+_UNCHANGED = " && ".join(
+    ["self.schemaRef == oldSelf.schemaRef"]
+    + [
+        f"self.?{name} == oldSelf.?{name}"
+        for name in (
+            "action",
+            "target",
+            "source",
+            "transaction",
+            "outOfOrder",
+            "destructive",
+            "timeouts",
+            "environment",
+        )
+    ]
+)
+
+
+class MigrationRunSpec(Checked):
+    """Migrations to run on the database of a DatabaseSchema. Only approvedPlan can be changed afterwards."""
+
+    schema_ref: SchemaRef
+    """The DatabaseSchema whose database is migrated."""
+    action: Action = Action.UP
+    """Up: newer ones. Down: back. To: up or down to target. Redo: down and up. Baseline: mark as run. Repair: take over checksums. Validate: compare files and history. Plan: only say what would run."""
+    target: MigrationVersion | None = None
+    """Version to stop at; the newest for Up, one step for Down, where it is left out."""
+    source: MigrationSource | None = None
+    """The files; those of the DatabaseSchema where it is left out."""
+    transaction: TransactionMode = TransactionMode.PER_MIGRATION
+    """PerMigration: BEGIN and COMMIT around each migration with its history row. All: around all of them."""
+    out_of_order: OutOfOrder = OutOfOrder.REFUSE
+    """What happens with a migration that is older than one that ran already."""
+    destructive: Destructive = Destructive.REQUIRE_APPROVAL
+    """What happens with a migration that loses data (DROP TABLE, DROP COLUMN, TRUNCATE …)."""
+    approved_plan: Digest = ""
+    """Digest of the plan that a person approved (sha256:…): version, checksum and direction of each step."""
+    timeouts: Timeouts = Timeouts()
+    """Limits of the migrations' sessions."""
+    environment: Annotated[str, StringConstraints(max_length=63)] = ""
+    """Chooses seeds and files with an `-- env:` line."""
+
+    RULES = (
+        Rule(_UNCHANGED, "a MigrationRun cannot be changed, approvedPlan aside: make a new one"),
+        Rule(
+            "!(has(self.action) && self.action in ['To', 'Baseline']) || (has(self.target) && self.target != '')",
+            "actions To and Baseline need a target: give the version",
+            lambda self: self.action not in (Action.TO, Action.BASELINE) or bool(self.target),
+        ),
+    )
+
+
+class MigrationError(Model):
+    """Why a migration failed."""
+
+    file: Text = ""
+    """The file."""
+    line: int | None = None
+    """Line in the file, from 1."""
+    statement: Text = ""
+    """The beginning of the statement."""
+    sqlstate: Word = ""
+    """SQLSTATE of Postgres, or code name of MongoDB."""
+    message: Message = ""
+    """What the server said."""
+    hint: Text = ""
+    """The next step."""
+
+
+class MigrationStatus(Model):
+    """One migration of this run."""
+
+    version: Word = ""
+    """Its version."""
+    name: Text = ""
+    """Its description."""
+    state: Word = ""
+    """Pending, Running, Applied, Failed or Skipped."""
+    statements: Word = ""
+    """Statements that ran, of all: 3/5."""
+    started_at: Time | None = None
+    """When it began."""
+    duration: Word = ""
+    """How long it took, such as 1.2s."""
+    waiting_for: Text = ""
+    """The lock or the index build that it waits for."""
+    error: MigrationError | None = None
+    """Why it failed."""
+
+
+class MigrationRunStatus(Status):
+    """How far the run is."""
+
+    phase: Word | None = None
+    """Pending, WaitingForApproval, Running, Succeeded or Failed."""
+    progress: Word | None = None
+    """Migrations that are done, of all of this run: 2/3."""
+    version: Word | None = None
+    """The newest version in the database's history."""
+    plan: Digest | None = None
+    """Digest of what this run does; approvedPlan has to equal it where a person has to approve."""
+    started_at: Time | None = None
+    """When the first statement ran."""
+    finished_at: Time | None = None
+    """When the run came to its end."""
+    migrations: tuple[MigrationStatus, ...] = listed(200)
+    """The migrations of this run, in order; the last 200 of more."""
+
+
+KIND = Kind(
+    kind="MigrationRun",
+    plural="migrationruns",
+    short="mig",
+    spec=MigrationRunSpec,
+    status=MigrationRunStatus,
+    columns=(
+        ("Schema", ".spec.schemaRef.name", "string", "The DatabaseSchema"),
+        ("Action", ".spec.action", "string", "What the run does"),
+        ("Phase", ".status.phase", "string", "How far it is"),
+        ("Progress", ".status.progress", "string", "Migrations that are done, of all"),
+        ("Version", ".status.version", "string", "Newest version in the history"),
+    ),
+    description="Migrations that are run once on the database of a DatabaseSchema.",
+)

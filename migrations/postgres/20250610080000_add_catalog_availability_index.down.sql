@@ -1,0 +1,2 @@
+drop index concurrently catalog.idx_catalog_items_asset_url;
+drop index concurrently catalog.idx_catalog_items_availability_range;

@@ -36,6 +36,8 @@ class Reason(StrEnum):
     WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that does not exist yet"
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
     WAITING_FOR_APPROVAL = "WaitingForApproval", "the plan holds a change that a person has to approve"
+    VALIDATION_VIOLATED = "ValidationViolated", "documents violate the validator; it stays at warn until they are corrected"
+    BUILDING_INDEX = "BuildingIndex", "the server is building an index; looked at again by itself"
     RUNNING = "Running", "the migrations are running"
 
     # transient: retried for ever
@@ -78,6 +80,7 @@ class Reason(StrEnum):
     ADOPTION_REQUIRED = "AdoptionRequired", "the object existed before and nobody claims it; see spec.adoption"
     ACCESS_DENIED = "AccessDenied", "the server's spec.access does not allow this namespace to do this"
     FORBIDDEN_NAME = "ForbiddenName", "a name that is refused to everyone, such as pg_*"
+    DESTRUCTIVE_REFUSED = "DestructiveRefused", "the change would lose data and spec.destructive is Refuse"
     DRIFT_DETECTED = "DriftDetected", "the database differs from the declaration and spec.drift is Report"
 
     # events

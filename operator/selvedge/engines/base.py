@@ -90,12 +90,16 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """All DatabaseSchemas on one database of one server, and the uid of the Kubernetes cluster that they live in."""
+    """All DatabaseSchemas on one database of one server, and the uid of the Kubernetes cluster that they live in.
+
+    ``alive`` says whether a DatabaseSchema (namespace/name) still exists: the claims of one that is gone bind nobody.
+    """
 
     database: str
     members: tuple[Member, ...]
     cluster: str
     access: Callable[[Member], AccessRule] | None = None
+    alive: Callable[[str], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,10 @@ class Engine(Protocol):
 
     async def plan(self, unit: Unit) -> UnitResult:
         """What :meth:`converge` would do now, as ``pending``; writes nothing."""
+        ...
+
+    async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
+        """Take away what only the unit's ``deleting`` members made; the other members' objects are left alone."""
         ...
 
     def connections(self) -> dict[str, int]:

@@ -1,0 +1,268 @@
+"""The typed changes of a plan: one class for each SQL effect. Rendering them to SQL is the engine's.
+
+``ref`` names the declared object that wants the change, ``member`` the DatabaseSchema (its uid).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selvedge.core.postgres.model import Claim, Membership
+from selvedge.core.unit import ObjectRef, Risk
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What all changes have."""
+
+    ref: ObjectRef
+    member: str
+
+    @property
+    def risk(self) -> Risk:
+        """How much it can hurt (design §4)."""
+        return Risk.ADDITIVE
+
+
+class Narrowing(Change):
+    """A change that takes access away."""
+
+    __slots__ = ()
+
+    @property
+    def risk(self) -> Risk:
+        """Narrowing."""
+        return Risk.NARROWING
+
+
+class Destructive(Change):
+    """A change that can lose data."""
+
+    __slots__ = ()
+
+    @property
+    def risk(self) -> Risk:
+        """Destructive."""
+        return Risk.DESTRUCTIVE
+
+
+# --- the cluster's phase: run in the maintenance database ---
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRole(Change):
+    """``CREATE ROLE name NOLOGIN``."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommentRole(Change):
+    """``COMMENT ON ROLE``."""
+
+    role: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetRoleSetting(Change):
+    """``ALTER ROLE … SET setting``; ``value`` None is ``RESET``."""
+
+    role: str
+    setting: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class GrantRole(Change):
+    """``GRANT role TO member``, with the options spelled out where the server knows them."""
+
+    grantee: str
+    membership: Membership
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeRole(Narrowing):
+    """``REVOKE role FROM member``."""
+
+    grantee: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropRole(Narrowing):
+    """``DROP ROLE``: a group role that we created and that left the declaration."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDatabase(Change):
+    """``CREATE DATABASE name [OWNER owner]``; cannot run in a transaction."""
+
+    database: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatabase(Destructive):
+    """``DROP DATABASE name WITH (FORCE)``; only with ``deletionPolicy: Delete`` and only what we created."""
+
+    database: str
+
+
+# --- the database's phase ---
+
+
+@dataclass(frozen=True, slots=True)
+class AlterDatabaseOwner(Change):
+    """``ALTER DATABASE … OWNER TO``."""
+
+    database: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class SetDatabaseSetting(Change):
+    """``ALTER DATABASE … SET``; ``value`` None is ``RESET``."""
+
+    database: str
+    setting: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CreateExtension(Change):
+    """``CREATE EXTENSION``; the schema is decided when the server's control file is known."""
+
+    extension: str
+    schema: str | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateExtension(Change):
+    """``ALTER EXTENSION … UPDATE TO``."""
+
+    extension: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropExtension(Destructive):
+    """``DROP EXTENSION … RESTRICT``."""
+
+    extension: str
+
+
+@dataclass(frozen=True, slots=True)
+class CreateSchema(Change):
+    """``CREATE SCHEMA [AUTHORIZATION]``."""
+
+    schema: str
+    owner: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AlterSchemaOwner(Change):
+    """``ALTER SCHEMA … OWNER TO``."""
+
+    schema: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommentSchema(Change):
+    """``COMMENT ON SCHEMA``."""
+
+    schema: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropSchema(Destructive):
+    """``DROP SCHEMA … RESTRICT``, refused while anything is in it; ``cascade`` on ``deletionPolicy: Delete``."""
+
+    schema: str
+    cascade: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DropOwned(Destructive):
+    """``REASSIGN OWNED`` to the operator's login and ``DROP OWNED``: what keeps a role from being dropped."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Privileges:
+    """Privileges on objects of one kind in one schema; ``names`` sorted. For columns: ``table NUL column``."""
+
+    kind: str
+    schema: str
+    names: tuple[str, ...]
+    privileges: tuple[str, ...]
+    grantee: str
+
+
+@dataclass(frozen=True, slots=True)
+class GrantPrivileges(Change):
+    """One GRANT for many objects."""
+
+    what: Privileges
+
+
+@dataclass(frozen=True, slots=True)
+class RevokePrivileges(Narrowing):
+    """One REVOKE for many objects."""
+
+    what: Privileges
+
+
+@dataclass(frozen=True, slots=True)
+class WriteClaims(Change):
+    """Insert or update rows of the claims table. Bookkeeping: never shown in a plan."""
+
+    claims: tuple[Claim, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DropClaims(Change):
+    """Delete rows of the claims table."""
+
+    objects: tuple[str, ...]
+
+
+#: Restrict before widen, and what is needed before what needs it (facts §1.7).
+ORDER: tuple[type[Change], ...] = (
+    CreateRole,
+    CommentRole,
+    SetRoleSetting,
+    GrantRole,
+    CreateDatabase,
+    AlterDatabaseOwner,
+    SetDatabaseSetting,
+    CreateSchema,
+    AlterSchemaOwner,
+    CommentSchema,
+    CreateExtension,
+    UpdateExtension,
+    RevokePrivileges,
+    GrantPrivileges,
+    DropExtension,
+    DropSchema,
+    DropOwned,
+    RevokeRole,
+    DropDatabase,
+    DropRole,
+    WriteClaims,
+    DropClaims,
+)
+
+BOOKKEEPING = (WriteClaims, DropClaims)
+
+
+def ordered(changes: list[Change]) -> list[Change]:
+    """The changes in the order in which they are applied; stable, so that a plan is deterministic."""
+    position = {kind: index for index, kind in enumerate(ORDER)}
+    return sorted(changes, key=lambda change: position[type(change)])

@@ -1,0 +1,212 @@
+"""The difference in what belongs to the whole server: roles, their settings and memberships, and the database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from selvedge.core.postgres.changes import (
+    Change,
+    CommentRole,
+    CreateDatabase,
+    CreateRole,
+    DropClaims,
+    DropRole,
+    GrantRole,
+    RevokeRole,
+    SetRoleSetting,
+    WriteClaims,
+)
+from selvedge.core.postgres.model import Claim, CurrentRole, Desired, DesiredRole
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
+
+
+class ClaimBook:
+    """Who owns what. Answers for one unit of work, by the claims that stand in the server.
+
+    ``owner_of`` maps a member's uid to (namespace/name); ``alive`` says whether a resource still exists in this
+    cluster: a claim of a resource that is gone binds nobody (its objects count as existing and unclaimed).
+    """
+
+    def __init__(
+        self, claims: Mapping[str, Claim], cluster: str, resources: Mapping[str, str], alive: Callable[[str], bool]
+    ) -> None:
+        self.claims = claims
+        self.cluster = cluster
+        self.resources = resources
+        self.alive = alive
+        self.new: dict[str, Claim] = {}
+
+    def mine(self, object_name: str, member: str) -> bool:
+        """Whether the member owns the object already."""
+        claim = self.claims.get(object_name)
+        return claim is not None and claim.belongs_to(self.cluster, self.resources[member])
+
+    def foreign(self, object_name: str, member: str) -> Claim | None:
+        """The claim of somebody else that still holds, if there is one."""
+        claim = self.claims.get(object_name)
+        if claim is None or claim.belongs_to(self.cluster, self.resources[member]):
+            return None
+        if claim.cluster == self.cluster and not self.alive(claim.resource):
+            return None
+        return claim
+
+    def want(self, object_name: str, member: str, detail: Mapping[str, object]) -> None:
+        """Claim the object, if the claim does not stand as wanted already. ``created`` survives an update."""
+        current = self.claims.get(object_name)
+        if current is not None and self.mine(object_name, member):
+            detail = {**detail, "created": current.detail.get("created", False)}
+            if dict(current.detail) == detail:
+                return
+        self.new[object_name] = Claim(object_name, self.cluster, self.resources[member], member, detail)
+
+    def owned(self, prefix: str, member: str) -> list[Claim]:
+        """The member's claims whose object starts with the prefix, in order."""
+        return [
+            claim
+            for name, claim in sorted(self.claims.items())
+            if name.startswith(prefix) and claim.belongs_to(self.cluster, self.resources[member])
+        ]
+
+
+def conflict(ref: ObjectRef, claim: Claim, cluster: str) -> ObjectStatus:
+    """The status of an object that somebody else owns."""
+    where = "" if claim.cluster == cluster else f" of another cluster ({claim.cluster})"
+    return ObjectStatus(
+        ref,
+        ObjectState.CONFLICT,
+        Reason.CONFLICT,
+        f"{ref} is claimed by DatabaseSchema {claim.resource}{where}: remove it from one of the two",
+    )
+
+
+def adoption_required(ref: ObjectRef) -> ObjectStatus:
+    """The status of an object that was there before us."""
+    return ObjectStatus(
+        ref,
+        ObjectState.CONFLICT,
+        Reason.ADOPTION_REQUIRED,
+        f"{ref} exists and no DatabaseSchema claims it: set spec.adoption to Allow to take it over, or rename yours",
+    )
+
+
+def diff_cluster(
+    desired: Desired,
+    roles: Mapping[str, CurrentRole],
+    databases: Iterable[str],
+    book: ClaimBook,
+    adopt: Mapping[str, bool],
+    version: int,
+) -> tuple[list[Change], list[ObjectStatus]]:
+    """Changes and problems of the server-wide part.
+
+    ``roles`` are the live roles that matter, ``databases`` the names of those that exist, ``adopt`` says for each
+    member's uid whether it may take over what nobody claims. A conflict on the database itself is a problem of the
+    whole unit and stands first.
+    """
+    changes: list[Change] = []
+    problems: list[ObjectStatus] = []
+    database = desired.database
+    ref = ObjectRef("database", database.name)
+    key = f"database:{database.name}"
+    exists = database.name in set(databases)
+    holder = book.foreign(key, database.member)
+    if holder is not None and not _shared(holder, book):
+        return [], [conflict(ref, holder, book.cluster)]
+    if holder is None and not book.mine(key, database.member):
+        if exists and not adopt[database.member]:
+            return [], [adoption_required(ref)]
+        book.want(key, database.member, {"created": not exists})
+    if not exists:
+        changes.append(CreateDatabase(ref, database.member, database.name, database.owner))
+    declared = {role.name for role in desired.roles if not role.absent}
+    for role in desired.roles:
+        found, trouble = _diff_role(role, roles, declared, book, adopt[role.member], version)
+        changes += found
+        problems += trouble
+    changes += _retired(desired, roles, book)
+    if book.new:
+        member = database.member
+        changes.append(WriteClaims(ref, member, tuple(book.new[name] for name in sorted(book.new))))
+    return changes, problems
+
+
+def _shared(holder: Claim, book: ClaimBook) -> bool:
+    """Several DatabaseSchemas may share a database: a co-member's claim on it is no conflict."""
+    return holder.cluster == book.cluster and holder.resource in book.resources.values()
+
+
+def _diff_role(
+    role: DesiredRole,
+    roles: Mapping[str, CurrentRole],
+    declared: set[str],
+    book: ClaimBook,
+    adopt: bool,
+    version: int,
+) -> tuple[list[Change], list[ObjectStatus]]:
+    ref = ObjectRef("role", role.name)
+    key = f"role:{role.name}"
+    current = roles.get(role.name)
+    holder = book.foreign(key, role.member)
+    if holder is not None:
+        return [], [conflict(ref, holder, book.cluster)]
+    if role.absent:
+        return ([DropRole(ref, role.member, role.name)] if current and book.mine(key, role.member) else []), []
+    if current is not None and not book.mine(key, role.member) and not adopt:
+        return [], [adoption_required(ref)]
+    before = book.claims.get(key)
+    declared_before = _names(before.detail.get("settings")) if before and book.mine(key, role.member) else frozenset()
+    book.want(key, role.member, {"settings": sorted(role.settings), "created": current is None})
+    changes: list[Change] = []
+    if current is None:
+        changes.append(CreateRole(ref, role.member, role.name))
+        current = CurrentRole(role.name)
+    if role.comment is not None and role.comment != (current.comment or ""):
+        changes.append(CommentRole(ref, role.member, role.name, role.comment))
+    for setting, value in sorted(role.settings.items()):
+        if current.settings.get(setting) != value:
+            changes.append(SetRoleSetting(ref, role.member, role.name, setting, value))
+    for setting in sorted((declared_before - role.settings.keys()) & current.settings.keys()):
+        changes.append(SetRoleSetting(ref, role.member, role.name, setting, None))
+    problems = []
+    wanted = {membership.role: membership for membership in role.memberships}
+    for name, membership in sorted(wanted.items()):
+        if name not in roles and name not in declared:
+            problems.append(
+                ObjectStatus(
+                    ref,
+                    ObjectState.WAITING,
+                    Reason.ROLE_NOT_FOUND,
+                    f"role {role.name} is to be a member of role {name}, which does not exist: declare it",
+                )
+            )
+            continue
+        live = current.memberships.get(name)
+        if live is None or (version >= 160000 and live != membership) or live.admin != membership.admin:
+            changes.append(GrantRole(ref, role.member, role.name, membership))
+    for name in sorted(current.memberships.keys() - wanted.keys()):
+        changes.append(RevokeRole(ref, role.member, role.name, name))
+    return changes, problems
+
+
+def _retired(desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook) -> list[Change]:
+    """Roles that we made and that left the declaration: access is always taken away."""
+    declared = {role.name for role in desired.roles}
+    changes: list[Change] = []
+    for member in book.resources:
+        for claim in book.owned("role:", member):
+            name = claim.object.removeprefix("role:")
+            if name in declared:
+                continue
+            ref = ObjectRef("role", name)
+            current = roles.get(name)
+            if current is not None:
+                changes += [RevokeRole(ref, member, name, parent) for parent in sorted(current.memberships)]
+                if claim.detail.get("created"):
+                    changes.append(DropRole(ref, member, name))
+            changes.append(DropClaims(ref, member, (claim.object,)))
+    return changes
+
+
+def _names(value: object) -> frozenset[str]:
+    return frozenset(str(item) for item in value) if isinstance(value, (list, tuple)) else frozenset()

@@ -1,0 +1,82 @@
+"""What of a plan may be done now, and what has to wait: the policy of the declaration, as pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from selvedge.core.postgres.changes import BOOKKEEPING, Change, DropClaims, DropDatabase, DropRole, WriteClaims
+from selvedge.core.unit import ObjectRef, Risk
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one member allows. ``approved`` is the digest in ``spec.approvedPlan``."""
+
+    resource: str
+    automatic: bool = True
+    destructive: bool = False
+    report_drift: bool = False
+    verified: bool = False
+    approved: str = ""
+
+
+def digest(system_identifier: str, database: str, statements: Iterable[str]) -> str:
+    """What an approval names: sha256 over the server's identity, the database and the ordered changes."""
+    text = json.dumps([system_identifier, database, list(statements)], ensure_ascii=False, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def split(
+    changes: Sequence[Change], policies: Mapping[str, Policy], digests: Mapping[str, str], plan_only: bool
+) -> tuple[list[Change], list[Change]]:
+    """Changes to make now, and changes that wait. ``digests`` is the digest of each member's own plan.
+
+    Claims of objects with a waiting change wait too, or what was granted before would be forgotten.
+    """
+    now: list[Change] = []
+    waiting: list[Change] = []
+    for change in changes:
+        if isinstance(change, BOOKKEEPING):
+            continue
+        (waiting if plan_only or not _allowed(change, policies[change.member], digests) else now).append(change)
+    held = {(change.ref, change.member) for change in waiting}
+    for change in changes:
+        if isinstance(change, BOOKKEEPING) and not plan_only:
+            kept = without_claims(change, held, policies)
+            everything_waits = waiting and not now
+            if kept is not None and not everything_waits:
+                now.append(kept)
+    return now, waiting
+
+
+def _allowed(change: Change, policy: Policy, digests: Mapping[str, str]) -> bool:
+    if policy.approved and policy.approved == digests.get(change.member):
+        return True
+    if policy.verified and policy.report_drift:
+        return False
+    if change.risk is Risk.DESTRUCTIVE and not isinstance(change, DropDatabase):
+        return policy.destructive and policy.automatic
+    return policy.automatic
+
+
+def without_claims(change: Change, held: set[tuple[ObjectRef, str]], policies: Mapping[str, Policy]) -> Change | None:
+    """The bookkeeping without the rows of objects that are held back; None when nothing is left of it."""
+    names = set()
+    for ref, member in held:
+        names.add(f"{ref.kind}:{ref.name}")
+        names.add(f"grant:{policies[member].resource}:{ref.name}" if ref.kind == "grant" else "")
+    if isinstance(change, WriteClaims):
+        rows = tuple(claim for claim in change.claims if claim.object not in names)
+        return WriteClaims(change.ref, change.member, rows) if rows else None
+    if isinstance(change, DropClaims):
+        objects = tuple(name for name in change.objects if name not in names)
+        return DropClaims(change.ref, change.member, objects) if objects else None
+    return change
+
+
+def late(change: Change) -> bool:
+    """Whether a change of the cluster's phase comes after the database's phase."""
+    return isinstance(change, (DropRole, DropDatabase))

@@ -1,0 +1,239 @@
+"""Frozen data: the desired state compiled from all DatabaseSchemas of a database, and the snapshot of the live one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from selvedge.core.unit import ObjectRef
+
+PUBLIC = "PUBLIC"
+
+#: What ``ALL`` means for each kind of object; MAINTAIN exists from Postgres 17 on.
+ALL_PRIVILEGES: Mapping[str, frozenset[str]] = {
+    "database": frozenset({"CREATE", "CONNECT", "TEMPORARY"}),
+    "schema": frozenset({"USAGE", "CREATE"}),
+    "table": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"}),
+    "sequence": frozenset({"USAGE", "SELECT", "UPDATE"}),
+    "function": frozenset({"EXECUTE"}),
+    "column": frozenset({"SELECT", "INSERT", "UPDATE", "REFERENCES"}),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """``role`` is what the declared role becomes a member of; the options exist on the server from Postgres 16 on."""
+
+    role: str
+    admin: bool = False
+    inherit: bool = True
+    set: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredRole:
+    """A group role (NOLOGIN). ``settings`` are what ``ALTER ROLE … SET`` stores: text, lists joined by the renderer."""
+
+    member: str
+    name: str
+    comment: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    memberships: tuple[Membership, ...] = ()
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredSchema:
+    """A schema; ``owner`` None leaves the owner alone."""
+
+    member: str
+    name: str
+    owner: str | None = None
+    comment: str | None = None
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredExtension:
+    """An extension; ``schema`` None means wherever the control file says, else public."""
+
+    member: str
+    name: str
+    schema: str | None = None
+    version: str | None = None
+    optional: bool = False
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredDatabase:
+    """The database itself; belongs to the member that claims it first."""
+
+    member: str
+    name: str
+    owner: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GrantTarget:
+    """The objects of one grant, unexpanded; exactly one of the fields is set (the API's rule).
+
+    ``tables``, ``sequences`` and ``columns`` are (schema, name) pairs; ``functions`` are signatures as written.
+    """
+
+    database: bool = False
+    schemas: tuple[str, ...] = ()
+    tables: tuple[tuple[str, str], ...] = ()
+    tables_in: tuple[str, ...] = ()
+    sequences: tuple[tuple[str, str], ...] = ()
+    sequences_in: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    functions_in: tuple[str, ...] = ()
+    columns: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """The kind of object whose privileges are meant: database, schema, table, sequence, function or column."""
+        if self.database:
+            return "database"
+        if self.schemas:
+            return "schema"
+        if self.tables or self.tables_in:
+            return "table"
+        if self.sequences or self.sequences_in:
+            return "sequence"
+        return "column" if self.columns else "function"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredGrant:
+    """One entry of ``spec.postgres.grants``; ``absent`` means that the privileges must not be there."""
+
+    member: str
+    name: str
+    privileges: frozenset[str]
+    target: GrantTarget
+    to: tuple[str, ...]
+    absent: bool = False
+
+    @property
+    def ref(self) -> ObjectRef:
+        """The grant as statuses name it."""
+        return ObjectRef("grant", self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthoritativeScope:
+    """``grantMode: Authoritative`` of one member: nothing but what is declared, for these roles in these schemas."""
+
+    member: str
+    roles: frozenset[str]
+    schemas: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """What all members of a unit of work declare together. Conflicts between members are left out already."""
+
+    database: DesiredDatabase
+    extensions: tuple[DesiredExtension, ...] = ()
+    schemas: tuple[DesiredSchema, ...] = ()
+    roles: tuple[DesiredRole, ...] = ()
+    grants: tuple[DesiredGrant, ...] = ()
+    authoritative: tuple[AuthoritativeScope, ...] = ()
+
+    def schema_names(self) -> frozenset[str]:
+        """Every schema whose contents the snapshot has to show."""
+        names = {schema.name for schema in self.schemas}
+        for grant in self.grants:
+            target = grant.target
+            names.update(target.schemas, target.tables_in, target.sequences_in, target.functions_in)
+            names.update(pair[0] for pair in (*target.tables, *target.sequences))
+            names.update(column[0] for column in target.columns)
+        return frozenset(names)
+
+    def role_names(self) -> frozenset[str]:
+        """Every role whose existence or attributes matter."""
+        names = {role.name for role in self.roles}
+        names.update(membership.role for role in self.roles for membership in role.memberships)
+        names.update(name for grant in self.grants for name in grant.to if name != PUBLIC)
+        names.update(schema.owner for schema in self.schemas if schema.owner)
+        if self.database.owner:
+            names.add(self.database.owner)
+        return frozenset(names)
+
+    def function_signatures(self) -> tuple[str, ...]:
+        """Function signatures that the server has to resolve."""
+        return tuple(sorted({signature for grant in self.grants for signature in grant.target.functions}))
+
+
+Detail = Mapping[str, object]
+"""What a claim remembers of a declaration; JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A row of ``selvedge.claims``: ``resource`` (namespace/name) of ``cluster`` (uid) owns ``object``.
+
+    ``detail`` is what the resource declared for it last: by it, access that left the declaration is found again.
+    """
+
+    object: str
+    cluster: str
+    resource: str
+    uid: str
+    detail: Detail = field(default_factory=dict)
+
+    def belongs_to(self, cluster: str, resource: str) -> bool:
+        """A resource is known by cluster and name: deleted and made again, it finds its objects again."""
+        return self.cluster == cluster and self.resource == resource
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentRole:
+    """A role as it is. ``memberships`` are what it is a member of."""
+
+    name: str
+    comment: str | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    memberships: Mapping[str, Membership] = field(default_factory=dict)
+    login: bool = False
+    superuser: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AclGroup:
+    """Objects of one kind in one schema that share owner and privileges (facts/sql: the fold that makes it fast).
+
+    ``kind`` is database, schema, table, partition, sequence, function or column; ``grants`` maps a grantee to its
+    privileges. For columns a name is ``table.column`` with the parts kept apart by a NUL byte.
+    """
+
+    kind: str
+    schema: str
+    owner: str
+    names: tuple[str, ...]
+    grants: Mapping[str, frozenset[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What one round trip saw of a live database."""
+
+    version: int
+    me: str
+    superuser: bool
+    standby: bool
+    system_identifier: str
+    database_owner: str
+    database_settings: Mapping[str, str]
+    roles: Mapping[str, CurrentRole]
+    schemas: Mapping[str, tuple[str, str | None]]
+    extensions: Mapping[str, tuple[str, str]]
+    groups: tuple[AclGroup, ...]
+    functions: Mapping[str, tuple[str, str] | None]
+    #: Declared extensions that are not created yet and could be, with the schema that their control file demands.
+    available: Mapping[str, str | None] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    has_claims_table: bool = False

@@ -1,0 +1,269 @@
+"""From the DatabaseSchemas of one database to one desired state; pure.
+
+What a member may not do (names refused to everyone, the server's ``access``) and what two members both declare is
+left out of the desired state and becomes a problem of that object: the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from selvedge.api.base import Destructive, Ensure
+from selvedge.api.databaseschema import (
+    Adoption,
+    Apply,
+    Drift,
+    Extension,
+    Grant,
+    GrantMode,
+    PostgresDatabase,
+    PostgresRole,
+    PostgresSchema,
+    Prune,
+)
+from selvedge.core.names import PUBLIC, reserved_role
+from selvedge.core.postgres.gate import Policy
+from selvedge.core.postgres.model import (
+    AuthoritativeScope,
+    Desired,
+    DesiredDatabase,
+    DesiredExtension,
+    DesiredGrant,
+    DesiredRole,
+    DesiredSchema,
+    GrantTarget,
+    Membership,
+)
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
+from selvedge.engines.base import AccessRule, Member, Unit
+
+
+@dataclass(slots=True)
+class Compiled:
+    """The desired state of a unit of work, with what each member is told beside it."""
+
+    desired: Desired
+    policies: dict[str, Policy]
+    resources: dict[str, str]
+    prune: dict[str, bool]
+    adopt: dict[str, bool]
+    declared: dict[str, int]
+    problems: dict[str, list[ObjectStatus]] = field(default_factory=dict)
+    advice: dict[str, list[str]] = field(default_factory=dict)
+
+
+def compile_unit(unit: Unit) -> Compiled:
+    """Compile all members that are not being deleted, the oldest first: its claim wins where two want the same."""
+    members = sorted((m for m in unit.members if not m.deleting), key=lambda m: (m.created, m.namespace, m.name))
+    builder = _Builder(unit)
+    for member in members:
+        builder.add(member)
+    return builder.build()
+
+
+class _Builder:
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.owner: dict[ObjectRef, Member] = {}
+        self.members: list[Member] = []
+        self.problems: dict[str, list[ObjectStatus]] = {}
+        self.database: DesiredDatabase | None = None
+        self.roles: list[DesiredRole] = []
+        self.schemas: list[DesiredSchema] = []
+        self.extensions: list[DesiredExtension] = []
+        self.grants: list[DesiredGrant] = []
+        self.scopes: list[AuthoritativeScope] = []
+        self.declared: dict[str, int] = {}
+
+    def add(self, member: Member) -> None:
+        spec = member.spec.postgres or PostgresDatabase()
+        self.members.append(member)
+        self.problems[member.uid] = []
+        access = self.unit.access(member) if self.unit.access else AccessRule(role_prefixes=("",))
+        self.declared[member.uid] = 1 + len(spec.roles) + len(spec.schemas) + len(spec.extensions) + len(spec.grants)
+        if not any(fnmatchcase(member.spec.database, pattern) for pattern in access.databases):
+            message = (
+                f"the DatabaseServer's access does not let namespace {member.namespace} use database "
+                f"{member.spec.database}: add it to spec.access there"
+            )
+            self._problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
+            return
+        if self.database is None:
+            settings = {name: _setting(value) for name, value in spec.settings.items()}
+            self.database = DesiredDatabase(member.uid, member.spec.database, spec.owner, settings)
+        for role in spec.roles:
+            self._role(member, role, access)
+        for schema in spec.schemas:
+            self._schema(member, schema, spec)
+        for extension in spec.extensions:
+            self._extension(member, extension, access)
+        for grant in spec.grants:
+            self._grant(member, grant, access)
+        if spec.grant_mode is GrantMode.AUTHORITATIVE:
+            mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
+            theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
+            self.scopes.append(AuthoritativeScope(member.uid, frozenset(mine), frozenset(theirs)))
+
+    def _problem(
+        self, member: Member, ref: ObjectRef, reason: Reason, message: str, state: ObjectState = ObjectState.FAILED
+    ) -> None:
+        self.problems[member.uid].append(ObjectStatus(ref, state, reason, message))
+
+    def _take(self, member: Member, ref: ObjectRef) -> bool:
+        """Whether the object is the member's to declare; the elder member's claim wins."""
+        holder = self.owner.setdefault(ref, member)
+        if holder is member:
+            return True
+        message = f"{ref} is claimed by DatabaseSchema {holder.namespace}/{holder.name}: remove it from one of the two"
+        self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+        return False
+
+    def _may_use_role(self, member: Member, ref: ObjectRef, name: str, access: AccessRule) -> bool:
+        if name in access.role_prefixes:
+            return True
+        why = reserved_role(name)
+        if why:
+            message = f"{ref} names role {name}, which is refused: {why}; choose another"
+            self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+            return False
+        if not any(name.startswith(prefix) for prefix in access.role_prefixes):
+            message = (
+                f"{ref} names role {name}, which the DatabaseServer's access does not give to namespace "
+                f"{member.namespace}: add its prefix to spec.access there"
+            )
+            self._problem(member, ref, Reason.ACCESS_DENIED, message)
+            return False
+        return True
+
+    def _role(self, member: Member, role: PostgresRole, access: AccessRule) -> None:
+        ref = ObjectRef("role", role.name)
+        names = [role.name, *(membership.role for membership in role.member_of)]
+        if not all(self._may_use_role(member, ref, name, access) for name in names) or not self._take(member, ref):
+            return
+        memberships = tuple(Membership(m.role, inherit=m.inherit, set=m.set) for m in role.member_of)
+        settings = {name: _setting(value) for name, value in role.settings.items()}
+        absent = role.ensure is Ensure.ABSENT
+        self.roles.append(DesiredRole(member.uid, role.name, role.comment, settings, memberships, absent))
+
+    def _schema(self, member: Member, schema: PostgresSchema, spec: PostgresDatabase) -> None:
+        ref = ObjectRef("schema", schema.name)
+        if schema.name.startswith("pg_") or schema.name == "information_schema":
+            message = f"schema {schema.name} belongs to Postgres: choose another name"
+            self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+        elif self._take(member, ref):
+            absent = schema.ensure is Ensure.ABSENT
+            owner = schema.owner or (None if schema.name == "public" else spec.owner)
+            self.schemas.append(DesiredSchema(member.uid, schema.name, owner, schema.comment, absent))
+
+    def _extension(self, member: Member, extension: Extension, access: AccessRule) -> None:
+        ref = ObjectRef("extension", extension.name)
+        if not any(fnmatchcase(extension.name, pattern) for pattern in access.extensions):
+            message = (
+                f"the DatabaseServer's access does not let namespace {member.namespace} use extension "
+                f"{extension.name}: add it to spec.access there"
+            )
+            self._problem(member, ref, Reason.ACCESS_DENIED, message)
+        elif self._take(member, ref):
+            self.extensions.append(
+                DesiredExtension(
+                    member.uid,
+                    extension.name,
+                    extension.schema_name,
+                    extension.version or None,
+                    extension.optional,
+                    extension.ensure is Ensure.ABSENT,
+                )
+            )
+
+    def _grant(self, member: Member, grant: Grant, access: AccessRule) -> None:
+        ref = ObjectRef("grant", grant.name)
+        if grant.objects.kind == "types":
+            self._problem(
+                member, ref, Reason.UNSUPPORTED, f"grant {grant.name} is on types, which cannot be granted yet"
+            )
+            return
+        if not all(name == PUBLIC or self._may_use_role(member, ref, name, access) for name in grant.to):
+            return
+        self.grants.append(
+            DesiredGrant(
+                member.uid,
+                grant.name,
+                frozenset(privilege.value for privilege in grant.privileges),
+                _target(grant),
+                grant.to,
+                grant.ensure is Ensure.ABSENT,
+            )
+        )
+
+    def build(self) -> Compiled:
+        database = self.database or DesiredDatabase("", self.unit.database)
+        desired = Desired(
+            database,
+            tuple(self.extensions),
+            tuple(self.schemas),
+            tuple(self.roles),
+            tuple(self.grants),
+            tuple(self.scopes),
+        )
+        return Compiled(
+            desired,
+            policies={member.uid: policy(member) for member in self.members},
+            resources={member.uid: f"{member.namespace}/{member.name}" for member in self.members},
+            prune={member.uid: member.spec.prune is Prune.OWNED for member in self.members},
+            adopt={member.uid: member.spec.adoption is Adoption.ALLOW for member in self.members},
+            declared=self.declared,
+            problems=self.problems,
+        )
+
+
+def policy(member: Member) -> Policy:
+    """What a member lets happen by itself."""
+    spec = member.spec
+    return Policy(
+        resource=f"{member.namespace}/{member.name}",
+        automatic=spec.apply is Apply.AUTO,
+        destructive=spec.destructive is Destructive.ALLOW,
+        report_drift=spec.drift is Drift.REPORT,
+        verified=member.verified,
+        approved=spec.approved_plan,
+    )
+
+
+def _setting(value: str | tuple[str, ...] | list[str]) -> str:
+    """A setting as pg_db_role_setting stores it: the elements of a list quoted where needed and joined."""
+    if isinstance(value, str):
+        return value
+    return ", ".join(_quoted(part) for part in value)
+
+
+def _quoted(part: str) -> str:
+    plain = part.isascii() and part.replace("_", "a").isalnum() and part == part.lower() and not part[:1].isdigit()
+    return part if plain else '"' + part.replace('"', '""') + '"'
+
+
+def _pair(name: str) -> tuple[str, str]:
+    schema, _, rest = name.partition(".")
+    return schema, rest
+
+
+def _target(grant: Grant) -> GrantTarget:
+    objects = grant.objects
+    return GrantTarget(
+        database=objects.database,
+        schemas=objects.schemas,
+        tables=tuple(_pair(name) for name in objects.tables),
+        tables_in=objects.tables_in,
+        sequences=tuple(_pair(name) for name in objects.sequences),
+        sequences_in=objects.sequences_in,
+        functions=objects.functions,
+        functions_in=objects.functions_in,
+        columns=tuple((*_pair(entry.table), entry.columns) for entry in objects.columns),
+    )
+
+
+def count_by_member(problems: Mapping[str, list[ObjectStatus]], uid: str) -> int:
+    """How many objects of a member are not ready."""
+    return len({status.ref for status in problems.get(uid, ())})

@@ -1,0 +1,246 @@
+"""The operator's connections to one server: never more than ``connections.max``, none kept longer than it serves.
+
+A pool per database would hold connections without end on a server with a thousand databases (a peer ran out at 320);
+so there is one budget for the server, and an idle connection gives way to whoever waits for another database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+from psycopg import sql
+
+from selvedge.core.errors import TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.base import Observer, ServerTarget
+from selvedge.engines.postgres.conninfo import conninfo
+from selvedge.engines.postgres.errors import connect_error, is_connection_lost
+
+#: An administrator's session pins whatever a database or role could have changed: startup options outrank both.
+_PINNED = {
+    "search_path": "pg_catalog",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "jit": "off",
+    "role": "none",
+    "row_security": "on",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read\\ committed",
+    "default_transaction_deferrable": "off",
+    "standard_conforming_strings": "on",
+    "quote_all_identifiers": "off",
+    "check_function_bodies": "on",
+    "client_min_messages": "warning",
+    "bytea_output": "hex",
+    "default_tablespace": "",
+    "default_table_access_method": "heap",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+
+class Session:
+    """One connection of an administrator. Statements go one message at a time and are counted."""
+
+    def __init__(self, connection: psycopg.AsyncConnection, dbname: str, observer: Observer) -> None:
+        self.connection = connection
+        self.dbname = dbname
+        self.opened = self.used = time.monotonic()
+        self._observer = observer
+
+    async def run(self, operation: str, *statements: sql.Composable) -> list[list[tuple[object, ...]]]:
+        """Send statements as one message and return the rows of each; the server stops at the first that fails.
+
+        Raises psycopg's errors: who knows what was being done turns them into ours.
+        """
+        query = sql.SQL("; ").join(statements).as_string(self.connection)
+        started = time.monotonic()
+        error = ""
+        try:
+            cursor = await self.connection.execute(query.encode(), prepare=False)
+            results = []
+            more: bool | None = True
+            while more:
+                results.append(await cursor.fetchall() if cursor.description else [])
+                more = cursor.nextset()
+            return results
+        except psycopg.Error as failure:
+            error = (failure.sqlstate or "08000")[:2]
+            raise
+        finally:
+            self._observer.statement(operation, time.monotonic() - started, error)
+
+    async def rollback(self) -> None:
+        """Leave a transaction, if the session still lives."""
+        if not self.connection.closed and self.connection.info.transaction_status:
+            with suppress(psycopg.Error):  # a broken session is thrown away by the caller's release
+                await self.connection.execute("ROLLBACK")
+
+    @property
+    def broken(self) -> bool:
+        """Whether the session cannot serve again."""
+        return self.connection.closed or self.connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE
+
+
+class Connections:
+    """At most ``limits.max`` sessions of one server, shared by all its databases."""
+
+    def __init__(self, target: ServerTarget, observer: Observer) -> None:
+        self._target = target
+        self._observer = observer
+        self._idle: OrderedDict[int, Session] = OrderedDict()
+        self._open = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._closed = False
+        self._reaper: asyncio.Task[None] | None = None
+
+    def counts(self) -> dict[str, int]:
+        """Connections by state."""
+        return {"active": self._open - len(self._idle), "idle": len(self._idle), "waiting": len(self._waiting)}
+
+    @asynccontextmanager
+    async def session(self, dbname: str) -> AsyncIterator[Session]:
+        """A session to one database, for as long as the block runs.
+
+        Raises :class:`TransientError` or :class:`InvalidError` where no connection can be had, and
+        ``DatabaseMissingError`` where the database does not exist.
+        """
+        session = await self._acquire(dbname)
+        try:
+            yield session
+        except psycopg.Error as error:
+            if is_connection_lost(error):
+                await session.connection.close()
+            raise
+        finally:
+            await self._release(session)
+
+    async def _acquire(self, dbname: str) -> Session:
+        deadline = time.monotonic() + self._target.limits.acquire_timeout
+        while True:
+            found = self._take_idle(dbname)
+            if found is not None:
+                return found
+            if self._open < self._target.limits.max:
+                self._open += 1
+                break
+            if self._idle:
+                _, victim = self._idle.popitem(last=False)
+                await victim.connection.close()
+                break
+            await self._wait(deadline)
+        try:
+            return await self._connect(dbname)
+        except BaseException:
+            self._open -= 1
+            self._wake()
+            raise
+
+    def _take_idle(self, dbname: str) -> Session | None:
+        for key in reversed(self._idle):
+            session = self._idle[key]
+            if session.dbname == dbname:
+                del self._idle[key]
+                if session.broken:
+                    self._open -= 1
+                    return None
+                return session
+        return None
+
+    async def _wait(self, deadline: float) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                await turn
+        except TimeoutError:
+            limit = self._target.limits.max
+            message = f"all {limit} connections of spec.connections.max are in use; raise it, or wait"
+            raise TransientError(Reason.TOO_MANY_CONNECTIONS, message) from None
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(turn)
+
+    def _wake(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+
+    async def _release(self, session: Session) -> None:
+        await session.rollback()
+        limits = self._target.limits
+        expired = time.monotonic() - session.opened > limits.max_lifetime
+        if self._closed or expired or session.broken or limits.idle_timeout <= 0:
+            await session.connection.close()
+            self._open -= 1
+        else:
+            session.used = time.monotonic()
+            self._idle[id(session)] = session
+            if self._reaper is None or self._reaper.done():
+                self._reaper = asyncio.create_task(self._reap())
+        self._wake()
+
+    async def _reap(self) -> None:
+        """Close what has been idle for too long; ends when nothing is idle, so a quiet server costs nothing."""
+        while self._idle:
+            oldest = next(iter(self._idle.values()))
+            rest = oldest.used + self._target.limits.idle_timeout - time.monotonic()
+            if rest > 0:
+                await asyncio.sleep(rest)
+                continue
+            self._idle.pop(id(oldest), None)
+            self._open -= 1
+            await oldest.connection.close()
+            self._wake()
+
+    async def forget(self, dbname: str) -> None:
+        """Close idle sessions of one database, which is about to be dropped."""
+        for key in [key for key, session in self._idle.items() if session.dbname == dbname]:
+            session = self._idle.pop(key)
+            self._open -= 1
+            await session.connection.close()
+
+    async def _connect(self, dbname: str) -> Session:
+        return Session(await open_connection(self._target, dbname), dbname, self._observer)
+
+    async def close(self) -> None:
+        """Close what is idle now, and the rest when it comes back."""
+        self._closed = True
+        if self._reaper is not None:
+            self._reaper.cancel()
+        while self._idle:
+            _, session = self._idle.popitem()
+            self._open -= 1
+            await session.connection.close()
+
+
+async def open_connection(target: ServerTarget, dbname: str) -> psycopg.AsyncConnection:
+    """A connection of the administrator with every setting pinned, in autocommit mode.
+
+    Raises our errors, or ``DatabaseMissingError``.
+    """
+    params = conninfo(target, dbname)
+    limits = target.limits
+    settings = {
+        **_PINNED,
+        "statement_timeout": f"{int(limits.statement_timeout * 1000)}ms",
+        "lock_timeout": f"{int(limits.lock_timeout * 1000)}ms",
+    }
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    where = ", ".join(f"{host}:{port}" for host, port in target.hosts)
+    try:
+        async with asyncio.timeout(limits.connect_timeout + 1):
+            info = psycopg.conninfo.make_conninfo(**params, options=options)
+            return await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
+    except TimeoutError:
+        message = f"server {where} accepted the connection and did not answer in time: check that it is alive"
+        raise TransientError(Reason.CONNECTION_TIMEOUT, message) from None
+    except psycopg.Error as error:
+        raise connect_error(error, where=where, user=target.username, dbname=dbname) from None

@@ -1,0 +1,96 @@
+"""Logging in and looking: version, role, what the server can do and what the operator's login may not do."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any, cast
+
+import psycopg
+from psycopg import sql
+
+from selvedge.core.errors import InvalidError, SelvedgeError
+from selvedge.core.reasons import Reason
+from selvedge.engines.base import ReplicaState, ServerFacts, ServerTarget
+from selvedge.engines.postgres.connections import Connections, open_connection
+from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+
+_OLDEST = 150000
+
+_PROBE = sql.SQL("""
+SELECT current_setting('server_version_num')::int, split_part(current_setting('server_version'), ' ', 1),
+  pg_catalog.pg_is_in_recovery(), (SELECT system_identifier::text FROM pg_catalog.pg_control_system()),
+  r.rolsuper, r.rolcreaterole, r.rolcreatedb, current_user::text,
+  pg_catalog.has_database_privilege(current_database(), 'CREATE'), current_database()::text,
+  ARRAY(SELECT e.extname::text FROM pg_catalog.pg_extension e
+         WHERE e.extname IN ('pg_stat_statements', 'timescaledb', 'pgaudit') ORDER BY 1),
+  pg_catalog.pg_backend_pid()
+FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
+""")
+
+
+async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
+    """Look at a server. Raises our errors: what is wrong with the connection, the version, or a pooler in between."""
+    try:
+        async with pool.session(target.maintenance_database) as session:
+            try:
+                rows = await session.run("probe", _PROBE)
+            except psycopg.Error as error:
+                raise statement_error(error, "probing the server") from None
+            backend = session.connection.info.backend_pid
+    except DatabaseMissingError:
+        raise InvalidError(
+            Reason.INVALID_SPEC,
+            f"the maintenance database {target.maintenance_database} does not exist: set spec.postgres.maintenanceDatabase",
+        ) from None
+    number, version, standby, system, superuser, createrole, createdb, me, may_create, database, extensions, pid = cast(
+        "tuple[Any, ...]", rows[0][0]
+    )
+    if number < _OLDEST:
+        raise InvalidError(Reason.UNSUPPORTED_VERSION, f"the server is Postgres {version}; 15 or newer is needed")
+    if pid != backend:
+        # A pooler answers with a process of its own: advisory locks and settings would land in somebody's session.
+        raise InvalidError(
+            Reason.POOLER_DETECTED, "a connection pooler answers at spec.hosts: name the server's own address and port"
+        )
+    missing = _missing(superuser, createrole, createdb, may_create, me, database)
+    capabilities = ["superuser"] * superuser + ["membership-options"] * (number >= 160000) + list(extensions)
+    replicas = await asyncio.gather(*(_replica(target, host, port) for host, port in target.read_replicas))
+    return ServerFacts(
+        version=version,
+        role="Standby" if standby else "Primary",
+        system_identifier=system,
+        replicas=tuple(replicas),
+        capabilities=tuple(capabilities),
+        missing_privileges=missing,
+    )
+
+
+def _missing(
+    superuser: bool, createrole: bool, createdb: bool, may_create: bool, me: str, database: str
+) -> tuple[str, ...]:
+    if superuser:
+        return ()
+    login = sql.Identifier(me)
+    statements: list[sql.Composable] = []
+    if not createrole:
+        statements.append(sql.SQL("ALTER ROLE {} CREATEROLE").format(login))
+    if not createdb:
+        statements.append(sql.SQL("ALTER ROLE {} CREATEDB").format(login))
+    if not may_create:
+        statements.append(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), login))
+    return tuple(statement.as_string(None) for statement in statements)
+
+
+async def _replica(target: ServerTarget, host: str, port: int) -> ReplicaState:
+    name = f"{host}:{port}"
+    try:
+        connection = await open_connection(replace(target, hosts=((host, port),)), target.maintenance_database)
+    except (SelvedgeError, DatabaseMissingError):
+        return ReplicaState(name, "Unreachable")
+    async with connection:
+        cursor = await connection.execute(
+            "SELECT pg_catalog.pg_is_in_recovery(), EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
+        )
+        row = await cursor.fetchone()
+    return ReplicaState(name, "Streaming" if row is not None and row[0] and row[1] else "Reachable")

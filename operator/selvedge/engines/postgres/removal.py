@@ -1,0 +1,178 @@
+"""``deletionPolicy: Delete``: taking away what only a resource that is being deleted made.
+
+What was adopted stays, and so does what another DatabaseSchema declares. Every step can be repeated: after a crash the
+claims that are left say what is still to be done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psycopg
+
+from selvedge.core.names import shorten
+from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.cluster_diff import ClaimBook
+from selvedge.core.postgres.database_diff import remembered_grants
+from selvedge.core.postgres.grants_diff import diff_grants
+from selvedge.core.postgres.model import Desired, DesiredDatabase, Snapshot
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
+from selvedge.engines.base import Member, ServerTarget, Unit
+from selvedge.engines.postgres.compile import compile_unit
+from selvedge.engines.postgres.connections import Connections, Session
+from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.render import render, summary
+from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction, read_snapshot
+
+
+async def remove_members(
+    pool: Connections, target: ServerTarget, metadata_schema: str, unit: Unit, may_write: Callable[[], None]
+) -> UnitResult:
+    """Remove what the deleting members made. Raises our errors when a step failed; then it is to be tried again."""
+    results = {}
+    for member in unit.members:
+        if member.deleting:
+            one = _Removal(pool, target, metadata_schema, unit, member, may_write)
+            try:
+                results[member.uid] = MemberResult(applied=tuple(await one.run()))
+            except ChangeFailedError as failure:
+                raise failure.error from None
+            except psycopg.Error as error:
+                raise statement_error(error, f"removing what DatabaseSchema {one.resource} made") from None
+    return UnitResult(results)
+
+
+class _Removal:
+    def __init__(
+        self,
+        pool: Connections,
+        target: ServerTarget,
+        metadata_schema: str,
+        unit: Unit,
+        member: Member,
+        may_write: Callable[[], None],
+    ) -> None:
+        self.pool = pool
+        self.target = target
+        self.metadata_schema = metadata_schema
+        self.unit = unit
+        self.member = member
+        self.resource = f"{member.namespace}/{member.name}"
+        self.may_write = may_write
+        self.others = compile_unit(unit).desired
+        self.done: list[ChangeSummary] = []
+        self.version = 150000
+
+    def _book(self, snapshot: Snapshot) -> ClaimBook:
+        return ClaimBook(snapshot.claims, self.unit.cluster, {self.member.uid: self.resource}, lambda _: True)
+
+    async def run(self) -> list[ChangeSummary]:
+        async with self.pool.session(self.target.maintenance_database) as session:
+            roles, drop_database = await self._cluster_claims(session)
+        if drop_database:
+            await self._drop_database()
+        else:
+            try:
+                async with self.pool.session(self.unit.database) as session:
+                    await self._inside(session, roles)
+            except DatabaseMissingError:
+                pass  # gone with all that was in it: only the server-wide part is left
+        async with self.pool.session(self.target.maintenance_database) as session:
+            await self._cluster(session, roles, with_database=drop_database)
+        return self.done
+
+    async def _cluster_claims(self, session: Session) -> tuple[list[str], bool]:
+        """The roles that this member made and nobody else declares, and whether the database goes as a whole."""
+        async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
+            view = await transaction.cluster(frozenset(), (f"database:{self.unit.database}",), (self.resource,))
+        self.version = view.snapshot.version
+        book = self._book(view.snapshot)
+        declared = {role.name for role in self.others.roles}
+        roles = [
+            claim.object.removeprefix("role:")
+            for claim in book.owned("role:", self.member.uid)
+            if claim.detail.get("created") and claim.object.removeprefix("role:") not in declared
+        ]
+        database = view.snapshot.claims.get(f"database:{self.unit.database}")
+        ours = database is not None and database.belongs_to(self.unit.cluster, self.resource)
+        others = any(not member.deleting for member in self.unit.members)
+        return roles, bool(ours and database is not None and database.detail.get("created") and not others)
+
+    async def _drop_database(self) -> None:
+        change = c.DropDatabase(ObjectRef("database", self.unit.database), self.member.uid, self.unit.database)
+        await self.pool.forget(self.unit.database)
+        async with self.pool.session(self.target.maintenance_database) as session:
+            self.may_write()
+            statement = render(
+                change, version=self.version, database=self.unit.database, metadata_schema=self.metadata_schema
+            )
+            await session.run("apply", statement)
+        self._note([change])
+
+    async def _inside(self, session: Session, roles: list[str]) -> None:
+        """Grants, schemas and extensions in a database that stays."""
+        empty = Desired(DesiredDatabase(self.member.uid, self.unit.database))
+        book = self._book(await read_snapshot(session, empty, self.metadata_schema))
+        left = remembered_grants(book)
+        shown = Desired(
+            empty.database, self.others.extensions, self.others.schemas, self.others.roles, (*left, *self.others.grants)
+        )
+        async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
+            snapshot = await transaction.snapshot(shown, self.metadata_schema)
+            book = self._book(snapshot)
+            known = frozenset(snapshot.roles)
+            found, _ = diff_grants(self.others.grants, remembered_grants(book), (), snapshot, known)
+            changes: list[c.Change] = [x for x in found if isinstance(x, c.RevokePrivileges)]
+            changes += self._objects(book, snapshot)
+            changes += [c.DropOwned(ObjectRef("role", role), self.member.uid, role) for role in roles]
+            claims = tuple(claim.object for claim in book.owned("", self.member.uid))
+            if claims:
+                ref = ObjectRef("database", self.unit.database)
+                changes.append(c.DropClaims(ref, self.member.uid, claims))
+            if changes:
+                await transaction.apply(c.ordered(changes), snapshot, shown, lambda _: [])
+                self._note(changes)
+
+    def _objects(self, book: ClaimBook, snapshot: Snapshot) -> list[c.Change]:
+        declared = {f"schema:{schema.name}" for schema in self.others.schemas}
+        declared |= {f"extension:{extension.name}" for extension in self.others.extensions}
+        changes: list[c.Change] = []
+        for claim in (*book.owned("schema:", self.member.uid), *book.owned("extension:", self.member.uid)):
+            kind, _, name = claim.object.partition(":")
+            if claim.object in declared or not claim.detail.get("created"):
+                continue
+            ref = ObjectRef(kind, name)
+            if kind == "schema":
+                changes.append(c.DropSchema(ref, self.member.uid, name, cascade=True))
+            elif name in snapshot.extensions:
+                changes.append(c.DropExtension(ref, self.member.uid, name))
+        return changes
+
+    async def _cluster(self, session: Session, roles: list[str], *, with_database: bool) -> None:
+        async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
+            view = await transaction.cluster(frozenset(), (), (self.resource,))
+            changes: list[c.Change] = [c.DropRole(ObjectRef("role", r), self.member.uid, r) for r in roles]
+            if with_database:
+                migrator = shorten(self.unit.database, "_migrator")
+                changes.append(c.DropRole(ObjectRef("role", migrator), self.member.uid, migrator))
+            claims = tuple(claim.object for claim in self._book(view.snapshot).owned("", self.member.uid))
+            if claims:
+                ref = ObjectRef("database", self.unit.database)
+                changes.append(c.DropClaims(ref, self.member.uid, claims))
+            if changes:
+                empty = Desired(DesiredDatabase("", self.unit.database))
+                await transaction.apply_cluster(changes, view, empty, (), (self.resource,), lambda _: [])
+                self._note(changes)
+
+    def _note(self, changes: list[c.Change]) -> None:
+        self.done += [
+            ChangeSummary(
+                change.ref,
+                change.risk,
+                summary(
+                    change, version=self.version, database=self.unit.database, metadata_schema=self.metadata_schema
+                ),
+            )
+            for change in changes
+            if not isinstance(change, c.BOOKKEEPING)
+        ]

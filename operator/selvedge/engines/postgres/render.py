@@ -1,0 +1,259 @@
+"""From a typed change to SQL. Identifiers and literals through ``psycopg.sql`` only."""
+
+from __future__ import annotations
+
+import json
+from functools import singledispatch
+from typing import Any
+
+from psycopg import sql
+
+from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.model import ALL_PRIVILEGES, PUBLIC
+from selvedge.engines.postgres.snapshot import claims_table
+
+_KINDS = {
+    "table": sql.SQL("TABLE"),
+    "sequence": sql.SQL("SEQUENCE"),
+    "schema": sql.SQL("SCHEMA"),
+    "database": sql.SQL("DATABASE"),
+    "function": sql.SQL("ROUTINE"),
+}
+
+
+_PRIVILEGES = frozenset().union(*ALL_PRIVILEGES.values(), {"MAINTAIN"})
+
+
+def render(change: c.Change, *, version: int, database: str, metadata_schema: str) -> sql.Composable:
+    """The statement for one change on a server of this version (``server_version_num``)."""
+    if isinstance(change, (c.WriteClaims, c.DropClaims)):
+        return _claims(change, metadata_schema)
+    if isinstance(change, c.GrantRole):
+        return _grant_role(change, version)
+    if isinstance(change, (c.GrantPrivileges, c.RevokePrivileges)):
+        return _privileges(change, database)
+    return _render(change)
+
+
+def summary(change: c.Change, *, version: int, database: str, metadata_schema: str) -> str:
+    """The statement as a person reads it in a plan; no change carries a secret."""
+    return render(change, version=version, database=database, metadata_schema=metadata_schema).as_string(None)
+
+
+@singledispatch
+def _render(change: Any) -> sql.Composable:
+    raise TypeError(type(change).__name__)
+
+
+@_render.register
+def _(change: c.CreateRole) -> sql.Composable:
+    return sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(change.role))
+
+
+@_render.register
+def _(change: c.CommentRole) -> sql.Composable:
+    return sql.SQL("COMMENT ON ROLE {} IS {}").format(sql.Identifier(change.role), sql.Literal(change.comment))
+
+
+@_render.register
+def _(change: c.SetRoleSetting) -> sql.Composable:
+    return _setting(sql.SQL("ALTER ROLE {}").format(sql.Identifier(change.role)), change.setting, change.value)
+
+
+@_render.register
+def _(change: c.RevokeRole) -> sql.Composable:
+    return sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+
+
+@_render.register
+def _(change: c.DropRole) -> sql.Composable:
+    return sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(change.role))
+
+
+@_render.register
+def _(change: c.CreateDatabase) -> sql.Composable:
+    statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(change.database))
+    if change.owner:
+        statement += sql.SQL(" OWNER {}").format(sql.Identifier(change.owner))
+    return statement
+
+
+@_render.register
+def _(change: c.DropDatabase) -> sql.Composable:
+    return sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(change.database))
+
+
+@_render.register
+def _(change: c.AlterDatabaseOwner) -> sql.Composable:
+    return sql.SQL("ALTER DATABASE {} OWNER TO {}").format(
+        sql.Identifier(change.database), sql.Identifier(change.owner)
+    )
+
+
+@_render.register
+def _(change: c.SetDatabaseSetting) -> sql.Composable:
+    return _setting(sql.SQL("ALTER DATABASE {}").format(sql.Identifier(change.database)), change.setting, change.value)
+
+
+@_render.register
+def _(change: c.CreateExtension) -> sql.Composable:
+    statement = sql.SQL("CREATE EXTENSION {}").format(sql.Identifier(change.extension))
+    if change.schema:
+        statement += sql.SQL(" SCHEMA {}").format(sql.Identifier(change.schema))
+    if change.version:
+        statement += sql.SQL(" VERSION {}").format(sql.Literal(change.version))
+    return statement
+
+
+@_render.register
+def _(change: c.UpdateExtension) -> sql.Composable:
+    return sql.SQL("ALTER EXTENSION {} UPDATE TO {}").format(
+        sql.Identifier(change.extension), sql.Literal(change.version)
+    )
+
+
+@_render.register
+def _(change: c.DropExtension) -> sql.Composable:
+    return sql.SQL("DROP EXTENSION {} RESTRICT").format(sql.Identifier(change.extension))
+
+
+@_render.register
+def _(change: c.CreateSchema) -> sql.Composable:
+    statement = sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(change.schema))
+    if change.owner:
+        statement += sql.SQL(" AUTHORIZATION {}").format(sql.Identifier(change.owner))
+    return statement
+
+
+@_render.register
+def _(change: c.AlterSchemaOwner) -> sql.Composable:
+    return sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(change.schema), sql.Identifier(change.owner))
+
+
+@_render.register
+def _(change: c.CommentSchema) -> sql.Composable:
+    return sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(change.schema), sql.Literal(change.comment))
+
+
+@_render.register
+def _(change: c.DropSchema) -> sql.Composable:
+    statement = sql.SQL("DROP SCHEMA {} CASCADE" if change.cascade else "DROP SCHEMA {} RESTRICT")
+    return statement.format(sql.Identifier(change.schema))
+
+
+@_render.register
+def _(change: c.DropOwned) -> sql.Composable:
+    role = sql.Identifier(change.role)
+    # Without the first, the second would drop the role's tables.
+    return sql.SQL("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}").format(role=role)
+
+
+#: Settings whose value is a list of names: SET takes them unquoted by element, and stores them joined.
+LIST_SETTINGS = frozenset(
+    {
+        "search_path",
+        "temp_tablespaces",
+        "local_preload_libraries",
+        "session_preload_libraries",
+        "DateStyle",
+        "datestyle",
+    }
+)
+
+
+def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Composable:
+    # A setting's name may have two parts (app.tenant); each is an identifier of its own.
+    setting = sql.SQL(".").join(sql.Identifier(part) for part in name.split("."))
+    if value is None:
+        return sql.SQL("{} RESET {}").format(target, setting)
+    literal: sql.Composable = sql.Literal(value)
+    if name in LIST_SETTINGS:
+        literal = sql.SQL(", ").join(sql.Literal(part) for part in split_list(value))
+    return sql.SQL("{} SET {} TO {}").format(target, setting, literal)
+
+
+def split_list(value: str) -> list[str]:
+    """The elements of a list setting as pg_db_role_setting stores it: ``shared, "$user"``."""
+    parts = [part.strip() for part in value.split(",")]
+    return [part[1:-1].replace('""', '"') if part.startswith('"') and part.endswith('"') else part for part in parts]
+
+
+def _grant_role(change: c.GrantRole, version: int) -> sql.Composable:
+    membership = change.membership
+    statement = sql.SQL("GRANT {} TO {}").format(sql.Identifier(membership.role), sql.Identifier(change.grantee))
+    if version < 160000:
+        return statement + (sql.SQL(" WITH ADMIN OPTION") if membership.admin else sql.SQL(""))
+    # Options persist across a second GRANT, so all three are always spelled out.
+    options = (("ADMIN", membership.admin), ("INHERIT", membership.inherit), ("SET", membership.set))
+    words = (sql.SQL(name) + sql.SQL(" TRUE" if on else " FALSE") for name, on in options)
+    return statement + sql.SQL(" WITH ") + sql.SQL(", ").join(words)
+
+
+def _privileges(change: c.GrantPrivileges | c.RevokePrivileges, database: str) -> sql.Composable:
+    what = change.what
+    grantee = sql.SQL("PUBLIC") if what.grantee == PUBLIC else sql.Identifier(what.grantee)
+    if not set(what.privileges) <= _PRIVILEGES:
+        raise ValueError(sorted(set(what.privileges) - _PRIVILEGES))  # the API's enum lets nothing else through
+    words = sql.SQL(", ").join(sql.SQL(privilege) for privilege in what.privileges)
+    template = sql.SQL(
+        "GRANT {} ON {} {} TO {}" if isinstance(change, c.GrantPrivileges) else "REVOKE {} ON {} {} FROM {}"
+    )
+    if what.kind == "column":
+        return _column_privileges(template, what, grantee)
+    names = [_object(what.kind, what.schema, name, database) for name in what.names]
+    return template.format(words, _KINDS[what.kind], sql.SQL(", ").join(names), grantee)
+
+
+def _object(kind: str, schema: str, name: str, database: str) -> sql.Composable:
+    if kind == "database":
+        return sql.Identifier(database)
+    if kind == "schema":
+        return sql.Identifier(name)
+    if kind == "function":
+        # The signature is the server's own text: name(type, type); the types are already quoted by it.
+        function, _, arguments = name.partition("(")
+        return sql.Identifier(schema, function) + sql.SQL("(") + sql.SQL(arguments)
+    return sql.Identifier(schema, name)
+
+
+def _column_privileges(template: sql.SQL, what: c.Privileges, grantee: sql.Composable) -> sql.Composable:
+    by_table: dict[str, list[str]] = {}
+    for name in what.names:
+        table, _, column = name.partition("\0")
+        by_table.setdefault(table, []).append(column)
+    statements = []
+    for table, columns in by_table.items():
+        listed = sql.SQL(", ").join(sql.Identifier(column) for column in columns)
+        words = sql.SQL(", ").join(
+            sql.SQL("{} ({})").format(sql.SQL(privilege), listed) for privilege in what.privileges
+        )
+        statements.append(template.format(words, sql.SQL("TABLE"), sql.Identifier(what.schema, table), grantee))
+    return sql.SQL("; ").join(statements)
+
+
+def _claims(change: c.WriteClaims | c.DropClaims, metadata_schema: str) -> sql.Composable:
+    table = claims_table(metadata_schema)
+    if isinstance(change, c.DropClaims):
+        return sql.SQL("DELETE FROM {} WHERE object = ANY ({}::text[])").format(
+            table, sql.Literal(list(change.objects))
+        )
+    rows = [
+        {"object": x.object, "cluster": x.cluster, "resource": x.resource, "uid": x.uid, "detail": dict(x.detail)}
+        for x in change.claims
+    ]
+    return sql.SQL(
+        "INSERT INTO {table} AS c (object, cluster, resource, uid, detail) "
+        "SELECT r.object, r.cluster, r.resource, r.uid, r.detail FROM pg_catalog.jsonb_to_recordset({rows}::jsonb) "
+        "AS r(object text, cluster text, resource text, uid text, detail jsonb) "
+        "ON CONFLICT (object) DO UPDATE SET cluster = excluded.cluster, resource = excluded.resource, "
+        "uid = excluded.uid, detail = excluded.detail, since = CASE WHEN c.resource = excluded.resource "
+        "THEN c.since ELSE excluded.since END"
+    ).format(table=table, rows=sql.Literal(json.dumps(rows)))
+
+
+def create_metadata(metadata_schema: str) -> sql.Composable:
+    """The operator's own schema with the claims table, in one statement."""
+    return sql.SQL(
+        "CREATE SCHEMA {} CREATE TABLE claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
+        "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now())"
+    ).format(sql.Identifier(metadata_schema))

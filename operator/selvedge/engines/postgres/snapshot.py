@@ -1,0 +1,212 @@
+"""The one statement that shows everything the diff needs, and the frozen snapshot made of its answer.
+
+Objects that share (kind, schema, owner, privileges) are folded into one row and each distinct ACL is exploded once:
+six times faster than a row for each object on 5,000 tables. Catalogues are read through ``pg_roles``, never
+``pg_authid``, which managed services refuse.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from psycopg import sql
+
+from selvedge.core.postgres.model import AclGroup, Claim, CurrentRole, Desired, Membership, Snapshot
+
+_SERVER = sql.SQL("""
+ 'version', current_setting('server_version_num')::int, 'me', current_user,
+ 'superuser', current_setting('is_superuser') = 'on', 'standby', pg_catalog.pg_is_in_recovery(),
+ 'system', (SELECT system_identifier::text FROM pg_catalog.pg_control_system())
+""")
+
+_ROLES = sql.SQL("""
+ 'roles', (SELECT json_agg(json_build_array(r.rolname, sd.description, s.setconfig, r.rolcanlogin, r.rolsuper,
+     (SELECT json_agg(json_build_array(p.rolname, m.admin_option, to_jsonb(m)->'inherit_option', to_jsonb(m)->'set_option'))
+        FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles p ON p.oid = m.roleid WHERE m.member = r.oid)))
+   FROM pg_catalog.pg_roles r
+   LEFT JOIN pg_catalog.pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0
+   LEFT JOIN pg_catalog.pg_shdescription sd ON sd.classoid = 'pg_catalog.pg_authid'::regclass AND sd.objoid = r.oid
+   WHERE r.rolname = ANY ({roles}))
+""")
+
+_CLAIMS = sql.SQL("""
+ 'claims', (SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detail)) FROM {claims} c{claims_filter})
+""")
+
+_DATABASE = sql.SQL("""
+WITH
+ ns AS MATERIALIZED (SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n
+                      WHERE n.nspname = ANY ({schemas})),
+ obj AS MATERIALIZED (
+   SELECT 'database'::text AS kind, ''::text AS sch, d.datdba AS owner, d.datacl AS acl, json_build_array('') AS names
+     FROM pg_catalog.pg_database d WHERE d.datname = current_database()
+   UNION ALL SELECT 'schema', '', n.nspowner, n.nspacl, json_agg(n.nspname) FROM ns n GROUP BY n.nspowner, n.nspacl::text, n.nspacl
+   UNION ALL SELECT CASE WHEN c.relkind = 'S' THEN 'sequence' WHEN c.relispartition THEN 'partition' ELSE 'table' END,
+       n.nspname, c.relowner, c.relacl, json_agg(c.relname)
+     FROM ns n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid WHERE c.relkind IN ('r','p','v','m','f','S')
+     GROUP BY 1, n.nspname, c.relowner, c.relacl
+   UNION ALL SELECT 'column', n.nspname, c.relowner, a.attacl, json_agg(json_build_array(c.relname, a.attname))
+     FROM ns n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
+    WHERE c.relkind IN ('r','p','v','m','f') AND a.attnum > 0 AND NOT a.attisdropped
+      AND (a.attacl IS NOT NULL OR {columns}) GROUP BY n.nspname, c.relowner, a.attacl
+   UNION ALL SELECT 'function', n.nspname, p.proowner, p.proacl,
+       json_agg(p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')')
+     FROM ns n JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
+     GROUP BY n.nspname, p.proowner, p.proacl)
+SELECT json_build_object({server},
+ 'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d WHERE d.datname = current_database()),
+ 'settings', (SELECT s.setconfig FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+               WHERE s.setrole = 0 AND d.datname = current_database()),
+ {role_part},
+ 'schemas', (SELECT json_agg(json_build_array(n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
+               pg_catalog.obj_description(n.oid, 'pg_namespace'))) FROM ns n),
+ 'extensions', (SELECT json_agg(json_build_array(e.extname, e.extversion, n.nspname))
+                  FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace),
+ 'available', CASE WHEN EXISTS (SELECT FROM unnest({extensions}) w(name)
+                    WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = w.name))
+   THEN (SELECT json_object_agg(a.name, a.schema) FROM (
+           SELECT DISTINCT v.name, v.schema FROM pg_catalog.pg_available_extension_versions v
+            WHERE v.name = ANY ({extensions})) a) END,
+ 'objects', (SELECT json_agg(json_build_array(o.kind, o.sch, pg_catalog.pg_get_userbyid(o.owner), o.names,
+     (SELECT json_agg(json_build_array(CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(e.grantee) END,
+               e.privilege_type))
+        FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN '{{}}'::aclitem[]
+          ELSE coalesce(o.acl, pg_catalog.acldefault(
+          CASE o.kind WHEN 'database' THEN 'd' WHEN 'schema' THEN 'n' WHEN 'sequence' THEN 's' WHEN 'function' THEN 'f'
+                      WHEN 'column' THEN 'c' ELSE 'r' END::"char", o.owner)) END) e))) FROM obj o),
+ 'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname,
+                   p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')')
+                 FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+                WHERE p.oid = pg_catalog.to_regprocedure(w.signature)))
+               FROM unnest({functions}) w(signature)),
+ {claims_part})::text
+""")
+
+_CLUSTER = sql.SQL("""
+SELECT json_build_object({server},
+ 'databases', (SELECT json_agg(d.datname) FROM pg_catalog.pg_database d{database_filter}),
+ {role_part}, {claims_part})::text
+""")
+
+NO_CLAIMS = sql.SQL("'claims', NULL")
+
+
+def text_array(values: Iterable[str]) -> sql.Composable:
+    """A ``text[]`` literal; also right when it is empty."""
+    return sql.SQL("{}::text[]").format(sql.Literal(sorted(values)))
+
+
+def claims_table(schema: str) -> sql.Identifier:
+    """The name of the claims table in the operator's own schema."""
+    return sql.Identifier(schema, "claims")
+
+
+def database_statement(desired: Desired, schemas: Iterable[str], metadata_schema: str | None) -> sql.Composed:
+    """The snapshot of one database; ``metadata_schema`` None where the claims table does not exist."""
+    columns = any(grant.target.columns for grant in desired.grants)
+    return _DATABASE.format(
+        server=_SERVER,
+        role_part=_ROLES.format(roles=text_array(desired.role_names())),
+        schemas=text_array(schemas),
+        columns=sql.SQL("true") if columns else sql.SQL("false"),
+        extensions=text_array(e.name for e in desired.extensions if not e.absent),
+        functions=text_array(desired.function_signatures()),
+        claims_part=_claims_part(metadata_schema),
+    )
+
+
+def cluster_statement(
+    roles: Iterable[str],
+    metadata_schema: str | None,
+    *,
+    keys: Iterable[str] | None = None,
+    resources: Iterable[str] = (),
+) -> sql.Composed:
+    """The snapshot of the server-wide part, in the maintenance database.
+
+    With ``keys`` only the claims of these objects and ``resources`` are read, and only these databases looked for:
+    a server with a thousand databases has thousands of claims.
+    """
+    claims_filter: sql.Composable = sql.SQL("")
+    database_filter: sql.Composable = sql.SQL("")
+    if keys is not None:
+        keys = tuple(keys)
+        claims_filter = sql.SQL(" WHERE c.object = ANY ({}) OR c.resource = ANY ({})").format(
+            text_array(keys), text_array(resources)
+        )
+        names = [key.removeprefix("database:") for key in keys if key.startswith("database:")]
+        database_filter = sql.SQL(" WHERE d.datname = ANY ({})").format(text_array(names))
+    return _CLUSTER.format(
+        server=_SERVER,
+        database_filter=database_filter,
+        role_part=_ROLES.format(roles=text_array(roles)),
+        claims_part=_claims_part(metadata_schema, claims_filter),
+    )
+
+
+def _claims_part(metadata_schema: str | None, claims_filter: sql.Composable = sql.SQL("")) -> sql.Composable:
+    if metadata_schema is None:
+        return NO_CLAIMS
+    return _CLAIMS.format(claims=claims_table(metadata_schema), claims_filter=claims_filter)
+
+
+def parse_snapshot(text: str, *, has_claims_table: bool) -> Snapshot:
+    """The frozen form of a snapshot statement's answer."""
+    raw: dict[str, Any] = json.loads(text)
+    return Snapshot(
+        version=raw["version"],
+        me=raw["me"],
+        superuser=raw["superuser"],
+        standby=raw["standby"],
+        system_identifier=raw["system"],
+        database_owner=raw.get("owner") or "",
+        database_settings=_settings(raw.get("settings")),
+        roles=_roles(raw["roles"]),
+        schemas={name: (owner, comment) for name, owner, comment in raw.get("schemas") or ()},
+        extensions={name: (version, schema) for name, version, schema in raw.get("extensions") or ()},
+        groups=tuple(_group(*row) for row in raw.get("objects") or ()),
+        functions={k: (v[0], v[1]) if v else None for k, v in (raw.get("functions") or {}).items()},
+        available=raw.get("available") or {},
+        claims=_claims(raw["claims"]),
+        has_claims_table=has_claims_table,
+    )
+
+
+def parse_databases(text: str) -> frozenset[str]:
+    """The names of all databases in a cluster snapshot."""
+    return frozenset(json.loads(text)["databases"])
+
+
+def _settings(rows: list[str] | None) -> dict[str, str]:
+    return dict(row.split("=", 1) for row in rows or ())
+
+
+def _roles(rows: list[list[Any]] | None) -> dict[str, CurrentRole]:
+    roles = {}
+    for name, comment, settings, login, superuser, memberships in rows or ():
+        found: dict[str, Membership] = {}
+        for role, admin, inherit, set_option in memberships or ():
+            one = Membership(role, bool(admin), inherit is not False, set_option is not False)
+            before = found.get(role)
+            # From 16 on there may be several rows, one for each grantor: what counts is what they allow together.
+            found[role] = one if before is None else _united(before, one)
+        roles[name] = CurrentRole(name, comment, _settings(settings), found, login, superuser)
+    return roles
+
+
+def _united(a: Membership, b: Membership) -> Membership:
+    return Membership(a.role, a.admin or b.admin, a.inherit or b.inherit, a.set or b.set)
+
+
+def _group(kind: str, schema: str, owner: str, names: list[Any], grants: list[list[str]] | None) -> AclGroup:
+    by_grantee: dict[str, set[str]] = {}
+    for grantee, privilege in grants or ():
+        by_grantee.setdefault(grantee, set()).add(privilege)
+    flat = tuple(name if isinstance(name, str) else "\0".join(name) for name in names)
+    return AclGroup(kind, schema, owner, flat, {name: frozenset(found) for name, found in by_grantee.items()})
+
+
+def _claims(rows: list[list[Any]] | None) -> Mapping[str, Claim]:
+    return {row[0]: Claim(row[0], row[1], row[2], row[3], row[4] or {}) for row in rows or ()}

@@ -7,10 +7,9 @@ costs nothing when the operator starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -31,6 +30,9 @@ from selvedge.core import duration
 from selvedge.core.errors import InvalidError
 from selvedge.core.names import MAX_BYTES
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 GROUP = "selvedge.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -47,7 +49,6 @@ class Rule:
     message: str
     holds: Callable[[Any], bool] | None = None
     path: str = ""
-    optional_old_self: bool = False
 
 
 class Model(BaseModel):
@@ -101,17 +102,17 @@ def _fits(value: str) -> str:
     return value
 
 
-def text(max_length: int, *, min_length: int = 0, pattern: str | None = None) -> Any:
-    """A string type with its bounds, which the CRD repeats."""
-    return Annotated[str, StringConstraints(min_length=min_length or None, max_length=max_length, pattern=pattern)]
-
-
 Seconds = Annotated[
     float,
     BeforeValidator(_seconds),
     PlainSerializer(duration.format_duration, return_type=str),
     WithJsonSchema(
-        {"type": "string", "pattern": duration.DURATION_PATTERN, "maxLength": duration.DURATION_MAX_LENGTH},
+        {
+            "type": "string",
+            "pattern": duration.DURATION_PATTERN,
+            "maxLength": duration.DURATION_MAX_LENGTH,
+            "x-selvedge-duration": True,
+        },
         mode="validation",
     ),
 ]
@@ -168,7 +169,7 @@ LIST_MAP = "x-kubernetes-list-map-keys"
 
 
 def listed(max_items: int, *keys: str, min_items: int = 0, default: Any = ()) -> Any:
-    """A list field: at most ``max_items`` entries, merged by ``keys`` if there are any, replaced as a whole otherwise."""
+    """A list field of at most ``max_items`` entries: merged by ``keys`` if there are any, else replaced as a whole."""
     extra: dict[str, Any] = {"x-kubernetes-list-type": "map" if keys else "atomic"}
     if keys:
         extra[LIST_MAP] = list(keys)
@@ -226,21 +227,33 @@ class Status(Model):
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A column of ``kubectl get``."""
+
+    title: str
+    path: str
+    description: str
+    type: str = "string"
+
+
+READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status', "Whether everything is as declared")
+REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', "Why it is so")
+AGE = Column("Age", ".metadata.creationTimestamp", "Time since it was created", "date")
+
+
+@dataclass(frozen=True, slots=True)
 class Kind:
-    """The names of a custom resource, and its columns in ``kubectl get``: (title, JSONPath, type, description)."""
+    """The names of a custom resource, its parts, and its columns in ``kubectl get``."""
 
     kind: str
     plural: str
     short: str
     spec: type[Model]
     status: type[Status]
-    columns: tuple[tuple[str, str, str, str], ...]
+    columns: tuple[Column, ...]
     description: str
 
 
 def document(model: Model) -> dict[str, Any]:
     """The model as the document that a user would write: camelCase, durations as text, without what is default."""
     return model.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-
-
-JsonMap = Mapping[str, Any]

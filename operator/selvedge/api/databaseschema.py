@@ -8,8 +8,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
+    AGE,
+    READY,
+    REASON,
     Bool,
     Checked,
+    Column,
     DeletionPolicy,
     Destructive,
     Digest,
@@ -183,7 +187,8 @@ class DatabaseSchemaSpec(Checked):
     approved_plan: Digest = ""
     """Digest of the plan that a person approved (sha256:…). Setting it needs the verb approve."""
     prune: Prune = Prune.NEVER
-    """Owned: objects with data that this resource made are dropped when they leave it. Access that left is always taken away."""
+    """Owned: objects with data that this resource made are dropped when they leave it. Access that left is always
+    taken away."""
     deletion_policy: DeletionPolicy = DeletionPolicy.RETAIN
     """Retain: deleting this resource leaves the database as it is. Delete: what only it made is removed."""
     suspend: Bool = False
@@ -346,10 +351,13 @@ KIND = Kind(
     spec=DatabaseSchemaSpec,
     status=DatabaseSchemaStatus,
     columns=(
-        ("Server", ".spec.serverRef.name", "string", "The DatabaseServer"),
-        ("Database", ".spec.database", "string", "The database"),
-        ("Drift", ".status.drift", "integer", "Objects that were changed by hand"),
-        ("Pending", ".status.pending", "integer", "Changes that wait"),
+        Column("Server", ".spec.serverRef.name", "The DatabaseServer"),
+        Column("Database", ".spec.database", "The database"),
+        READY,
+        REASON,
+        Column("Drift", ".status.drift", "Objects that were changed by hand", "integer"),
+        Column("Pending", ".status.pending", "Changes that wait", "integer"),
+        AGE,
     ),
     description="What is in one database of a DatabaseServer.",
 )

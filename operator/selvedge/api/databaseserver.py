@@ -8,8 +8,12 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
+    AGE,
+    READY,
+    REASON,
     Bool,
     Checked,
+    Column,
     Destructive,
     Identifier,
     Int,
@@ -105,7 +109,7 @@ class CredentialKeys(Model):
 
     username: SecretKey = "username"
     """Key that holds the login."""
-    password: SecretKey = "password"
+    password: SecretKey = "password"  # noqa: S105  the name of a key
     """Key that holds the password."""
     host: SecretKey | None = None
     """Key that holds the host, in place of spec.hosts."""
@@ -128,7 +132,8 @@ class Tls(Model):
     """Encryption of the connection."""
 
     mode: TlsMode = TlsMode.VERIFY_FULL
-    """Disable: plain text. Require: encrypted, certificate not checked. VerifyCA: signed by the CA. VerifyFull: and made out to the host."""
+    """Disable: plain text. Require: encrypted, certificate not checked. VerifyCA: signed by the CA. VerifyFull: and
+    made out to the host."""
     ca_secret_ref: SecretKeyRef | None = None
     """The CA's certificate as PEM; the system's store where it is left out."""
     client_certificate_secret_ref: SecretRef | None = None
@@ -220,7 +225,8 @@ class Access(Model):
     databases: tuple[Glob, ...] = listed(100, default=("*",))
     """Databases that may be declared, as names or patterns with *."""
     role_prefixes: tuple[Annotated[str, StringConstraints(max_length=63)], ...] = listed(100, default=("",))
-    """How the names of roles that may be declared or joined begin; an empty one allows all but reserved names. A reserved name (rds_iam, pg_read_all_data) is allowed only where it is listed here whole."""
+    """How the names of roles that may be declared or joined begin; an empty one allows all but reserved names. A
+    reserved name (rds_iam, pg_read_all_data) is allowed only where it is listed here whole."""
     extensions: tuple[Glob, ...] = listed(100, default=("*",))
     """Extensions that may be declared, as names or patterns with *."""
 
@@ -258,7 +264,8 @@ class DatabaseServerSpec(Checked):
     engine: EngineType
     """Postgres or MongoDB. It cannot be changed."""
     hosts: tuple[HostPort, ...] = listed(32)
-    """Where the server listens; of several Postgres hosts the one that accepts writes is used, of MongoDB's they are the seed list."""
+    """Where the server listens. Of several Postgres hosts the one that accepts writes is used; MongoDB's are the seed
+    list."""
     read_replicas: tuple[HostPort, ...] = listed(32)
     """Replicas that are watched and offered to readers; the operator never writes to them."""
     credentials: Credentials
@@ -270,7 +277,8 @@ class DatabaseServerSpec(Checked):
     monitoring: Monitoring = Monitoring()
     """How often the server is looked at."""
     access: tuple[Access, ...] = listed(64)
-    """Who may use this server; the resource's own namespace for everything that is not refused to all, where it is empty."""
+    """Who may use this server, and for what. Where it is empty, the resource's own namespace for all that is not
+    refused to everyone."""
     policy: ServerPolicy | None = None
     """What no resource that uses this server can loosen."""
     postgres: PostgresServer | None = None
@@ -341,10 +349,13 @@ KIND = Kind(
     spec=DatabaseServerSpec,
     status=DatabaseServerStatus,
     columns=(
-        ("Engine", ".spec.engine", "string", "Postgres or MongoDB"),
-        ("Version", ".status.version", "string", "Version of the server"),
-        ("Role", ".status.role", "string", "Primary or Standby"),
-        ("Replicas", ".status.replicasReady", "string", "Members that can be used, of all"),
+        Column("Engine", ".spec.engine", "Postgres or MongoDB"),
+        Column("Version", ".status.version", "Version of the server"),
+        Column("Role", ".status.role", "Primary or Standby"),
+        Column("Replicas", ".status.replicasReady", "Members that can be used, of all"),
+        READY,
+        REASON,
+        AGE,
     ),
     description="A Postgres or MongoDB server that exists: how to log in, and who may use it for what.",
 )

@@ -8,7 +8,11 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
+    AGE,
+    READY,
+    REASON,
     Checked,
+    Column,
     Destructive,
     Digest,
     Kind,
@@ -82,6 +86,13 @@ class InlineFiles(Checked):
     )
 
 
+class PullSecretRef(Model):
+    """A Secret in the resource's own namespace."""
+
+    name: ResourceName
+    """Name of the Secret."""
+
+
 class ImageSource(Model):
     """Migration files in a container image, which is only read and never started."""
 
@@ -89,7 +100,7 @@ class ImageSource(Model):
     """The image, with tag or digest."""
     path: Annotated[str, StringConstraints(max_length=512)] = "/migrations"
     """Directory in the image."""
-    pull_secrets: tuple[ConfigMapRef, ...] = listed(8)
+    pull_secrets: tuple[PullSecretRef, ...] = listed(8, "name")
     """Secrets of type kubernetes.io/dockerconfigjson for the registry."""
 
 
@@ -105,7 +116,8 @@ class MigrationSource(Checked):
 
     RULES = (
         Rule(
-            "[has(self.configMaps) && size(self.configMaps) > 0, has(self.inline), has(self.image)].filter(given, given).size() == 1",
+            "[has(self.configMaps) && size(self.configMaps) > 0, has(self.inline), has(self.image)]"
+            ".filter(given, given).size() == 1",
             "source needs exactly one of configMaps, inline and image",
             lambda self: [bool(self.config_maps), self.inline is not None, self.image is not None].count(True) == 1,
         ),
@@ -130,22 +142,17 @@ class SchemaRef(Model):
     """Name of the DatabaseSchema."""
 
 
-_UNCHANGED = " && ".join(
-    ["self.schemaRef == oldSelf.schemaRef"]
-    + [
-        f"self.?{name} == oldSelf.?{name}"
-        for name in (
-            "action",
-            "target",
-            "source",
-            "transaction",
-            "outOfOrder",
-            "destructive",
-            "timeouts",
-            "environment",
-        )
-    ]
-)
+CHANGED = "a MigrationRun cannot be changed, approvedPlan aside: make a new one"
+_DEFAULTED = ("schemaRef", "action", "transaction", "outOfOrder", "destructive", "environment")
+_OPTIONAL = ("target", "timeouts", "source")
+
+
+def _unchanged(name: str) -> str:
+    """CEL: an optional field is as it was."""
+    return f"has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name})"
+
+
+_UNCHANGED = " && ".join([f"self.{name} == oldSelf.{name}" for name in _DEFAULTED] + [_unchanged(n) for n in _OPTIONAL])
 
 
 class MigrationRunSpec(Checked):
@@ -154,7 +161,8 @@ class MigrationRunSpec(Checked):
     schema_ref: SchemaRef
     """The DatabaseSchema whose database is migrated."""
     action: Action = Action.UP
-    """Up: newer ones. Down: back. To: up or down to target. Redo: down and up. Baseline: mark as run. Repair: take over checksums. Validate: compare files and history. Plan: only say what would run."""
+    """Up: newer ones. Down: back. To: up or down to target. Redo: down and up. Baseline: mark as run. Repair: take over
+    checksums. Validate: compare files and history. Plan: only say what would run."""
     target: MigrationVersion | None = None
     """Version to stop at; the newest for Up, one step for Down, where it is left out."""
     source: MigrationSource | None = None
@@ -173,7 +181,7 @@ class MigrationRunSpec(Checked):
     """Chooses seeds and files with an `-- env:` line."""
 
     RULES = (
-        Rule(_UNCHANGED, "a MigrationRun cannot be changed, approvedPlan aside: make a new one"),
+        Rule(_UNCHANGED, CHANGED),
         Rule(
             "!(has(self.action) && self.action in ['To', 'Baseline']) || (has(self.target) && self.target != '')",
             "actions To and Baseline need a target: give the version",
@@ -246,11 +254,14 @@ KIND = Kind(
     spec=MigrationRunSpec,
     status=MigrationRunStatus,
     columns=(
-        ("Schema", ".spec.schemaRef.name", "string", "The DatabaseSchema"),
-        ("Action", ".spec.action", "string", "What the run does"),
-        ("Phase", ".status.phase", "string", "How far it is"),
-        ("Progress", ".status.progress", "string", "Migrations that are done, of all"),
-        ("Version", ".status.version", "string", "Newest version in the history"),
+        Column("Schema", ".spec.schemaRef.name", "The DatabaseSchema"),
+        Column("Action", ".spec.action", "What the run does"),
+        Column("Phase", ".status.phase", "How far it is"),
+        Column("Progress", ".status.progress", "Migrations that are done, of all"),
+        Column("Version", ".status.version", "Newest version in the history"),
+        READY,
+        REASON,
+        AGE,
     ),
     description="Migrations that are run once on the database of a DatabaseSchema.",
 )

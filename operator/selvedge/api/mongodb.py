@@ -58,11 +58,33 @@ class Granularity(StrEnum):
     HOURS = "Hours"
 
 
+class CaseFirst(StrEnum):
+    """Which case sorts first."""
+
+    UPPER = "Upper"
+    LOWER = "Lower"
+
+
+class Alternate(StrEnum):
+    """Whether spaces and punctuation count in comparisons."""
+
+    NON_IGNORABLE = "NonIgnorable"
+    SHIFTED = "Shifted"
+
+
+class MaxVariable(StrEnum):
+    """Which characters do not count with alternate Shifted."""
+
+    PUNCT = "Punct"
+    SPACE = "Space"
+
+
 class IndexKey(Checked):
     """One field of an index. The list of keys has an order, which a JSON object would lose."""
 
     field: FieldPath
-    """The field; metadata.description for one in a sub-document. With type Wildcard the sub-document, or $** for all."""
+    """The field; metadata.description for one in a sub-document. With type Wildcard the sub-document, or $** for
+    all."""
     order: Literal[1, -1] | None = Field(default=None, json_schema_extra={"type": "integer"})
     """1 ascending (also where order and type are left out), -1 descending."""
     type: IndexType | None = None
@@ -86,14 +108,14 @@ class Collation(Model):
     """Level of comparison; 2 ignores case."""
     case_level: Bool | None = None
     """Compare case at strength 1 and 2."""
-    case_first: Annotated[str, StringConstraints(max_length=8)] | None = None
-    """upper, lower or off."""
+    case_first: CaseFirst | None = None
+    """Upper or Lower case first; off, which is the default, where it is left out."""
     numeric_ordering: Bool | None = None
     """Compare digits as numbers."""
-    alternate: Annotated[str, StringConstraints(max_length=16)] | None = None
-    """non-ignorable or shifted."""
-    max_variable: Annotated[str, StringConstraints(max_length=8)] | None = None
-    """punct or space."""
+    alternate: Alternate | None = None
+    """Whether spaces and punctuation count."""
+    max_variable: MaxVariable | None = None
+    """With alternate Shifted: which characters do not count."""
     backwards: Bool | None = None
     """Compare accents from the end."""
     normalization: Bool | None = None
@@ -164,7 +186,8 @@ class Collection(Checked):
     time_series: TimeSeries | None = None
     """timeseries."""
     expire_after: Seconds | None = None
-    """expireAfterSeconds of a time series: age at which measurements are deleted; whole seconds. An ordinary collection has an index with expireAfter."""
+    """expireAfterSeconds of a time series: age at which measurements are deleted; whole seconds. An ordinary collection
+    has an index with expireAfter."""
     ensure: Ensure = Ensure.PRESENT
     """Absent: drop."""
     renamed_from: CollectionName | None = None

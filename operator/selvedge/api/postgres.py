@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
+from pydantic.alias_generators import to_camel
 
 from selvedge.api.base import (
     Bool,
@@ -19,14 +20,19 @@ from selvedge.api.base import (
     Text,
     listed,
 )
-from selvedge.api.postgres_data import Audit, Conventions, PartitionedTable, RowLevelSecurity
-from selvedge.api.settings import SETTINGS_SCHEMA, SettingValue, settings_are_allowed
+from selvedge.api.postgres_data import (
+    Audit,
+    Conventions,
+    PartitionedTable,
+    RowLevelSecurity,
+)
+from selvedge.api.settings import SETTINGS_MARK, SettingValue, settings_are_allowed
 from selvedge.core.names import PUBLIC
 
 Settings = Annotated[
     dict[Annotated[str, StringConstraints(min_length=1, max_length=127)], SettingValue],
+    Field(max_length=64, json_schema_extra=SETTINGS_MARK),
     AfterValidator(settings_are_allowed),
-    Field(max_length=64, json_schema_extra=SETTINGS_SCHEMA),
 ]
 """Configuration settings: text, or a list of texts for settings that are lists (search_path)."""
 
@@ -74,7 +80,8 @@ class Extension(Model):
     schema_name: Identifier | None = Field(default=None, alias="schema")
     """CREATE EXTENSION … SCHEMA; the extension's own choice where it is left out."""
     version: Annotated[str, StringConstraints(max_length=63)] = ""
-    """CREATE EXTENSION … VERSION, and ALTER EXTENSION … UPDATE TO; the server's default where it is empty, and then left as it is."""
+    """CREATE EXTENSION … VERSION, and ALTER EXTENSION … UPDATE TO. Where it is empty, the server's default at first,
+    left as it is afterwards."""
     optional: Bool = False
     """Without the extension's files on the server the rest becomes Ready all the same, with a piece of advice."""
     ensure: Ensure = Ensure.PRESENT
@@ -102,7 +109,8 @@ class Membership(Model):
     role: Identifier
     """The role whose member this one is."""
     inherit: Bool = True
-    """WITH INHERIT: it has the role's privileges without SET ROLE. Postgres 16 and later; before, a property of the member."""
+    """WITH INHERIT: it has the role's privileges without SET ROLE. Postgres 16 and later; before, a property of the
+    member."""
     set: Bool = True
     """WITH SET: it may become the role by SET ROLE. Postgres 16 and later."""
 
@@ -163,6 +171,12 @@ OBJECT_KINDS = (
 """The attributes of :class:`GrantObjects`, of which exactly one is given."""
 
 
+def _given(owner: str, kind: str) -> str:
+    """CEL: ``owner`` has this kind of object."""
+    field = f"{owner}.{to_camel(kind)}"
+    return f"has({field}) && {field}" if kind == "database" else f"has({field}) && size({field}) > 0"
+
+
 class GrantObjects(Checked):
     """What a grant is on: exactly one of these."""
 
@@ -189,22 +203,7 @@ class GrantObjects(Checked):
 
     RULES = (
         Rule(
-            "[has(self.database) && self.database, "
-            + ", ".join(
-                f"has(self.{name}) && size(self.{name}) > 0"
-                for name in (
-                    "schemas",
-                    "tables",
-                    "tablesIn",
-                    "sequences",
-                    "sequencesIn",
-                    "functions",
-                    "functionsIn",
-                    "columns",
-                    "types",
-                )
-            )
-            + "].filter(given, given).size() == 1",
+            f"[{', '.join(_given('self', kind) for kind in OBJECT_KINDS)}].filter(given, given).size() == 1",
             "objects needs exactly one of database, schemas, tables, tablesIn, sequences, sequencesIn, functions,"
             " functionsIn, columns and types: split the grant",
             lambda self: sum(1 for kind in OBJECT_KINDS if getattr(self, kind)) == 1,
@@ -213,7 +212,7 @@ class GrantObjects(Checked):
 
     @property
     def kind(self) -> str:
-        """Which one is given, as the attribute's name: ``database``, ``tables_in`` …"""
+        """The attribute that is given: ``database``, ``tables_in`` and so on."""
         return next(kind for kind in OBJECT_KINDS if getattr(self, kind))
 
 
@@ -234,11 +233,11 @@ PRIVILEGES: dict[str, tuple[str, ...]] = {
 """The privileges that each kind of object has."""
 
 
-def _privileges_rule(camel: str, kind: str) -> Rule:
+def _privileges_rule(kind: str) -> Rule:
     allowed = PRIVILEGES[kind]
     return Rule(
-        f"!has(self.objects.{camel}) || self.privileges.all(privilege, privilege in {list(allowed)})",
-        f"privileges on {camel} can be {', '.join(allowed)}",
+        f"!({_given('self.objects', kind)}) || self.privileges.all(privilege, privilege in {list(allowed)})",
+        f"privileges on {to_camel(kind)} can be {', '.join(allowed)}: remove the others",
         lambda self: not getattr(self.objects, kind) or all(privilege in allowed for privilege in self.privileges),
         path=".privileges",
     )
@@ -262,21 +261,7 @@ class Grant(Checked):
     ensure: Ensure = Ensure.PRESENT
     """Absent: REVOKE."""
 
-    RULES = tuple(
-        _privileges_rule(camel, kind)
-        for camel, kind in (
-            ("database", "database"),
-            ("schemas", "schemas"),
-            ("tables", "tables"),
-            ("tablesIn", "tables_in"),
-            ("sequences", "sequences"),
-            ("sequencesIn", "sequences_in"),
-            ("functions", "functions"),
-            ("functionsIn", "functions_in"),
-            ("columns", "columns"),
-            ("types", "types"),
-        )
-    )
+    RULES = tuple(_privileges_rule(kind) for kind in OBJECT_KINDS)
 
     @property
     def to_public(self) -> bool:
@@ -317,7 +302,8 @@ class PostgresDatabase(Model):
     roles: tuple[PostgresRole, ...] = listed(200, "name")
     """CREATE ROLE … NOLOGIN. Roles are shared by all databases of a server."""
     grant_mode: GrantMode = GrantMode.ADDITIVE
-    """Additive: only declared privileges are looked at. Authoritative: what else the declared roles have in the declared schemas is revoked."""
+    """Additive: only declared privileges are looked at. Authoritative: what else the declared roles have in the
+    declared schemas is revoked."""
     grants: tuple[Grant, ...] = listed(500, "name")
     """GRANT."""
     default_privileges: tuple[DefaultPrivilege, ...] = listed(200, "name")

@@ -209,7 +209,8 @@ class PartitionedTable(Checked):
     ahead: Annotated[Int, Field(ge=1, le=1000)] | None = None
     """With Time: partitions that exist beyond the present one."""
     retention: Seconds | None = None
-    """With Time: age at which a partition is detached and dropped; never where it is left out. Shortening it is destructive."""
+    """With Time: age at which a partition is detached and dropped; never where it is left out. Shortening it is
+    destructive."""
     count: Annotated[Int, Field(ge=1, le=1024)] | None = None
     """With Hash: number of partitions (MODULUS)."""
 

@@ -74,32 +74,46 @@ SUPERUSER_SETTINGS = (
 IDENTITY_SETTINGS = ("role", "session_authorization")
 """Settings that change who a session is."""
 
+_REFUSED = (
+    (SUPERUSER_SETTINGS, " is a superuser's and cannot be declared: remove it, or set it on the server"),
+    (IDENTITY_SETTINGS, " changes who a session is and cannot be declared: remove it"),
+)
+_WHY = {name: f"setting {name}{why}" for names, why in _REFUSED for name in names}
+
 
 def settings_are_allowed(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings when none of them is known to need a superuser; raises ValueError."""
     for name in settings:
-        lowered = name.lower()
-        if lowered in _REFUSED:
-            raise ValueError(refusal(lowered))
+        why = _WHY.get(name.lower())
+        if why is not None:
+            raise ValueError(why)
     return settings
 
 
-def refusal(name: str) -> str:
-    """What a person reads who set ``name``."""
-    return _REFUSED[name]
+SETTINGS_MARK: dict[str, Any] = {"x-selvedge-settings": True}
+"""Marks a map of settings for :mod:`selvedge.api.crd`."""
 
 
-_REFUSED = {
-    **{
-        name: f"setting {name} is a superuser's and cannot be declared: remove it, or set it in the server's configuration"
-        for name in SUPERUSER_SETTINGS
-    },
-    **{
-        name: f"setting {name} changes who a session is and cannot be declared: remove it" for name in IDENTITY_SETTINGS
-    },
-}
+def settings_schema(max_properties: int) -> dict[str, Any]:
+    """The structural schema of a map of settings with at most ``max_properties`` entries.
 
-SETTINGS_SCHEMA: dict[str, Any] = {
-    "x-kubernetes-preserve-unknown-fields": True,
-    "x-selvedge-refused": _REFUSED,
-}
+    Text or a list is a union, which a structural schema cannot express: the values are left open, and the refused
+    settings are named so that a rule can see them.
+    """
+    return {
+        "type": "object",
+        "maxProperties": max_properties,
+        "x-kubernetes-preserve-unknown-fields": True,
+        "properties": {name: {"type": "string", "maxLength": 1024} for name in _WHY},
+        "x-kubernetes-validations": [_validation(names, why) for names, why in _REFUSED],
+    }
+
+
+def _validation(names: tuple[str, ...], why: str) -> dict[str, str]:
+    # the message names the first one; a list of all of them is beyond the API server's cost limit
+    first = " : ".join([f"has(self.{name}) ? '{name}'" for name in names[:-1]] + [f"'{names[-1]}'"])
+    return {
+        "rule": " && ".join(f"!has(self.{name})" for name in names),
+        "message": "a setting that cannot be declared: remove it",
+        "messageExpression": f"""'setting ' + ({first}) + "{why}\"""",
+    }

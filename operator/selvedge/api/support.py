@@ -1,0 +1,90 @@
+"""What a declaration may say already and this version does not act on yet.
+
+The schema is whole from the beginning, so that manifests and tools need not change later. A part that nothing acts on
+must not be called Ready: reconcile asks here first and says ``Unsupported`` with the names of the fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from selvedge.api.base import Model
+from selvedge.api.databaseschema import DatabaseSchemaSpec, Prune
+from selvedge.api.migrationrun import Action, MigrationRunSpec, MigrationSource, TransactionMode
+from selvedge.api.mongodb import MongoDatabase, Rollout
+from selvedge.api.postgres import PostgresDatabase
+
+
+def unsupported(spec: Model) -> tuple[str, ...]:
+    """The paths of declared fields that this version does not act on, in the order of the declaration.
+
+    List entries are named by their key: ``spec.postgres.roles[app].renamedFrom``. Empty when everything is acted on.
+    """
+    if isinstance(spec, DatabaseSchemaSpec):
+        return tuple(_database_schema(spec))
+    if isinstance(spec, MigrationRunSpec):
+        return tuple(_migration_run(spec))
+    return ()
+
+
+def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
+    if spec.prune is not Prune.NEVER:
+        yield "spec.prune"
+    if spec.migrations is not None:
+        if spec.migrations.run_as is not None:
+            yield "spec.migrations.runAs"
+        yield from _source("spec.migrations.source", spec.migrations.source)
+    if spec.postgres is not None:
+        yield from _postgres("spec.postgres", spec.postgres)
+    if spec.mongodb is not None:
+        yield from _mongodb("spec.mongodb", spec.mongodb)
+
+
+def _migration_run(spec: MigrationRunSpec) -> Iterator[str]:
+    if spec.action is not Action.UP:
+        yield "spec.action"
+    if spec.transaction is not TransactionMode.PER_MIGRATION:
+        yield "spec.transaction"
+    if spec.source is not None:
+        yield from _source("spec.source", spec.source)
+
+
+def _source(path: str, source: MigrationSource) -> Iterator[str]:
+    if source.image is not None:
+        yield f"{path}.image"
+
+
+def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
+    yield from _renamed(f"{path}.schemas", postgres.schemas)
+    yield from _renamed(f"{path}.roles", postgres.roles)
+    yield from _entries(f"{path}.grants", postgres.grants, lambda grant: bool(grant.objects.types), "objects.types")
+    for declared, field in (
+        (postgres.default_privileges, "defaultPrivileges"),
+        (postgres.row_level_security, "rowLevelSecurity"),
+        (postgres.audit, "audit"),
+        (postgres.conventions, "conventions"),
+        (postgres.partitions, "partitions"),
+    ):
+        if declared:
+            yield f"{path}.{field}"
+
+
+def _mongodb(path: str, mongodb: MongoDatabase) -> Iterator[str]:
+    for collection in mongodb.collections:
+        where = f"{path}.collections[{collection.name}]"
+        if collection.rollout is not Rollout.DIRECT:
+            yield f"{where}.rollout"
+        if collection.renamed_from is not None:
+            yield f"{where}.renamedFrom"
+        yield from _renamed(f"{where}.indexes", collection.indexes)
+    if mongodb.roles:
+        yield f"{path}.roles"
+
+
+def _renamed(path: str, entries: Iterable[Any]) -> Iterator[str]:
+    return _entries(path, entries, lambda entry: entry.renamed_from is not None, "renamedFrom")
+
+
+def _entries(path: str, entries: Iterable[Any], declared: Callable[[Any], bool], field: str) -> Iterator[str]:
+    return (f"{path}[{entry.name}].{field}" for entry in entries if declared(entry))

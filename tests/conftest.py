@@ -1,0 +1,228 @@
+"""Real servers for the tests, one sandbox for all of pytest-xdist's workers.
+
+Nothing starts before a test asks for it. The supervisor of the sandbox belongs to pytest's controlling process and
+ends with it, however that ends. ``SELVEDGE_KUBECONFIG``, ``SELVEDGE_POSTGRES_URL`` and ``SELVEDGE_MONGODB_URL`` name
+servers to use instead.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox
+from sandbox.cache import file_lock
+from sandbox.control import is_running
+from sandbox.sandbox import run_kubectl, stop
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+
+_DIRECTORY = "SELVEDGE_TEST_SANDBOX"
+_OWNER = "SELVEDGE_TEST_OWNER"
+_VERSIONS = ("15", "18")
+_ALL_VERSIONS = ("15", "16", "17", "18")
+
+
+class Kubectl(Protocol):
+    """``kubectl("get", "ns", input=…, check=…, timeout=…)`` as the administrator."""
+
+    def __call__(
+        self, *arguments: str, input: str | None = None, check: bool = True, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]: ...
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests marked long, and all four Postgres versions")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        directory = tempfile.mkdtemp(prefix="selvedge-tests-")
+        Path(directory).chmod(0o711)
+        os.environ[_DIRECTORY] = directory
+        os.environ[_OWNER] = str(os.getpid())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        directory = Path(os.environ[_DIRECTORY])
+        stop(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        for name in ("engines", "cluster"):
+            if name in item.path.relative_to(config.rootpath).parts:
+                item.add_marker(name)
+    if not config.getoption("--long"):
+        short = [item for item in items if item.get_closest_marker("long") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long") is not None])
+        items[:] = short
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "postgres" in metafunc.fixturenames:
+        versions = _ALL_VERSIONS if metafunc.config.getoption("--long") else _VERSIONS
+        if os.environ.get("SELVEDGE_POSTGRES_URL"):
+            versions = ("external",)
+        metafunc.parametrize("postgres", versions, indirect=True, scope="session", ids=[f"pg{v}" for v in versions])
+
+
+@pytest.fixture(scope="session")
+def sandbox() -> Sandbox:
+    """The sandbox of this test run; its servers start when they are first looked at."""
+    directory = Path(os.environ[_DIRECTORY])
+    with file_lock(directory / "start.lock"):
+        if not is_running(directory):
+            owner = int(os.environ[_OWNER])
+            Sandbox.start(postgres=(), mongodb=False, kubernetes=False, directory=directory, owner=owner)
+    return Sandbox.attach(directory)
+
+
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> PostgresEndpoint:
+    """A Postgres server with the administrator's login; once for each version."""
+    return _postgres(request, request.param)
+
+
+@pytest.fixture(scope="session")
+def postgres18(request: pytest.FixtureRequest) -> PostgresEndpoint:
+    """The newest Postgres, for what does not depend on the version."""
+    return _postgres(request, "external" if os.environ.get("SELVEDGE_POSTGRES_URL") else "18")
+
+
+@pytest.fixture
+def database(postgres: PostgresEndpoint) -> Iterator[str]:
+    """The name of a fresh, empty database on ``postgres``; dropped after the test."""
+    name = _unique("db")
+    with postgres.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    yield name
+    _drop(postgres, name)
+
+
+@pytest.fixture
+def database_name(postgres: PostgresEndpoint) -> Iterator[str]:
+    """A name that no database has yet; after the test the database and all roles whose names start with it go."""
+    name = _unique("db")
+    yield name
+    _drop(postgres, name)
+
+
+@pytest.fixture(scope="session")
+def mongodb(request: pytest.FixtureRequest) -> MongoEndpoint:
+    """A MongoDB replica set with the administrator's login."""
+    url = os.environ.get("SELVEDGE_MONGODB_URL")
+    if url:
+        return _external_mongodb(url)
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    return sandbox.mongodb
+
+
+@pytest.fixture
+def mongo_database(mongodb: MongoEndpoint) -> Iterator[str]:
+    """The name of a database on ``mongodb`` that is empty; dropped after the test with its users and roles."""
+    name = _unique("db")
+    yield name
+    with mongodb.client() as client:
+        client[name].command("dropAllUsersFromDatabase")
+        client[name].command("dropAllRolesFromDatabase")
+        client.drop_database(name)
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(request: pytest.FixtureRequest) -> Path:
+    """The administrator's kubeconfig."""
+    path = os.environ.get("SELVEDGE_KUBECONFIG")
+    if path:
+        return Path(path)
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    return sandbox.kubeconfig
+
+
+@pytest.fixture(scope="session")
+def kubectl(kubeconfig: Path) -> Kubectl:
+    """Run kubectl as the administrator."""
+
+    def call(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return run_kubectl(kubeconfig, *arguments, **options)
+
+    return call
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A fresh namespace; its deletion is not waited for."""
+    name = _unique("test").replace("_", "-")
+    kubectl("create", "namespace", name)
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+def _unique(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex[:12]}"
+
+
+def _postgres(request: pytest.FixtureRequest, version: str) -> PostgresEndpoint:
+    if version == "external":
+        return _external_postgres(os.environ["SELVEDGE_POSTGRES_URL"])
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    return sandbox.postgres[version]
+
+
+def _drop(postgres: PostgresEndpoint, name: str) -> None:
+    with postgres.connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        rows = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [name]).fetchall()
+        for (role,) in rows:
+            # Roles own nothing in other databases unless a test says so; what they were granted there goes first.
+            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
+        for (role,) in rows:
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def _external_postgres(url: str) -> PostgresEndpoint:
+    with psycopg.connect(url) as connection:
+        version = str(connection.info.server_version // 10000)
+    known = conninfo_to_dict(make_conninfo(url))
+    ca = known.get("sslrootcert")
+    return PostgresEndpoint(
+        version,
+        int(known.get("port") or 5432),
+        str(known.get("password") or ""),
+        Path(str(ca)) if ca else None,
+        host=str(known.get("host") or "localhost"),
+        username=str(known.get("user") or "postgres"),
+        sslmode=str(known.get("sslmode") or "prefer"),
+    )
+
+
+def _external_mongodb(url: str) -> MongoEndpoint:
+    from pymongo.uri_parser import parse_uri
+
+    parsed = parse_uri(url)
+    host, port = parsed["nodelist"][0]
+    options = parsed["options"]
+    ca = options.get("tlsCAFile")
+    return MongoEndpoint(
+        "",
+        port,
+        parsed["password"] or "",
+        Path(ca) if ca else None,
+        host=host,
+        username=parsed["username"] or "",
+        replica_set=options.get("replicaSet", ""),
+        url=url,
+    )

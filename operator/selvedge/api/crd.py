@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -46,46 +46,63 @@ def _validation(rule: Rule) -> dict[str, Any]:
     return validation
 
 
-def _resolved(node: dict[str, Any], defs: dict[str, Any]) -> dict[str, Any]:
-    """The node with references put in place and ``anyOf: [X, null]`` made X; what stands beside them wins."""
-    beside = {key: value for key, value in node.items() if key not in ("$ref", "allOf", "anyOf")}
-    if "$ref" in node:
-        target = defs[str(node["$ref"]).removeprefix("#/$defs/")]
-        return _resolved({**copy.deepcopy(target), **beside}, defs)
-    if "allOf" in node and len(node["allOf"]) == 1:
-        return _resolved({**node["allOf"][0], **beside}, defs)
-    if "anyOf" in node:
-        choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
-        if len(choices) != 1:
-            raise ValueError(f"a union has no structural schema: {node}")
-        return _resolved({**choices[0], **beside}, defs)
-    return node
+@dataclass(frozen=True, slots=True)
+class _Structure:
+    """Turns Pydantic's schema into one that the API server accepts: no references, no unions, no nulls.
 
+    Defaults are those of scalars, for a default of an object would write all of it into every resource. In a list they
+    stand in the description only: ``kubectl apply`` and GitOps tools compare lists as a whole, and one that the API
+    server completes would differ from its manifest for ever. The models fill them in when they decode.
+    """
 
-def _structural(node: dict[str, Any], defs: dict[str, Any], *, status: bool) -> dict[str, Any]:
-    """A schema that the API server accepts: no references, no unions, no nulls; defaults only of scalars."""
-    node = _resolved(node, defs)
-    result = {key: value for key, value in node.items() if key not in _NOT_STRUCTURAL}
-    default = result.pop("default", None)
-    if result.pop("x-selvedge-duration", False) and default is not None:
-        default = format_duration(default)
-    if not status and isinstance(default, str | int | float | bool):
-        result["default"] = default
-    if result.pop("x-selvedge-settings", False):
-        return {"description": result.get("description", ""), **settings_schema(result["maxProperties"])}
-    if result.get(PRESERVE):
-        result.pop("additionalProperties", None)
-        return result
-    if "properties" in result:
-        result["properties"] = {
-            name: _structural(child, defs, status=status) for name, child in result["properties"].items()
-        }
-        result.pop("additionalProperties", None)
-    elif isinstance(result.get("additionalProperties"), dict):
-        result["additionalProperties"] = _structural(result["additionalProperties"], defs, status=status)
-    if "items" in result:
-        result["items"] = _structural(result["items"], defs, status=status)
-    return _ordered(result)
+    defs: dict[str, Any]
+    status: bool
+    list_defaults: bool
+
+    def of(self, node: dict[str, Any], *, in_list: bool = False) -> dict[str, Any]:
+        """The structural schema of one node and all below it."""
+        node = self._resolved(node)
+        result = {key: value for key, value in node.items() if key not in _NOT_STRUCTURAL}
+        self._place_default(result, in_list=in_list)
+        if result.pop("x-selvedge-settings", False):
+            return {"description": result["description"], **settings_schema(result["maxProperties"])}
+        inner = result.pop("additionalProperties", None)
+        if result.get(PRESERVE):
+            return result
+        if "properties" in result:
+            result["properties"] = {
+                name: self.of(child, in_list=in_list) for name, child in result["properties"].items()
+            }
+        elif isinstance(inner, dict):
+            result["additionalProperties"] = self.of(inner, in_list=True)
+        if "items" in result:
+            result["items"] = self.of(result["items"], in_list=True)
+        return _ordered(result)
+
+    def _place_default(self, schema: dict[str, Any], *, in_list: bool) -> None:
+        default = schema.pop("default", None)
+        if schema.pop("x-selvedge-duration", False) and default is not None:
+            default = format_duration(default)
+        if self.status or not isinstance(default, str | int | float | bool):
+            return
+        if not in_list or self.list_defaults:
+            schema["default"] = default
+        elif default not in ("", False):
+            shown = str(default).lower() if isinstance(default, bool) else default
+            schema["description"] = f"{schema['description']} Default: {shown}."
+
+    def _resolved(self, node: dict[str, Any]) -> dict[str, Any]:
+        """The node with references put in place and ``anyOf: [X, null]`` made X; what stands beside them wins."""
+        beside = {key: value for key, value in node.items() if key not in ("$ref", "anyOf")}
+        if "$ref" in node:
+            target = self.defs[str(node["$ref"]).removeprefix("#/$defs/")]
+            return self._resolved({**target, **beside})
+        if "anyOf" in node:
+            choices = [choice for choice in node["anyOf"] if choice.get("type") != "null"]
+            if len(choices) != 1:
+                raise ValueError(f"a union has no structural schema: {node}")
+            return self._resolved({**choices[0], **beside})
+        return node
 
 
 _ORDER = ("description", "type", "format", "enum", "default")
@@ -96,10 +113,14 @@ def _ordered(schema: dict[str, Any]) -> dict[str, Any]:
     return {**first, **{key: value for key, value in schema.items() if key not in first}}
 
 
-def schema_of(model: type[Model]) -> dict[str, Any]:
-    """The structural OpenAPI v3 schema of a spec or a status."""
+def schema_of(model: type[Model], *, list_defaults: bool = False) -> dict[str, Any]:
+    """The structural OpenAPI v3 schema of a spec or a status.
+
+    ``list_defaults`` keeps the defaults of fields in lists, as the reference shows them.
+    """
     raw = model.model_json_schema(by_alias=True, mode="validation", schema_generator=_Described)
-    return _structural(raw, raw.get("$defs", {}), status=issubclass(model, Status))
+    structure = _Structure(raw.get("$defs", {}), issubclass(model, Status), list_defaults)
+    return structure.of(raw)
 
 
 def crd(kind: Kind) -> dict[str, Any]:

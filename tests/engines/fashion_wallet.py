@@ -64,7 +64,14 @@ class Wallet:
 
     def run(self, text: str, *, settings: str = "") -> None:
         """Run a file as its owner, who is no superuser; in one transaction wherever that is possible."""
-        program = [tools.postgres_client() / "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-o", os.devnull]
+        program: list[str | Path] = [
+            tools.postgres_client() / "psql",
+            "-XqAt",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-o",
+            os.devnull,
+        ]
         whole = [] if _ALONE.search(text) else ["--single-transaction"]
         conninfo = self.server.conninfo(self.name, user="fw_migrator", password="migrator")
         env = {**os.environ, "PGOPTIONS": f"-c role=fw_owner -c client_min_messages=warning {settings}"}
@@ -75,7 +82,7 @@ class Wallet:
     def dump(self) -> str:
         env = {**os.environ, "PGPASSWORD": self.server.password}
         target = self.server.conninfo(self.name, password=None)
-        command = [tools.postgres_client() / "pg_dump", "--schema-only", "-d", target]
+        command: list[str | Path] = [tools.postgres_client() / "pg_dump", "--schema-only", "-d", target]
         text = subprocess.run(command, env=env, text=True, capture_output=True, timeout=60, check=True).stdout
         return re.sub(r"^\\(un)?restrict .*$", "", text, flags=re.MULTILINE)  # a random word in each dump
 

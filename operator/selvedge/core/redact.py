@@ -24,7 +24,9 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(\bPASSWORD\s+)(?:E|U&)?'(?:[^'\\]|''|\\.)*(?:'|$)", re.IGNORECASE | re.DOTALL), rf"\1'{MARK}'"),
     # MongoDB commands and JSON: "pwd": "x", password: 'x'
     (
-        re.compile(r"(\b(?:pwd|password|passwd)['\"]?\s*:\s*)(?:\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')", re.IGNORECASE),
+        re.compile(
+            r"(\b(?:pwd|password|passwd)['\"]?\s*:\s*)(?:\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')", re.IGNORECASE
+        ),
         rf'\1"{MARK}"',
     ),
     # libpq conninfo and query strings: password=x, password='x y'

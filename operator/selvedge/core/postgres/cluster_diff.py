@@ -54,8 +54,9 @@ class ClaimBook:
     def want(self, object_name: str, member: str, detail: Mapping[str, object]) -> None:
         """Claim the object, if the claim does not stand as wanted already. ``created`` survives an update."""
         current = self.claims.get(object_name)
+        detail = {"created": False, **detail}
         if current is not None and self.mine(object_name, member):
-            detail = {**detail, "created": current.detail.get("created", False)}
+            detail["created"] = current.detail.get("created", False)
             if dict(current.detail) == detail:
                 return
         self.new[object_name] = Claim(object_name, self.cluster, self.resources[member], member, detail)

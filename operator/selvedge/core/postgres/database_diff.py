@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from selvedge.core.postgres.changes import (
     AlterDatabaseOwner,
@@ -21,6 +22,7 @@ from selvedge.core.postgres.changes import (
 from selvedge.core.postgres.cluster_diff import ClaimBook, conflict
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import (
+    AclGroup,
     AuthoritativeScope,
     Desired,
     DesiredExtension,
@@ -55,6 +57,7 @@ def diff_database(
     for grant in desired.grants:
         book.want(_grant_key(grant, book), grant.member, _grant_detail(grant))
     scopes = [_existing(scope, known_roles) for scope in desired.authoritative]
+    snapshot = _with_new_schemas(snapshot, changes)
     _add(diff_grants(desired.grants, left, scopes, snapshot, known_roles), changes, problems)
     ref = ObjectRef("database", desired.database.name)
     if dropped:
@@ -68,6 +71,13 @@ def diff_database(
 def _add(found: tuple[list[Change], list[ObjectStatus]], changes: list[Change], problems: list[ObjectStatus]) -> None:
     changes += found[0]
     problems += found[1]
+
+
+def _with_new_schemas(snapshot: Snapshot, changes: list[Change]) -> Snapshot:
+    """The snapshot as it will be when the schemas of this plan stand, so that grants on them go in the same round."""
+    new = [change for change in changes if isinstance(change, CreateSchema)]
+    groups = tuple(AclGroup("schema", "", change.owner or snapshot.me, (change.schema,), {}) for change in new)
+    return replace(snapshot, groups=(*snapshot.groups, *groups))
 
 
 def _existing(scope: AuthoritativeScope, known: frozenset[str]) -> AuthoritativeScope:

@@ -123,7 +123,9 @@ def _collect(
 
     def single(schema: str, name: str, kind: str = kind) -> None:
         if (kind, schema, name) not in index.group_of:
-            waiting(f"names {kind} {schema}.{name}, which does not exist yet: a migration has to create it")
+            waiting(
+                f"names {kind} {schema}.{name.replace(chr(0), '.')}, which does not exist yet: a migration has to create it"
+            )
             return
         for grantee in grantees:
             into.by_object[(kind, schema, name), grantee].update(dict.fromkeys(privileges, grant))
@@ -189,7 +191,7 @@ def _unwanted(
 ) -> None:
     def check(group: AclGroup, name: str, grantee: str, privileges: Mapping[str, DesiredGrant]) -> None:
         keep = wanted.of(group.kind, group.schema, name, grantee)
-        there = (frozenset(privileges) & group.grants.get(grantee, frozenset())) - keep.keys()
+        there = (frozenset(privileges) & group.grants.get(grantee, frozenset())) - frozenset(keep)
         if there:
             grant = privileges[min(there)]
             key = (_base(group.kind), group.schema, grantee, there, grant.name)
@@ -219,7 +221,7 @@ def _beyond(scope: AuthoritativeScope, wanted: _Wanted, index: _Index, out: Coll
             for name in group.names:
                 if group.kind == "schema" and name not in scope.schemas:
                     continue
-                extra = group.grants[grantee] - wanted.of(group.kind, group.schema, name, grantee).keys()
+                extra = group.grants[grantee] - frozenset(wanted.of(group.kind, group.schema, name, grantee))
                 if extra:
                     out[_base(group.kind), group.schema, grantee, extra, ""].append(name)
 

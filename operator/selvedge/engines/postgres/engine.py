@@ -151,7 +151,7 @@ class PostgresEngine:
 
     def saw(self, database: str, snapshot: Snapshot) -> None:
         """Remember the objects of a verified pass."""
-        kinds = ("table", "partition", "sequence", "function")
+        kinds = ("table", "partition", "sequence", "function", "column")
         self._seen[database] = frozenset(
             (group.kind, group.schema, name) for group in snapshot.groups if group.kind in kinds for name in group.names
         )
@@ -190,17 +190,14 @@ class _Pass:
         if not self.desired.database.member:
             return self._result()  # nobody of the unit may use the database
         view = await self.engine.view(fresh=False)
-        if self.desired.database.name not in view.databases and not await self._cluster_phase():
-            return self._result()
+        rest: list[c.Change] = []
         try:
-            rest = await self._look(view)
+            if self.desired.database.name in view.databases:
+                rest = await self._look(view)
+                if not rest:
+                    return self._result()
         except DatabaseMissingError:
-            # Dropped by hand since the view was read: made again from nothing.
-            if not await self._cluster_phase():
-                return self._result()
-            rest = [*await self._look(await self.engine.view(fresh=True))]
-        if not rest:
-            return self._result()
+            pass  # dropped by hand since the view was read: made again from nothing
         if not await self._cluster_phase():
             return self._result()
         async with self.engine.pool.session(self.desired.database.name) as session:
@@ -359,6 +356,7 @@ class _Pass:
                     "table",
                     "sequence",
                     "function",
+                    "column",
                 ):
                     continue
             self.drift.setdefault(change.member, set()).add(change.ref)

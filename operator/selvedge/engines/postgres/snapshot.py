@@ -72,7 +72,7 @@ SELECT json_build_object({server},
  'objects', (SELECT json_agg(json_build_array(o.kind, o.sch, pg_catalog.pg_get_userbyid(o.owner), o.names,
      (SELECT json_agg(json_build_array(CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(e.grantee) END,
                e.privilege_type))
-        FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN '{{}}'::aclitem[]
+        FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN NULL
           ELSE coalesce(o.acl, pg_catalog.acldefault(
           CASE o.kind WHEN 'database' THEN 'd' WHEN 'schema' THEN 'n' WHEN 'sequence' THEN 's' WHEN 'function' THEN 'f'
                       WHEN 'column' THEN 'c' ELSE 'r' END::"char", o.owner)) END) e))) FROM obj o),
@@ -176,7 +176,7 @@ def parse_snapshot(text: str, *, has_claims_table: bool) -> Snapshot:
 
 def parse_databases(text: str) -> frozenset[str]:
     """The names of all databases in a cluster snapshot."""
-    return frozenset(json.loads(text)["databases"])
+    return frozenset(json.loads(text)["databases"] or ())
 
 
 def _settings(rows: list[str] | None) -> dict[str, str]:

@@ -32,6 +32,9 @@ from selvedge.engines.postgres.snapshot import (
 #: letters "selvedge" as a bigint, to be recognised in pg_locks.
 LOCK_KEY = int.from_bytes(b"selvedge")
 
+#: What an extension brought with it can be granted only in a second round of the same transaction.
+_ROUNDS = 3
+
 _MISSING_TABLE = ("42P01", "3F000")
 
 
@@ -147,10 +150,16 @@ class Transaction:
         ``NotConverged`` when something is left to do; nothing stands then.
         """
         verify = database_statement(desired, desired.schema_names() | {"public"}, self.metadata_schema)
-        text = await self._apply(changes, before, verify)
-        after = parse_snapshot(text, has_claims_table=True)
-        await self._commit(residue(after))
-        return after
+        made = list(changes)
+        rest = made
+        for _ in range(_ROUNDS):
+            before = parse_snapshot(await self._apply(rest, before, verify), has_claims_table=True)
+            rest = residue(before)
+            if not rest or any(change in made for change in rest):
+                break  # done, or a change did not hold: another round would only repeat it
+            made += rest
+        await self._commit(rest)
+        return before
 
     async def apply_cluster(
         self,

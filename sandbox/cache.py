@@ -41,7 +41,7 @@ def reachable_by_others(path: Path) -> bool:
 
 @contextmanager
 def file_lock(path: Path, waiting: str = "") -> Iterator[None]:
-    """Hold an exclusive lock on ``path``; print ``waiting`` if another process has it. The kernel frees a dead one's."""
+    """Hold an exclusive lock on ``path``, which the kernel frees with us; print ``waiting`` if another one has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -1,4 +1,4 @@
-"""How the supervisor and its clients talk: one line of JSON there, one back, over a Unix socket that only we can open."""
+"""How the supervisor and its clients talk: a line of JSON there, one back, on a Unix socket that only we can open."""
 
 from __future__ import annotations
 

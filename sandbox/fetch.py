@@ -20,6 +20,13 @@ from sandbox.errors import SandboxError
 from sandbox.process import last_line, run
 
 _DOWNLOAD_SECONDS = 900.0
+_ANOTHER_FILE = (
+    "{} is not the file that sandbox/pins.toml names (its hash differs): do not use it; "
+    "find out what the registry or a proxy on the way changed"
+)
+_NOT_DOWNLOADED = (
+    "{} could not be downloaded from {} ({}): check the network and the client's proxy settings, then try again"
+)
 _PINS = Path(__file__).with_name("pins.toml")
 
 
@@ -42,9 +49,7 @@ def npm_package(pin: dict[str, str], destination: Path) -> None:
         archives = list(Path(scratch).glob("*.tgz"))
         if result.returncode != 0 or len(archives) != 1:
             reason = last_line(result.stderr or result.stdout)
-            raise SandboxError(
-                f"{spec} could not be downloaded from npm ({reason}): check the network and npm's proxy settings, then try again"
-            )
+            raise SandboxError(_NOT_DOWNLOADED.format(spec, "npm", reason))
         verify_integrity(archives[0], pin["integrity"], spec)
         with tarfile.open(archives[0]) as archive:
             archive.extractall(destination, filter="data")
@@ -58,9 +63,7 @@ def verify_integrity(path: Path, integrity: str, what: str) -> None:
     """
     digest = hashlib.sha512(path.read_bytes()).digest()
     if f"sha512-{base64.b64encode(digest).decode()}" != integrity:
-        raise SandboxError(
-            f"{what} is not the file that sandbox/pins.toml names (its hash differs): do not use it; find out what the registry or a proxy on the way changed"
-        )
+        raise SandboxError(_ANOTHER_FILE.format(what))
 
 
 def wheel(pin: dict[str, str], destination: Path) -> None:
@@ -91,14 +94,10 @@ def wheel(pin: dict[str, str], destination: Path) -> None:
         result = run(command, what=f"pip download {spec}", timeout=_DOWNLOAD_SECONDS, check=False)
         files = list(Path(scratch).glob("*.whl"))
         if "DO NOT MATCH THE HASHES" in result.stderr:
-            raise SandboxError(
-                f"{spec} is not the file that sandbox/pins.toml names (its hash differs): do not use it; find out what the registry or a proxy on the way changed"
-            )
+            raise SandboxError(_ANOTHER_FILE.format(spec))
         if result.returncode != 0 or len(files) != 1:
             reason = last_line(result.stderr or result.stdout)
-            raise SandboxError(
-                f"{spec} could not be downloaded from PyPI ({reason}): check the network and pip's proxy settings, then try again"
-            )
+            raise SandboxError(_NOT_DOWNLOADED.format(spec, "PyPI", reason))
         _unzip(files[0], destination)
 
 

@@ -110,7 +110,12 @@ class ControlPlane:
         programs = tools.control_plane()
         path = self.directory / "scheduler.kubeconfig"
         config = write_kubeconfig(path, self.authority, self.port, "system:kube-scheduler", [])
-        command = [programs / "kube-scheduler", f"--kubeconfig={config}", "--leader-elect=false", "--secure-port=0"]
+        command: list[str | Path] = [
+            programs / "kube-scheduler",
+            f"--kubeconfig={config}",
+            "--leader-elect=false",
+            "--secure-port=0",
+        ]
         scheduler = Daemon("kube-scheduler", command, self.directory / "scheduler.log", env=_program_environment())
         scheduler.start()
         return scheduler
@@ -212,7 +217,7 @@ def _start_apiserver(
 
 
 def _controller_manager(programs: Path, directory: Path, authority: Authority, kubeconfig: Path) -> Daemon:
-    command = [
+    command: list[str | Path] = [
         programs / "kube-controller-manager",
         f"--kubeconfig={kubeconfig}",
         f"--service-account-private-key-file={directory / 'pki' / 'sa.key'}",

@@ -80,7 +80,7 @@ class MongoServer(MongoEndpoint):
     ) -> MongoServer:
         """Start a fresh replica set of one and return when it is writable.
 
-        ``tls_mode`` is mongod's: requireTLS, preferTLS, allowTLS or disabled.
+        The ``tls_mode`` is one of the program's own: requireTLS, preferTLS, allowTLS or disabled.
 
         Raises:
             PortTakenError: the given port is taken.
@@ -111,7 +111,15 @@ class MongoServer(MongoEndpoint):
     def _start_new(
         cls, directory: Path, port: int, ca_path: Path | None, key_file: Path, tls: list[str]
     ) -> MongoServer:
-        command = [tools.mongod(), "--dbpath", directory / "data", "--port", str(port), "--bind_ip", LOOPBACK]
+        command: list[str | Path] = [
+            tools.mongod(),
+            "--dbpath",
+            directory / "data",
+            "--port",
+            str(port),
+            "--bind_ip",
+            LOOPBACK,
+        ]
         command += ["--nounixsocket", "--replSet", _REPLICA_SET, "--keyFile", key_file, "--oplogSize", "128", *tls]
         command += ["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]
         # Nobody waits for this one-member set to elect another primary.
@@ -125,7 +133,7 @@ class MongoServer(MongoEndpoint):
 
     @property
     def pid(self) -> int:
-        """mongod's process id; 0 when it does not run."""
+        """The process id; 0 when it does not run."""
         return self.daemon.pid
 
     def start(self) -> None:

@@ -7,7 +7,6 @@ import secrets
 import shutil
 import signal
 import tempfile
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from sandbox.ports import LOOPBACK, on_free_port
 from sandbox.process import Daemon, run, unprivileged_ids
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
 # fsync is off because nothing here has to survive the machine, only the process; bench/ turns it on again.
 _SETTINGS: Mapping[str, str] = {
@@ -92,7 +91,7 @@ class PostgresEndpoint:
         Raises:
             SandboxError: a statement failed; the message carries psql's last line.
         """
-        command = [
+        command: list[str | Path] = [
             tools.postgres_client() / "psql",
             "-XAtq",
             "-v",
@@ -159,7 +158,7 @@ class PostgresServer(PostgresEndpoint):
         if ids:
             os.chown(data, *ids)
         source = primary.conninfo(password=None, sslrootcert=str(ca_path))
-        command = [
+        command: list[str | Path] = [
             tools.postgres_client() / "pg_basebackup",
             "-D",
             data,
@@ -183,7 +182,13 @@ class PostgresServer(PostgresEndpoint):
     def _start_new(cls, version: str, directory: Path, port: int, password: str, ca_path: Path) -> PostgresServer:
         # Postgres calls SIGQUIT immediate shutdown: it ends its children and frees its shared memory, which after
         # SIGKILL would stay behind.
-        command = [tools.postgres(version) / "bin" / "postgres", "-D", directory / "data", "-c", f"port={port}"]
+        command: list[str | Path] = [
+            tools.postgres(version) / "bin" / "postgres",
+            "-D",
+            directory / "data",
+            "-c",
+            f"port={port}",
+        ]
         daemon = Daemon(
             f"Postgres {version}",
             command,
@@ -191,7 +196,7 @@ class PostgresServer(PostgresEndpoint):
             death_signal=signal.SIGQUIT,
             stop_signal=signal.SIGINT,
             ids=unprivileged_ids(),
-            # Not ours: libpq in a standby would look for a certificate in root's home, and PG* variables change servers.
+            # Not ours: libpq in a standby would look for a certificate in root's home, and PG* variables have a say.
             env={"PATH": os.environ["PATH"], "HOME": str(directory)},
             cwd=Path("/"),
         )
@@ -257,20 +262,6 @@ class PostgresServer(PostgresEndpoint):
             statement = sql.SQL("ALTER ROLE postgres PASSWORD {}").format(sql.Literal(verifier))
             connection.execute(statement)
         self.password = password
-
-
-@contextmanager
-def temporary_role(endpoint: PostgresEndpoint, name: str, password: str, attributes: str = "LOGIN") -> Iterator[None]:
-    """A role for the length of the block, with what it owns dropped after; ``attributes`` as in CREATE ROLE."""
-    with endpoint.connect() as connection:
-        words = sql.SQL(" ").join(sql.SQL(word) for word in ("CREATE ROLE {}", attributes, "PASSWORD {}"))  # type: ignore[arg-type]
-        connection.execute(words.format(sql.Identifier(name), sql.Literal(password)))
-    try:
-        yield
-    finally:
-        with endpoint.connect() as connection:
-            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(name)))
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
 
 
 def server_directory(directory: Path | None, name: str) -> Path:

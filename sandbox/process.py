@@ -103,12 +103,8 @@ def run(
         SandboxError: it failed (unless ``check`` is false), is not there, or took too long. ``what`` names the
             work in the message.
     """
-    streams = {
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.PIPE,
-        "stdin": subprocess.PIPE if input else subprocess.DEVNULL,
-    }
-    process = spawn(command, text=True, **streams, **options)
+    options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = spawn(command, stdin=subprocess.PIPE if input else subprocess.DEVNULL, **options)
     try:
         out, err = process.communicate(input, timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -242,8 +238,6 @@ class Daemon:
     def _ended(self) -> SandboxError:
         text = self.log_since_start()
         if "ddress already in use" in text:
-            return PortTakenError(
-                f"{self.name} found its port taken: stop the program that listens there, or choose another port"
-            )
+            return PortTakenError(f"{self.name} found its port taken: stop what listens there, or choose another one")
         tail = " | ".join(text.splitlines()[-_TAIL_LINES:])
         return SandboxError(f"{self.name} ended with exit status {self.returncode}: see {self.log_path}: {tail}")

@@ -273,10 +273,11 @@ class Sandbox:
 
     def environment(self) -> dict[str, str]:
         """The environment for ``selvedge run`` and for kubectl: this cluster, and the programs that were built."""
+        programs = (Path(sys.executable).parent, tools.control_plane(), tools.postgres_client(), os.environ["PATH"])
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith("KUBE")},
             "KUBECONFIG": str(self.kubeconfig),
-            "PATH": f"{Path(sys.executable).parent}:{tools.control_plane()}:{tools.postgres_client()}:{os.environ['PATH']}",
+            "PATH": os.pathsep.join(str(directory) for directory in programs),
         }
 
     def supervise(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> _Part:
@@ -324,9 +325,10 @@ def run_kubectl(
     Raises:
         SandboxError: it failed and ``check`` is true; the message carries its last line.
     """
-    command = [tools.control_plane() / "kubectl", f"--kubeconfig={kubeconfig}", *arguments]
+    command: list[str | Path] = [tools.control_plane() / "kubectl", f"--kubeconfig={kubeconfig}", *arguments]
     env = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
-    what = f"kubectl {' '.join(arguments)}"
+    # Not all of the arguments: a password may be among them.
+    what = f"kubectl {' '.join(arguments[:2])}"
     return run(command, what=what, timeout=timeout, input=input, check=check, env={**env, "KUBECTL_KUBERC": "false"})
 
 

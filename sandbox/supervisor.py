@@ -216,9 +216,8 @@ def _serve(connection: socket.socket, supervisor: Supervisor, over: int) -> None
             answer = {"error": str(error)}
         except (ValueError, TypeError, KeyError, OSError) as error:
             traceback.print_exc()
-            answer = {
-                "error": f"the sandbox failed ({type(error).__name__}: {error}): see {supervisor.directory / 'supervisor.log'}"
-            }
+            kind = type(error).__name__
+            answer = {"error": f"the sandbox failed ({kind}: {error}): see {supervisor.directory / 'supervisor.log'}"}
         try:
             connection.sendall(json.dumps(answer).encode() + b"\n")
         except OSError as error:

@@ -63,7 +63,7 @@ def control_plane() -> Path:
         flags = " ".join(
             ["-s", "-w", *(f"-X {package}.{key}={value}" for package in packages for key, value in stamps.items())]
         )
-        command = [go(), "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", binary, "."]
+        command: list[str | Path] = [go(), "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", binary, "."]
         env = tool_environment(CGO_ENABLED="0", GOTOOLCHAIN="local", GOWORK="off")
         run(command, what="the build of the Kubernetes control plane", timeout=_BUILD_SECONDS, cwd=_MODULE, env=env)
         for program in CONTROL_PLANE_PROGRAMS:
@@ -111,7 +111,15 @@ def postgres_template(version: str) -> tuple[Path, str]:
         if ids:
             os.chown(data, *ids)
             os.chown(password_file, *ids)
-        command = [programs / "bin" / "initdb", "--pgdata", data, "--username", "postgres", "--pwfile", password_file]
+        command: list[str | Path] = [
+            programs / "bin" / "initdb",
+            "--pgdata",
+            data,
+            "--username",
+            "postgres",
+            "--pwfile",
+            password_file,
+        ]
         command += ["--encoding", "UTF8", "--locale", "C.UTF-8", "--auth", "scram-sha-256", "--no-sync"]
         run(command, what=f"initdb of Postgres {version}", timeout=120, ids=ids, cwd="/")
 

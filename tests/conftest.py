@@ -38,7 +38,11 @@ class Kubectl(Protocol):
     """``kubectl("get", "ns", input=…, check=…, timeout=…)`` as the administrator."""
 
     def __call__(
-        self, *arguments: str, input: str | None = None, check: bool = True, timeout: float = 60
+        self,
+        *arguments: str,
+        input: str | None = None,  # noqa: A002 - subprocess.run's own name for it
+        check: bool = True,
+        timeout: float = 60,
     ) -> subprocess.CompletedProcess[str]: ...
 
 

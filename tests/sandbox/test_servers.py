@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
-import urllib.request
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -88,5 +88,7 @@ def test_another_user_may_do_nothing(sandbox: Sandbox) -> None:
 
 def test_the_api_server_is_verified(sandbox: Sandbox, other_ca: Path) -> None:
     server = json.loads(sandbox.kubeconfig.read_text())["clusters"][0]["cluster"]["server"]
-    with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
-        urllib.request.urlopen(server, context=ssl.create_default_context(cafile=str(other_ca)))
+    host, port = server.removeprefix("https://").split(":")
+    connection = http.client.HTTPSConnection(host, int(port), context=ssl.create_default_context(cafile=str(other_ca)))
+    with pytest.raises(ssl.SSLCertVerificationError, match="certificate verify failed"):
+        connection.request("GET", "/readyz")

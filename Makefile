@@ -1,0 +1,71 @@
+# Every target is explained by `make help`.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml
+
+.PHONY: help
+help: ## show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 12
+
+.PHONY: setup
+setup: $(STAMP) ## make .venv with the locked dependencies and Selvedge itself
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: set PYTHON=/path/to/it")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: up
+up: setup ## start Kubernetes, Postgres and MongoDB, leave them running, print how to use them
+	@$(BIN)/python -m sandbox up --detach
+
+.PHONY: down
+down: setup ## end what `make up` started
+	@$(BIN)/python -m sandbox down
+
+.PHONY: demo
+demo: setup ## Fashion Wallet from `kubectl apply` to Ready on real servers, then tear down
+	@$(BIN)/python -m sandbox.demo
+
+.PHONY: test
+test: setup ## all tests on real servers, Postgres 15 and 18
+	@$(BIN)/python -m sandbox build
+	$(BIN)/pytest -n 2
+
+.PHONY: test-long
+test-long: setup ## the long ones too, on Postgres 15 to 18
+	@$(BIN)/python -m sandbox build --all
+	$(BIN)/pytest --long -n 2
+
+.PHONY: check
+check: setup ## format, lint, types, import rules, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy -p selvedge -p sandbox
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m selvedge crds --check
+
+.PHONY: crds
+crds: setup ## generate crds/ and the reference from the models
+	$(BIN)/python -m selvedge crds
+
+.PHONY: bench
+bench: setup ## measure the budgets against bare tools; results go to bench/results/
+	$(BIN)/python -m bench
+
+.PHONY: lock
+lock: setup ## resolve the dependencies of pyproject.toml anew, with hashes
+	$(COMPILE) --output-file requirements/runtime.txt
+	$(COMPILE) --extra dev --output-file requirements/dev.txt
+
+.PHONY: clean
+clean: ## end the sandbox; remove .venv and everything generated that is not committed (the cache stays)
+	@if test -x $(BIN)/python; then $(BIN)/python -m sandbox down; fi
+	rm -rf $(VENV) .sandbox .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

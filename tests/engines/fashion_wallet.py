@@ -74,7 +74,9 @@ class Wallet:
         ]
         whole = [] if _ALONE.search(text) else ["--single-transaction"]
         conninfo = self.server.conninfo(self.name, user="fw_migrator", password="migrator")
-        env = {**os.environ, "PGOPTIONS": f"-c role=fw_owner -c client_min_messages=warning {settings}"}
+        # An empty search_path shows every name that is not qualified; row_security off is how the project's runner works.
+        options = "-c role=fw_owner -c search_path= -c row_security=off -c client_min_messages=warning"
+        env = {**os.environ, "PGOPTIONS": f"{options} {settings}"}
         command = [*program, *whole, "-d", conninfo, "-f", "-"]
         done = subprocess.run(command, input=text, env=env, text=True, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr

@@ -1,0 +1,94 @@
+"""JSON documents that are compared by meaning: without key order, numbers by value, sets as sets.
+
+A document travels as Extended JSON: whatever BSON has and JSON has not is wrapped (``{"$date": …}``), plain numbers
+stay plain. The server hands validators and filters back in the words they were sent in, but a person may have sent
+the same words in another order, or ``1.0`` for ``1``; neither is a difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+_SCHEMA_SETS = frozenset({"required", "enum", "bsonType", "type"})
+_SCHEMA_MAPS = frozenset({"properties", "patternProperties", "dependencies"})
+_SCHEMA_LITERALS = frozenset({"enum", "default", "required", "title", "description"})
+_NUMBERS = {"$numberInt": int, "$numberLong": int, "$numberDouble": float}
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One JSON object; equal to another when both mean the same. ``source`` keeps the order it was declared in."""
+
+    canonical: str
+    source: str = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, value: Any) -> Document:
+        """The document of a JSON value that may hold Extended JSON wrappers."""
+        return cls(_dump(_query(value)), json.dumps(value))
+
+    def value(self) -> Any:
+        """The JSON value as it was declared."""
+        return json.loads(self.source)
+
+
+def number(value: Any) -> int | float:
+    """A number by its value: ``1.0`` is ``1``."""
+    if isinstance(value, float) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | float) else float(value)
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _scalar(value: Any) -> Any:
+    return value if isinstance(value, bool) or not isinstance(value, int | float) else number(value)
+
+
+def _literal(value: Any) -> Any:
+    """A value that the server compares as it stands: key order is lost already, the order of lists counts."""
+    if isinstance(value, dict):
+        if len(value) == 1:
+            ((key, inner),) = value.items()
+            if key in _NUMBERS and isinstance(inner, str):
+                return number(_NUMBERS[key](inner))
+        return {str(key): _literal(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_literal(inner) for inner in value]
+    return _scalar(value)
+
+
+def _query(value: Any) -> Any:
+    """A query expression: only below ``$jsonSchema`` are there lists whose order means nothing."""
+    if isinstance(value, dict):
+        plain = _literal(value) if len(value) == 1 else None
+        if plain is not None and not isinstance(plain, dict):
+            return plain
+        return {str(key): _schema(inner) if key == "$jsonSchema" else _query(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_query(inner) for inner in value]
+    return _scalar(value)
+
+
+def _schema(value: Any) -> Any:
+    """A JSON Schema: ``required``, ``enum`` and lists of types are sets; names of properties are no keywords."""
+    if isinstance(value, list | tuple):
+        return [_schema(inner) for inner in value]
+    if not isinstance(value, dict):
+        return _scalar(value)
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        if key in _SCHEMA_SETS and isinstance(inner, list | tuple):
+            result[str(key)] = sorted((_literal(item) for item in inner), key=_dump)
+        elif key in _SCHEMA_MAPS and isinstance(inner, dict):
+            result[str(key)] = {str(name): _schema(item) for name, item in inner.items()}
+        elif key in _SCHEMA_LITERALS:
+            result[str(key)] = _literal(inner)
+        else:
+            result[str(key)] = _schema(_literal(inner) if not isinstance(inner, dict | list | tuple) else inner)
+    return result

@@ -1,0 +1,172 @@
+"""Sending the changes of a plan, one command at a time, each failure kept to the object that it is about."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from selvedge.core.errors import TransientError
+from selvedge.core.mongodb.changes import (
+    Change,
+    Command,
+    CreateCollection,
+    CreateIndex,
+    IndexChange,
+    MakeUnique,
+    ReplaceIndex,
+)
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
+from selvedge.engines.mongodb.bson_json import to_bson
+from selvedge.engines.mongodb.errors import (
+    CANNOT_CONVERT_TO_UNIQUE,
+    DUPLICATE_KEY,
+    INDEX_KEY_SPECS_CONFLICT,
+    INDEX_NOT_FOUND,
+    INDEX_OPTIONS_CONFLICT,
+    MAX_TIME_EXPIRED,
+    NAMESPACE_EXISTS,
+    NAMESPACE_NOT_FOUND,
+    UNAUTHORIZED,
+    connection_lost,
+    server_message,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from selvedge.engines.mongodb.connect import Server
+    from selvedge.engines.mongodb.lock import Lock
+
+_GONE = frozenset({NAMESPACE_NOT_FOUND, INDEX_NOT_FOUND})
+_LOCK_TIMEOUTS = frozenset({MAX_TIME_EXPIRED, 24, 46})
+
+
+@dataclass
+class Applied:
+    """What became of the changes. ``lost`` are collections that somebody else made between our look and our command."""
+
+    done: list[Change] = field(default_factory=list)
+    failed: dict[ObjectRef, ObjectStatus] = field(default_factory=dict)
+    lost: set[ObjectRef] = field(default_factory=set)
+
+
+async def apply_changes(
+    server: Server, database: str, changes: Iterable[Change], lock: Lock, may_write: Callable[[], None]
+) -> Applied:
+    """Apply changes in order. Raises only what is about the connection, the lock or the right to write."""
+    result = Applied()
+    broken: set[str] = set()
+    for change in changes:
+        # createIndexes would make the missing collection, without its validator.
+        if change.collection in broken:
+            continue
+        try:
+            for command in change.commands():
+                lock.check()
+                may_write()
+                await send(server, database, command, lock)
+        except OperationFailure as error:
+            if error.code in _GONE and "drop" in next(iter(change.commands()[0])).lower() and not _replaces(change):
+                continue
+            if connection_lost(error):
+                raise server.error(error, str(change.ref)) from None
+            if isinstance(change, MakeUnique):
+                may_write()
+                await server.command(database, change.undo(), server.target.limits.lock_timeout, read=False)
+            if isinstance(change, CreateCollection):
+                broken.add(change.collection)
+                if error.code == NAMESPACE_EXISTS:
+                    result.lost.add(change.ref)
+            result.failed[change.ref] = explain(change, error, server)
+        except (PyMongoError, OSError) as error:
+            raise server.error(error, str(change.ref)) from None
+        else:
+            result.done.append(change)
+    return result
+
+
+async def send(server: Server, database: str, command: Command, lock: Lock | None = None) -> None:
+    """Send one command. The build of an index has no limit in time; it ends for us when the lock is lost."""
+    document = to_bson(command)
+    limits = server.target.limits
+    if "createIndexes" not in command:
+        # These wait for an exclusive lock on the collection, and everybody else waits behind them.
+        await server.run(
+            database, document, limits.lock_timeout if "collMod" in command else limits.statement_timeout, False
+        )
+        return
+    build = asyncio.ensure_future(server.run(database, document, None, False))
+    try:
+        while not build.done():
+            await asyncio.wait({build}, timeout=1.0)
+            if lock is not None:
+                lock.check()
+    finally:
+        if not build.done():
+            # The server goes on with the build; the next pass joins it.
+            build.cancel()
+            await asyncio.wait({build})
+    build.result()
+
+
+def explain(change: Change, error: OperationFailure, server: Server) -> ObjectStatus:
+    """The failure of one change, in words that say what to do."""
+    ref, code = change.ref, error.code or 0
+    if code in (DUPLICATE_KEY, CANNOT_CONVERT_TO_UNIQUE) and isinstance(change, IndexChange):
+        return _failed(ref, Reason.STATEMENT_FAILED, _duplicates(change, error))
+    if code in (INDEX_OPTIONS_CONFLICT, INDEX_KEY_SPECS_CONFLICT):
+        return _failed(
+            ref,
+            Reason.CONFLICT,
+            f"{ref} cannot be built beside an index that is there: {server_message(error)}; "
+            "declare that one, or drop it by hand",
+        )
+    if code == NAMESPACE_EXISTS:
+        message = f"{ref} was made by somebody else at this moment; looked at again by itself"
+        return ObjectStatus(ref, ObjectState.WAITING, Reason.RECONCILING, message)
+    if code in _LOCK_TIMEOUTS:
+        message = (
+            f"{ref} is in use and could not be changed within {server.target.limits.lock_timeout:g} s; "
+            "tried again by itself"
+        )
+        return ObjectStatus(ref, ObjectState.WAITING, Reason.WAITING_FOR_LOCK, message)
+    if code == UNAUTHORIZED:
+        message = f"the operator's user may not change {ref}: grant it dbAdmin and readWrite on the database"
+        return _failed(ref, Reason.INSUFFICIENT_PRIVILEGES, message)
+    return _failed(ref, Reason.STATEMENT_FAILED, f"{ref} was refused by the server: {server_message(error)}")
+
+
+def not_converged(database: str, residue: Iterable[Change]) -> TransientError:
+    """The changes were applied and the database still differs."""
+    names = sorted({str(change.ref) for change in residue})
+    shown = ", ".join(names[:10]) + ("" if len(names) <= 10 else f" and {len(names) - 10} more")
+    return TransientError(
+        Reason.NOT_CONVERGED, f"database {database} was changed and still differs in {shown}; tried again by itself"
+    )
+
+
+def _replaces(change: Change) -> bool:
+    return isinstance(change, ReplaceIndex)
+
+
+def _duplicates(change: IndexChange, error: OperationFailure) -> str:
+    """Which documents stand in the way: the query to find them, never the values, which may be anybody's."""
+    details = error.details or {}
+    fields = [str(name) for name in details.get("keyPattern") or {}]
+    if not fields:
+        index = change.desired if isinstance(change, CreateIndex | ReplaceIndex) else change.before
+        fields = [name for name, _ in getattr(index, "keys", ())]
+    group = ", ".join(f"{name.replace('.', '_')}: '${name}'" for name in fields)
+    return (
+        f"{change.ref} cannot be unique: several documents have the same {', '.join(fields)}; find them with "
+        f"db.getCollection('{change.collection}').aggregate([{{$group: {{_id: {{{group}}}, n: {{$sum: 1}}}}}}, "
+        "{$match: {n: {$gt: 1}}}]) and correct them"
+    )
+
+
+def _failed(ref: ObjectRef, reason: Reason, message: str) -> ObjectStatus:
+    return ObjectStatus(ref, ObjectState.FAILED, reason, message)

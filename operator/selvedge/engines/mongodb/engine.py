@@ -1,0 +1,230 @@
+"""MongoDB behind the contract of :mod:`selvedge.engines.base`: look, compare, lock, look again, write, verify."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from selvedge.core.mongodb.diff import Difference, difference
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import MemberResult, ObjectRef, ObjectState, ObjectStatus, UnitResult
+from selvedge.engines.mongodb import claims, policy, probe
+from selvedge.engines.mongodb.apply import Applied, apply_changes, not_converged
+from selvedge.engines.mongodb.compile import Compilation, compile_unit, declared_names
+from selvedge.engines.mongodb.connect import Server, operation
+from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
+from selvedge.engines.mongodb.lock import Lock, locked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from selvedge.core.mongodb.changes import Change
+    from selvedge.engines.base import Member, Observer, ServerFacts, ServerTarget, Unit
+    from selvedge.engines.mongodb.policy import Decision
+
+_ROUNDS = 4
+
+
+@dataclass
+class _View:
+    """One look at the database, compared and decided."""
+
+    found: Snapshot
+    compiled: Compilation
+    compared: Difference
+    decisions: dict[str, Decision] = field(default_factory=dict)
+
+    @property
+    def now(self) -> tuple[Change, ...]:
+        """The changes to make, in order."""
+        chosen = {id(change) for decision in self.decisions.values() for change in decision.now}
+        return tuple(change for change in self.compared.changes if id(change) in chosen)
+
+    @property
+    def writes(self) -> bool:
+        """Whether there is anything to write, claims included."""
+        return bool(self.now or self.compiled.claims or self.compiled.releases)
+
+
+class MongoEngine:
+    """One MongoDB server or replica set."""
+
+    def __init__(self, target: ServerTarget, observer: Observer) -> None:
+        self._server = Server(target, observer)
+        self._system: str | None = None
+
+    async def probe(self) -> ServerFacts:
+        """Log in and look. Raises the errors of ``core/errors.py``."""
+        with _during("probe"):
+            facts = await probe.probe(self._server)
+        self._system = facts.system_identifier
+        return facts
+
+    async def converge(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
+        """See :class:`selvedge.engines.base.Engine`."""
+        first = await self._look(unit)
+        if not first.writes:
+            return self._result(unit, first, first, Applied())
+        async with locked(self._server, unit.database, self._server.target.limits.lock_timeout) as lock:
+            view, applied = await self._write(unit, lock, may_write)
+            if not unit_is_left(unit, view):
+                may_write()
+                await self._clear(unit.database, view, lock)
+        return self._result(unit, first, view, applied)
+
+    async def plan(self, unit: Unit) -> UnitResult:
+        """What :meth:`converge` would do now, as ``pending``; writes nothing."""
+        view = await self._look(unit)
+        result = self._result(unit, view, view, Applied())
+        changes = policy.by_owner(view.compared.changes, view.compiled.owners)
+        members = {
+            uid: replace(member, pending=tuple(change.summary() for change in changes.get(uid, ())))
+            for uid, member in result.members.items()
+        }
+        for uid, member in members.items():
+            if member.pending and not member.digest:
+                digest = policy.plan_digest(self._system or "", unit.database, changes[uid])
+                members[uid] = replace(member, digest=digest)
+        return replace(result, members=members)
+
+    def connections(self) -> dict[str, int]:
+        """Connections that are open now, by state: active, idle, waiting."""
+        return self._server.connections()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._server.close()
+
+    async def _look(self, unit: Unit, doing: str = "snapshot") -> _View:
+        with _during(doing):
+            if self._system is None:
+                self._system = await probe.system_identifier(self._server)
+            found = await snapshot(self._server, unit.database, declared_names(unit))
+            compiled = compile_unit(unit, found)
+            compared = difference(compiled.desired, found.live)
+            if compared.look_into or compared.count:
+                live = await look_closer(self._server, unit.database, found.live, compiled.desired, compared)
+                compared = difference(compiled.desired, live)
+        view = _View(found, compiled, compared)
+        changes = policy.by_owner(compared.changes, compiled.owners)
+        for member in unit.members:
+            view.decisions[member.uid] = policy.decide(
+                member, changes.get(member.uid, []), compiled.adopted, self._system, unit.database
+            )
+        return view
+
+    async def _write(self, unit: Unit, lock: Lock, may_write: Callable[[], None]) -> tuple[_View, Applied]:
+        """Rounds of claim, apply and look again, until nothing is left that could be done."""
+        total = Applied()
+        view = await self._look(unit)
+        for _ in range(_ROUNDS):
+            todo = [change for change in view.now if change.ref not in total.failed]
+            if not todo and not view.compiled.claims and not view.compiled.releases:
+                return view, total
+            with _during("apply"):
+                await self._claim(unit.database, view, lock, may_write)
+                applied = await apply_changes(self._server, unit.database, todo, lock, may_write)
+                await self._disown(unit.database, view, applied, may_write)
+            total.done += applied.done
+            total.failed |= applied.failed
+            view = await self._look(unit, "verify")
+        residue = [change for change in view.now if change.ref not in total.failed]
+        if residue:
+            raise not_converged(unit.database, residue)
+        return view, total
+
+    async def _claim(self, database: str, view: _View, lock: Lock, may_write: Callable[[], None]) -> None:
+        commands = claims.write_commands(view.compiled.claims.values(), sorted(view.compiled.releases))
+        for command in commands:
+            lock.check()
+            may_write()
+            await self._server.command(database, command, self._server.target.limits.statement_timeout, read=False)
+
+    async def _disown(self, database: str, view: _View, applied: Applied, may_write: Callable[[], None]) -> None:
+        """A collection that somebody else made in the very moment between look and command is not ours to drop."""
+        lost = [replace(claim, made=False) for ref, claim in view.compiled.claims.items() if ref in applied.lost]
+        for command in claims.write_commands(lost, ()):
+            may_write()
+            await self._server.command(database, command, self._server.target.limits.statement_timeout, read=False)
+
+    async def _clear(self, database: str, view: _View, lock: Lock) -> None:
+        """Nothing is claimed any more: the operator's own collections go too, and with the last one the database."""
+        await self._server.command(
+            database, {"drop": claims.COLLECTION}, self._server.target.limits.statement_timeout, read=False
+        )
+        await lock.remove()
+
+    def _result(self, unit: Unit, first: _View, last: _View, applied: Applied) -> UnitResult:
+        members = {member.uid: self._member(member, first, last, applied) for member in unit.members}
+        return UnitResult(members, self._system or "")
+
+    def _member(self, member: Member, first: _View, last: _View, applied: Applied) -> MemberResult:
+        owners, compiled = last.compiled.owners, last.compiled
+        decision = last.decisions[member.uid]
+        problems: dict[ObjectRef, ObjectStatus] = {s.ref: s for s in compiled.statuses[member.uid]}
+        problems |= {status.ref: status for status in last.compared.blocked if owners.get(status.ref) == member.uid}
+        problems |= {change.ref: status for change, status in decision.later}
+        problems |= {ref: status for ref, status in applied.failed.items() if owners.get(ref) == member.uid}
+        for change in decision.now:
+            problems.setdefault(change.ref, _unfinished(change))
+        declared = compiled.declared[member.uid]
+        for ref in declared:
+            if ref.kind == "index" and ref not in problems:
+                above = next((p for p in problems.values() if _is_on(ref, p)), None)
+                if above is not None:
+                    problems[ref] = replace(
+                        above, ref=ref, state=ObjectState.WAITING, message=f"{ref} waits for {above.ref}"
+                    )
+        before = first.compiled.owners
+        found = [change.ref for change in first.compared.changes if before.get(change.ref) == member.uid]
+        standing = last.found.live.collections
+        refused = any(status.ref.kind == "database" for status in compiled.statuses[member.uid])
+        adoption = any(status.reason is Reason.ADOPTION_REQUIRED for status in problems.values())
+        return MemberResult(
+            ready=sum(1 for ref in declared if ref not in problems),
+            problems=tuple(problems.values()),
+            applied=tuple(
+                change.summary()
+                for change in applied.done
+                if before.get(change.ref, owners.get(change.ref)) == member.uid
+            ),
+            pending=tuple(change.summary() for change in decision.pending()),
+            drift=tuple(dict.fromkeys(found)) if member.verified else (),
+            provisioned=not refused
+            and not adoption
+            and all(name in standing for name in compiled.collections[member.uid]),
+            digest=decision.digest,
+        )
+
+
+def unit_is_left(unit: Unit, view: _View) -> bool:
+    """Whether anybody still claims anything in this database, or anything is in it that is not ours."""
+    return bool(view.found.claims or view.found.foreign or any(not member.deleting for member in unit.members))
+
+
+def _is_on(ref: ObjectRef, problem: ObjectStatus) -> bool:
+    return (
+        problem.ref.kind == "collection"
+        and problem.reason is not Reason.VALIDATION_VIOLATED
+        and ref.name.startswith(f"{problem.ref.name}.")
+        and problem.state in (ObjectState.PENDING, ObjectState.FAILED)
+    )
+
+
+def _unfinished(change: Change) -> ObjectStatus:
+    return ObjectStatus(
+        change.ref,
+        ObjectState.WAITING,
+        Reason.RECONCILING,
+        f"{change.ref} is not as declared yet; looked at again by itself",
+    )
+
+
+@contextmanager
+def _during(name: str) -> Iterator[None]:
+    token = operation.set(name)
+    try:
+        yield
+    finally:
+        operation.reset(token)

@@ -1,0 +1,130 @@
+"""The lock in the database: a lease document that whoever writes holds and renews, by the server's clock.
+
+MongoDB has no advisory locks and no transactions over collections and indexes. The lease bounds how long two operators
+can both believe that they may write: a holder that could not renew in time stops by itself before the lease ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from selvedge.core.errors import TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.mongodb.connect import Server, operation
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+COLLECTION = "selvedge.lock"
+LEASE = 30.0
+_MARGIN = 5.0
+_POLL = 0.1
+_NAME = "database"
+_LONG_AGO = datetime.fromtimestamp(0, UTC)
+
+
+class Lock:
+    """A lock that is held. :meth:`check` before every write."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        self.fence = 0
+        self._server = server
+        self._database = database
+        self._holder = uuid.uuid4().hex
+        self._renewed = 0.0
+
+    def check(self) -> None:
+        """Raise TransientError when the lease may have gone to somebody else."""
+        if time.monotonic() - self._renewed > LEASE - _MARGIN:
+            raise TransientError(
+                Reason.WAITING_FOR_LOCK,
+                f"the lock of database {self._database} could not be renewed in time; tried again by itself",
+            )
+
+    async def acquire(self) -> bool:
+        """Take or renew the lease; False when somebody else holds it."""
+        free = {"$or": [{"$lte": [{"$ifNull": ["$expires", _LONG_AGO]}, "$$NOW"]}, _mine(self._holder)]}
+        fence: Any = {"$ifNull": ["$fence", 0]}
+        taken = {
+            "holder": {"$literal": self._holder},
+            "fence": {"$cond": [_mine(self._holder), fence, {"$add": [fence, 1]}]},
+            "expires": {"$add": ["$$NOW", int(LEASE * 1000)]},
+        }
+        kept = {"holder": "$holder", "fence": "$fence", "expires": "$expires"}
+        update = {name: {"$cond": [free, taken[name], kept[name]]} for name in taken}
+        sent = time.monotonic()
+        reply = await self._command(
+            {
+                "findAndModify": COLLECTION,
+                "query": {"_id": _NAME},
+                "update": [{"$set": update}],
+                "upsert": True,
+                "new": True,
+            }
+        )
+        value = reply["value"]
+        if value["holder"] != self._holder:
+            return False
+        self.fence, self._renewed = int(value["fence"]), sent
+        return True
+
+    async def release(self) -> None:
+        """Give the lease back; the fence stays, so that it only ever grows."""
+        expired = [{"$set": {"expires": _LONG_AGO}}]
+        query = {"_id": _NAME, "holder": self._holder}
+        await self._command({"update": COLLECTION, "updates": [{"q": query, "u": expired}]})
+
+    async def remove(self) -> None:
+        """Give the lease back for good, when nothing of ours is left in the database."""
+        await self._command({"drop": COLLECTION})
+
+    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
+        token = operation.set("lock")
+        try:
+            return await self._server.command(
+                self._database, command, self._server.target.limits.statement_timeout, read=False
+            )
+        finally:
+            operation.reset(token)
+
+
+@contextlib.asynccontextmanager
+async def locked(server: Server, database: str, patience: float) -> AsyncIterator[Lock]:
+    """Hold the lock of a database, renewed in the background.
+
+    Waits ``patience`` seconds for another holder, then raises TransientError WaitingForLock.
+    """
+    lock = Lock(server, database)
+    deadline = time.monotonic() + patience
+    while not await lock.acquire():
+        if time.monotonic() >= deadline:
+            raise TransientError(
+                Reason.WAITING_FOR_LOCK, f"another operator works on database {database}; tried again by itself"
+            )
+        await asyncio.sleep(_POLL)
+    renewal = asyncio.create_task(_renew(lock))
+    try:
+        yield lock
+    finally:
+        renewal.cancel()
+        with contextlib.suppress(asyncio.CancelledError, TransientError):
+            await renewal
+        # Without an answer the lease ends by itself.
+        with contextlib.suppress(TransientError):
+            await lock.release()
+
+
+async def _renew(lock: Lock) -> None:
+    while True:
+        await asyncio.sleep(LEASE / 3)
+        if not await lock.acquire():
+            return
+
+
+def _mine(holder: str) -> dict[str, Any]:
+    return {"$eq": ["$holder", {"$literal": holder}]}

@@ -1,0 +1,99 @@
+"""Which changes of a plan may be made now, and what is said of the others. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selvedge.api.databaseschema import Apply, Drift
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from selvedge.core.mongodb.changes import Change
+    from selvedge.engines.base import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The changes of one member: ``now``, and those that wait, each with the status that says for what."""
+
+    now: tuple[Change, ...] = ()
+    later: tuple[tuple[Change, ObjectStatus], ...] = ()
+    digest: str = ""
+
+    def pending(self) -> tuple[Change, ...]:
+        """The changes that wait."""
+        return tuple(change for change, _ in self.later)
+
+
+def decide(
+    member: Member, changes: Iterable[Change], adopted: Collection[ObjectRef], system: str, database: str
+) -> Decision:
+    """Sort the changes of one member by its policies.
+
+    The digest is that of the changes that need a person's word: what goes by itself does not change it, so that an
+    approval given to the whole plan holds for what is left of it. ``approvedPlan`` equal to it lets them all through.
+    """
+    now: list[Change] = []
+    held: list[tuple[Change, Reason, str]] = []
+    for change in changes:
+        reason, message = _hold(member, change, change.ref in adopted)
+        if reason is None:
+            now.append(change)
+        else:
+            held.append((change, reason, message))
+    digest = plan_digest(system, database, (change for change, _, _ in held)) if held else ""
+    if digest and digest == member.spec.approved_plan:
+        approved = [change for change, reason, _ in held if reason is Reason.WAITING_FOR_APPROVAL]
+        held = [entry for entry in held if entry[1] is not Reason.WAITING_FOR_APPROVAL]
+        order = {id(change): position for position, change in enumerate(changes)}
+        now = sorted([*now, *approved], key=lambda change: order[id(change)])
+    # An index is not built on a collection that has to wait.
+    waiting = {change.collection for change, _, _ in held if change.before is None and change.ref.kind == "collection"}
+    now = [change for change in now if change.collection not in waiting]
+    return Decision(
+        tuple(now), tuple((change, _pending(change, reason, message)) for change, reason, message in held), digest
+    )
+
+
+def plan_digest(system: str, database: str, changes: Iterable[Change]) -> str:
+    """``sha256:…`` over server, database and the ordered changes with what they replace."""
+    content = [[list(change.commands()), change.preimage()] for change in changes]
+    text = json.dumps([system, database, content], sort_keys=True, ensure_ascii=False)
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def by_owner(changes: Iterable[Change], owners: Mapping[ObjectRef, str]) -> dict[str, list[Change]]:
+    """The changes of each member."""
+    result: dict[str, list[Change]] = {}
+    for change in changes:
+        result.setdefault(owners[change.ref], []).append(change)
+    return result
+
+
+def _hold(member: Member, change: Change, adopted: bool) -> tuple[Reason | None, str]:
+    spec = member.spec
+    if member.deleting:
+        return None, ""
+    if spec.drift is Drift.REPORT and member.verified:
+        return Reason.DRIFT_DETECTED, "differs from the declaration; spec.drift is Report, so it stays as it is"
+    if spec.apply is Apply.ON_APPROVAL:
+        return Reason.WAITING_FOR_APPROVAL, "waits for an approval: spec.apply is OnApproval"
+    if change.risk is Risk.DESTRUCTIVE and spec.destructive.value == "Refuse":
+        return Reason.DESTRUCTIVE_REFUSED, "would lose data or an index in use, and spec.destructive is Refuse"
+    if change.risk is Risk.DESTRUCTIVE and spec.destructive.value != "Allow":
+        return Reason.WAITING_FOR_APPROVAL, "would lose data or an index in use, and waits for an approval"
+    if change.risk is Risk.NARROWING and adopted and spec.destructive.value != "Allow":
+        return Reason.WAITING_FOR_APPROVAL, "may refuse writes to an adopted collection, and waits for an approval"
+    return None, ""
+
+
+def _pending(change: Change, reason: Reason, message: str) -> ObjectStatus:
+    return ObjectStatus(
+        change.ref, ObjectState.PENDING, reason, f"{change.ref} {message}: {change.summary().statement}"
+    )

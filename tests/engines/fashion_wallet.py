@@ -74,7 +74,7 @@ class Wallet:
         ]
         whole = [] if _ALONE.search(text) else ["--single-transaction"]
         conninfo = self.server.conninfo(self.name, user="fw_migrator", password="migrator")
-        # An empty search_path shows every name that is not qualified; row_security off is how the project's runner works.
+        # An empty search_path shows every name that is not qualified; row_security is what the runner sets as well.
         options = "-c role=fw_owner -c search_path= -c row_security=off -c client_min_messages=warning"
         env = {**os.environ, "PGOPTIONS": f"{options} {settings}"}
         command = [*program, *whole, "-d", conninfo, "-f", "-"]

@@ -274,11 +274,8 @@ class Sandbox:
     def environment(self) -> dict[str, str]:
         """The environment for ``selvedge run`` and for kubectl: this cluster, and the programs that were built."""
         programs = (Path(sys.executable).parent, tools.control_plane(), tools.postgres_client(), os.environ["PATH"])
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith("KUBE")},
-            "KUBECONFIG": str(self.kubeconfig),
-            "PATH": os.pathsep.join(str(directory) for directory in programs),
-        }
+        path = os.pathsep.join(str(directory) for directory in programs)
+        return {**kube_environment(self.kubeconfig), "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
     def supervise(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> _Part:
         """Run ``command`` under the supervisor, started again whenever it ends; its log is ``DIRECTORY/NAME.log``."""
@@ -326,10 +323,16 @@ def run_kubectl(
         SandboxError: it failed and ``check`` is true; the message carries its last line.
     """
     command: list[str | Path] = [tools.control_plane() / "kubectl", f"--kubeconfig={kubeconfig}", *arguments]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+    env = kube_environment(kubeconfig)
     # Not all of the arguments: a password may be among them.
     what = f"kubectl {' '.join(arguments[:2])}"
-    return run(command, what=what, timeout=timeout, input=input, check=check, env={**env, "KUBECTL_KUBERC": "false"})
+    return run(command, what=what, timeout=timeout, input=input, check=check, env=env)
+
+
+def kube_environment(kubeconfig: Path) -> dict[str, str]:
+    """Our environment without the person's own cluster: kubectl's cache goes beside ``kubeconfig``, not to ~/.kube."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
+    return {**env, "KUBECTL_KUBERC": "false", "KUBECACHEDIR": str(kubeconfig.parent / "cache")}
 
 
 def stop(directory: Path) -> bool:

@@ -12,8 +12,8 @@ create trigger trg_user_personal_data_audit_delete after delete on shared.user_p
 create trigger trg_user_personal_data_audit_truncate after truncate on shared.user_personal_data
   for each statement execute function audit.record_change();
 
--- The avatars' triggers leave the new sealed column out too. A trigger's arguments are changed by making it again; the name
--- of the function and the events stay, and both statements are in one transaction, so no change goes unrecorded.
+-- The avatars' triggers leave the new sealed column out too. A trigger's arguments are changed by making it again, which
+-- OR REPLACE does in one step: no change goes unrecorded.
 create or replace trigger trg_avatars_audit_insert after insert on avatar.avatars
   referencing new table as __new_rows
   for each statement execute function audit.record_change('measurements', 'measurements_encrypted');
@@ -24,7 +24,14 @@ create or replace trigger trg_avatars_audit_delete after delete on avatar.avatar
   referencing old table as __old_rows
   for each statement execute function audit.record_change('measurements', 'measurements_encrypted');
 
+-- Last, as it reads the whole table: under a lock that lets everybody read and write.
+alter table avatar.avatars validate constraint chk_avatars_measurements_encrypted;
+
 -- migrate:down
+alter table avatar.avatars drop constraint chk_avatars_measurements_encrypted;
+alter table avatar.avatars add constraint chk_avatars_measurements_encrypted
+  check (measurements_encrypted is null or measurements = '{}') not valid;
+
 create or replace trigger trg_avatars_audit_delete after delete on avatar.avatars
   referencing old table as __old_rows for each statement execute function audit.record_change('measurements');
 create or replace trigger trg_avatars_audit_update after update on avatar.avatars

@@ -1,4 +1,4 @@
--- env: development
+-- env: development, test, staging
 -- migrate:up
 -- Never in production: only a database that says what it is takes these rows. The declaration sets app.environment there;
 -- a database without it counts as production.

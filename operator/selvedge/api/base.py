@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 GROUP = "selvedge.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+LIST_MAP = "x-kubernetes-list-map-keys"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +64,29 @@ class Model(BaseModel):
 
 
 class Checked(Model):
-    """A part with rules: decoding refuses what the API server would have refused."""
+    """A part with rules or named lists: decoding refuses what the API server would have refused."""
+
+    named_lists: ClassVar[tuple[tuple[str, str, str], ...]] = ()
+    """Attribute, field and key of each list whose entries have a key."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Remember the named lists once, and not with each object."""
+        super().__pydantic_init_subclass__(**kwargs)
+        found = []
+        for attribute, info in cls.model_fields.items():
+            keys = info.json_schema_extra.get(LIST_MAP) if isinstance(info.json_schema_extra, dict) else None
+            if isinstance(keys, list):
+                found.append((attribute, info.alias or attribute, str(keys[0])))
+        cls.named_lists = tuple(found)
 
     @model_validator(mode="after")
     def _rules_hold(self) -> Self:
+        for attribute, field, key in self.named_lists:
+            keys = [getattr(entry, key) for entry in getattr(self, attribute)]
+            if len(keys) > 1 and len(set(keys)) < len(keys):
+                twice = next(name for name in keys if keys.count(name) > 1)
+                raise ValueError(f"{field} has two entries with {key} {twice}: remove one, or name it otherwise")
         for rule in self.RULES:
             if rule.holds is not None and not rule.holds(self):
                 raise ValueError(rule.message)
@@ -165,14 +185,12 @@ Time = Annotated[
     str, StringConstraints(max_length=40), WithJsonSchema({"type": "string", "format": "date-time", "maxLength": 40})
 ]
 
-LIST_MAP = "x-kubernetes-list-map-keys"
 
-
-def listed(max_items: int, *keys: str, min_items: int = 0, default: Any = ()) -> Any:
-    """A list field of at most ``max_items`` entries: merged by ``keys`` if there are any, else replaced as a whole."""
-    extra: dict[str, Any] = {"x-kubernetes-list-type": "map" if keys else "atomic"}
-    if keys:
-        extra[LIST_MAP] = list(keys)
+def listed(max_items: int, key: str = "", *, min_items: int = 0, default: Any = ()) -> Any:
+    """A list field of at most ``max_items`` entries: merged by ``key`` if it has one, else replaced as a whole."""
+    extra: dict[str, Any] = {"x-kubernetes-list-type": "map" if key else "atomic"}
+    if key:
+        extra[LIST_MAP] = [key]
     return Field(default=default, max_length=max_items, min_length=min_items or None, json_schema_extra=extra)
 
 

@@ -93,7 +93,7 @@ class PullSecretRef(Model):
     """Name of the Secret."""
 
 
-class ImageSource(Model):
+class ImageSource(Checked):
     """Migration files in a container image, which is only read and never started."""
 
     reference: Annotated[str, StringConstraints(min_length=1, max_length=512)]

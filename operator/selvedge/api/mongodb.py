@@ -99,6 +99,9 @@ class IndexKey(Checked):
     )
 
 
+_LOWER = ("caseFirst", "alternate", "maxVariable")
+
+
 class Collation(Model):
     """How strings are compared. What is left out is the server's default."""
 
@@ -120,6 +123,13 @@ class Collation(Model):
     """Compare accents from the end."""
     normalization: Bool | None = None
     """Normalize the text first."""
+
+    def for_server(self) -> dict[str, Any]:
+        """The collation in MongoDB's words (``upper``, ``non-ignorable``), without what is left out."""
+        words = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        if self.alternate is Alternate.NON_IGNORABLE:
+            words["alternate"] = "non-ignorable"
+        return {key: word.lower() if key in _LOWER else word for key, word in words.items()}
 
 
 class Index(Model):
@@ -246,7 +256,7 @@ class MongoRole(Model):
     """The name that it had before."""
 
 
-class MongoDatabase(Model):
+class MongoDatabase(Checked):
     """What is in a MongoDB database."""
 
     collections: tuple[Collection, ...] = listed(200, "name")

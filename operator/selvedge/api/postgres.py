@@ -288,7 +288,7 @@ class DefaultPrivilege(Model):
     """Absent: REVOKE."""
 
 
-class PostgresDatabase(Model):
+class PostgresDatabase(Checked):
     """What is in a Postgres database."""
 
     owner: Identifier | None = None

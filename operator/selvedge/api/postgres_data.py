@@ -103,7 +103,7 @@ class Expectation(Model):
     """All: as many as there are. None: none."""
 
 
-class Probes(Model):
+class Probes(Checked):
     """Attempts that prove a policy."""
 
     tenant: TenantProbe | None = None
@@ -112,7 +112,7 @@ class Probes(Model):
     """What roles see."""
 
 
-class RowLevelSecurity(Model):
+class RowLevelSecurity(Checked):
     """Row-level security of one table."""
 
     table: TableName
@@ -134,7 +134,7 @@ class AuditedTable(Model):
     """Columns whose values are never written down."""
 
 
-class Audit(Model):
+class Audit(Checked):
     """Triggers that write each change of a row into a table that only grows."""
 
     schema_name: Identifier = Field(alias="schema")

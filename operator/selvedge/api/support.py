@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from selvedge.api.base import Model
-from selvedge.api.databaseschema import DatabaseSchemaSpec, Prune
+from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.migrationrun import Action, MigrationRunSpec, MigrationSource, TransactionMode
-from selvedge.api.mongodb import MongoDatabase, Rollout
+from selvedge.api.mongodb import MongoDatabase
 from selvedge.api.postgres import PostgresDatabase
 
 
@@ -29,8 +29,6 @@ def unsupported(spec: Model) -> tuple[str, ...]:
 
 
 def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
-    if spec.prune is not Prune.NEVER:
-        yield "spec.prune"
     if spec.migrations is not None:
         if spec.migrations.run_as is not None:
             yield "spec.migrations.runAs"
@@ -71,13 +69,6 @@ def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
 
 
 def _mongodb(path: str, mongodb: MongoDatabase) -> Iterator[str]:
-    for collection in mongodb.collections:
-        where = f"{path}.collections[{collection.name}]"
-        if collection.rollout is not Rollout.DIRECT:
-            yield f"{where}.rollout"
-        if collection.renamed_from is not None:
-            yield f"{where}.renamedFrom"
-        yield from _renamed(f"{where}.indexes", collection.indexes)
     if mongodb.roles:
         yield f"{path}.roles"
 

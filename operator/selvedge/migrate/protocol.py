@@ -1,0 +1,132 @@
+"""What the runner asks of an engine, and what a run tells while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from selvedge.migrate.load import Migration
+from selvedge.migrate.plan import HistoryRow
+
+SHOWN = 200
+"""How many characters of a statement a message shows."""
+
+
+class MigrationState(StrEnum):
+    """How far one migration of a run is."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    APPLIED = "Applied"
+    FAILED = "Failed"
+    SKIPPED = "Skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a migration failed; ``line`` is the statement's in the file, ``sqlstate`` MongoDB's code name there."""
+
+    file: str
+    line: int
+    statement: str
+    sqlstate: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        """One sentence with file, line, statement and the server's message."""
+        code = f" ({self.sqlstate})" if self.sqlstate else ""
+        hint = f"; {self.hint}" if self.hint else ""
+        return f"{self.file}, line {self.line}: {self.message}{code} in: {self.statement}{hint}"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One migration of a run, as it is now. ``started_at`` is a Unix time, ``duration`` seconds."""
+
+    version: int
+    name: str
+    state: MigrationState = MigrationState.PENDING
+    done: int = 0
+    total: int = 0
+    started_at: float | None = None
+    duration: float | None = None
+    waiting_for: str = ""
+    error: Failure | None = None
+
+    @property
+    def statements(self) -> str:
+        """Statements that ran, of all: ``3/5``."""
+        return f"{self.done}/{self.total}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Limits of a run in seconds: for a lock on a table, for a statement (0: none), for all waiting together."""
+
+    lock: float = 5.0
+    statement: float = 0.0
+    lock_wait: float = 600.0
+
+
+class StatementFailedError(Exception):
+    """The server refused a statement. ``retry`` says that the same migration may succeed a moment later."""
+
+    def __init__(self, failure: Failure, *, retry: bool = False) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+        self.retry = retry
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, between two statements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """The runner's side of one attempt. A session calls these; all but ``advance`` may raise.
+
+    ``checkpoint`` stands before every statement: raises :class:`StoppedError`, or what ``may_write`` raises.
+    ``may_write`` stands before every commit. ``advance`` reports statements that are done, ``waiting`` what the
+    statement waits for (empty: nothing).
+    """
+
+    timeouts: Timeouts
+    checkpoint: Callable[[], None]
+    may_write: Callable[[], None]
+    advance: Callable[[int], Awaitable[None]]
+    waiting: Callable[[str], Awaitable[None]]
+
+
+class MigrationSession(Protocol):
+    """One run's connection to one database. Raises the errors of ``core/errors.py`` and no driver's."""
+
+    server_version: int
+    """The server's major version."""
+
+    async def history(self) -> tuple[HistoryRow, ...]:
+        """What the database's history holds; writes nothing, and is empty where there is no history yet."""
+        ...
+
+    async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
+        """Take the migrations' lock of this database, end what a run before us left behind, prepare history and login.
+
+        Polls for at most ``seconds``, then raises TransientError (WaitingForLock).
+        """
+        ...
+
+    async def attempt(self, migration: Migration, row: HistoryRow | None, control: Control) -> None:
+        """Run the up part once, from where ``row`` stopped, and write the history. Needs the lock.
+
+        A transactional migration leaves nothing behind where this raises; another leaves its cursor. Raises
+        :class:`StatementFailedError`, :class:`StoppedError`, TransientError when the connection broke.
+        """
+        ...
+
+
+def shorten_statement(text: str) -> str:
+    """A statement on one line, as messages show it."""
+    line = " ".join(text[: 4 * SHOWN].split())
+    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"

@@ -1,0 +1,165 @@
+"""Which statements cannot run in a transaction, and what a script does with transactions itself.
+
+Found out from the first words of a statement, never from its text: a comment that mentions CONCURRENTLY means nothing.
+The lists were measured against a server (SQLSTATE 25001).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selvedge.core.errors import InvalidError
+from selvedge.core.reasons import Reason
+from selvedge.migrate.directives import Directives
+from selvedge.migrate.splitter import Statement
+
+_ALWAYS = {
+    ("VACUUM",),
+    ("ALTER", "SYSTEM"),
+    ("CREATE", "DATABASE"),
+    ("DROP", "DATABASE"),
+    ("CREATE", "TABLESPACE"),
+    ("DROP", "TABLESPACE"),
+    ("DROP", "SUBSCRIPTION"),
+    ("DISCARD", "ALL"),
+    ("CREATE", "INDEX", "CONCURRENTLY"),
+    ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY"),
+    ("DROP", "INDEX", "CONCURRENTLY"),
+}
+_CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
+_OPENING = {("BEGIN",), ("BEGIN", "WORK"), ("BEGIN", "TRANSACTION"), ("START", "TRANSACTION")}
+_CLOSING = {(word, *noise) for word in ("COMMIT", "END") for noise in ((), ("WORK",), ("TRANSACTION",))}
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What is sent to the server: the statements without an envelope, and whether they share a transaction."""
+
+    statements: tuple[Statement, ...]
+    transactional: bool
+
+
+def forbids_transaction(statement: Statement) -> bool:
+    """True for a statement that the server refuses inside a transaction block."""
+    head = statement.head
+    if any(head[: len(words)] == words for words in _ALWAYS):
+        return True
+    match head[:1]:
+        case ("REINDEX",):
+            return _reindex(head)
+        case ("CLUSTER",):
+            return not _without_options(head[1:])
+        case ("ALTER",):
+            return _alter(head)
+        case ("CREATE",) if head[1:2] == ("SUBSCRIPTION",):
+            text = statement.text.lower().replace(" ", "")
+            return "create_slot=false" not in text and "connect=false" not in text
+    return False
+
+
+def is_transaction_control(statement: Statement) -> bool:
+    """True for what begins or ends a transaction; savepoints stay inside one and are not meant."""
+    head = statement.head
+    if head[:2] == ("PREPARE", "TRANSACTION"):
+        return True
+    if head[:1] == ("ROLLBACK",) and "TO" in head[1:3]:
+        return False
+    return bool(head) and head[0] in _CONTROL
+
+
+def prepare(statements: tuple[Statement, ...], directives: Directives, file: str) -> Script:
+    """Strip one BEGIN … COMMIT around everything and decide whether the script runs in a transaction.
+
+    Raises InvalidError for any other transaction control, for what no client but psql can carry out, and where the
+    file demands a transaction that one of its statements forbids.
+    """
+    if len(statements) > 1 and statements[0].head in _OPENING and statements[-1].head in _CLOSING:
+        statements = statements[1:-1]
+    for statement in statements:
+        if is_transaction_control(statement):
+            raise _invalid(
+                file,
+                statement,
+                f"{statement.head[0]} would end the transaction that keeps the migration whole; remove it",
+            )
+        if statement.head[:1] == ("COPY",) and ("TO", "STDOUT") in zip(
+            statement.head, statement.head[1:], strict=False
+        ):
+            raise _invalid(file, statement, "COPY … TO STDOUT has nobody to write to; remove it")
+    forbidding = next((statement for statement in statements if forbids_transaction(statement)), None)
+    if forbidding is not None and directives.transaction:
+        raise _invalid(
+            file,
+            forbidding,
+            f"{' '.join(forbidding.head[:4])} cannot run in a transaction; remove transaction: true",
+        )
+    if forbidding is None:
+        return Script(statements, transactional=directives.transaction is not False)
+    for statement in statements:
+        _check_resumable(statement, file)
+    return Script(statements, transactional=False)
+
+
+@dataclass(frozen=True, slots=True)
+class IndexBuild:
+    """The index that a CREATE INDEX CONCURRENTLY makes; ``table`` may hold a schema, both as SQL writes them."""
+
+    index: str
+    table: str
+    if_not_exists: bool
+
+
+def index_build(statement: Statement) -> IndexBuild | None:
+    """What a CREATE INDEX CONCURRENTLY builds, ``None`` for every other statement; the index is empty if unnamed."""
+    words = statement.head
+    if words[:1] != ("CREATE",) or "CONCURRENTLY" not in words[:4] or "ON" not in words:
+        return None
+    start = words.index("CONCURRENTLY") + 1
+    if_not_exists = words[start : start + 3] == ("IF", "NOT", "EXISTS")
+    if if_not_exists:
+        start += 3
+    on = words.index("ON", start)
+    index = folded(words[start]) if on > start else ""
+    table = words[on + 2 :] if words[on + 1 : on + 2] == ("ONLY",) else words[on + 1 :]
+    name = table[:3] if table[1:2] == (".",) else table[:1]
+    return IndexBuild(
+        index,
+        "".join(word if word == "." else word.lower() if word[0] != '"' else word for word in name),
+        if_not_exists,
+    )
+
+
+def folded(word: str) -> str:
+    """An identifier as the catalogue keeps it: quotes off, ASCII letters of an unquoted one in lower case."""
+    if word.startswith('"'):
+        return word[1:-1].replace('""', '"')
+    return word.lower() if word.isascii() else word.encode().lower().decode()
+
+
+def _check_resumable(statement: Statement, file: str) -> None:
+    build = index_build(statement)
+    if build is not None and not build.index:
+        raise _invalid(file, statement, "an index that is built CONCURRENTLY needs a name, to be found after a crash")
+
+
+def _reindex(head: tuple[str, ...]) -> bool:
+    if "CONCURRENTLY" in head[: head.index(")") if ")" in head else 3]:
+        return True
+    rest = _without_options(head[1:])
+    return rest[:1] in (("SCHEMA",), ("DATABASE",), ("SYSTEM",)) or rest[1:2] == ("CONCURRENTLY",)
+
+
+def _alter(head: tuple[str, ...]) -> bool:
+    if head[1:2] == ("TABLE",) and "DETACH" in head:
+        return "CONCURRENTLY" in head[head.index("DETACH") :]
+    return head[1:2] == ("DATABASE",) and "TABLESPACE" in head
+
+
+def _without_options(head: tuple[str, ...]) -> tuple[str, ...]:
+    if head[:1] == ("(",) and ")" in head:
+        head = head[head.index(")") + 1 :]
+    return head[1:] if head[:1] == ("VERBOSE",) else head
+
+
+def _invalid(file: str, statement: Statement, why: str) -> InvalidError:
+    return InvalidError(Reason.INVALID_MIGRATION, f"{file}, line {statement.line}: {why}")

@@ -131,6 +131,7 @@ def _forms(value: str) -> set[str]:
         json.dumps(value)[1:-1],
         json.dumps(value, ensure_ascii=False)[1:-1],
         repr(value)[1:-1],
+        repr(value.encode())[2:-1],
         base64.b64encode(value.encode()).decode(),
     }
     return {form for form in forms if len(form) >= _MIN_LENGTH}

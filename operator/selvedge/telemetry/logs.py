@@ -43,7 +43,6 @@ def configure(settings: Settings, redactor: Redactor, stream: TextIO | None = No
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
-            structlog.processors.StackInfoRenderer(),
             *renderer,
         ],
     )
@@ -60,6 +59,7 @@ def configure(settings: Settings, redactor: Redactor, stream: TextIO | None = No
             structlog.stdlib.filter_by_level,
             *shared,
             structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         wrapper_class=structlog.stdlib.BoundLogger,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import uuid
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -151,6 +152,55 @@ async def test_an_expired_token_is_read_again(kube, namespace):
     kube._configuration.cert_file = kube._configuration.key_file = None
     kube._rest = type(kube._rest)(kube._configuration)
     assert await kube.get(NAMESPACES, None, namespace) is not None
+
+
+async def test_calls_that_are_refused_together_log_in_once(kube):
+    kube._configuration.api_key["BearerToken"] = "Bearer expired"
+    kube._configuration.cert_file = kube._configuration.key_file = None
+    kube._rest = type(kube._rest)(kube._configuration)
+    expired = kube._rest
+    results = await asyncio.gather(*(kube.get(NAMESPACES, None, "kube-system") for _ in range(20)))
+    assert None not in results
+    assert kube._retired == [expired]
+
+
+async def test_an_api_server_that_is_away_for_a_moment_is_waited_for(kube, namespace):
+    """A call and a creation that find nobody listening succeed once somebody does."""
+    target = urlsplit(kube._configuration.host)
+
+    async def forward(reader, writer):
+        upstream = await asyncio.open_connection(target.hostname, target.port)
+
+        async def pump(source, sink):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+            sink.close()
+
+        await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer), return_exceptions=True)
+
+    server = await asyncio.start_server(forward, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    server.close()
+    kube._configuration.host = f"https://127.0.0.1:{port}"
+    kube._configuration.tls_server_name = target.hostname
+    calls = asyncio.gather(
+        kube.get(NAMESPACES, None, namespace), kube.create(CONFIG_MAPS, config_map(namespace, "late"))
+    )
+    await asyncio.sleep(0.15)
+    assert not calls.done()
+    server = await asyncio.start_server(forward, "127.0.0.1", port)
+    found, created = await asyncio.wait_for(calls, 20)
+    assert (found["metadata"]["name"], created["metadata"]["name"]) == (namespace, "late")
+    server.close()
+
+
+async def test_an_api_server_that_is_gone_is_an_error_that_says_so(kube, monkeypatch):
+    monkeypatch.setattr("selvedge.kube.client._ATTEMPTS", 2)
+    kube._configuration.host = "https://127.0.0.1:1"
+    with pytest.raises(KubeError, match="the Kubernetes API cannot be reached") as caught:
+        await kube.get(NAMESPACES, None, "kube-system")
+    assert (caught.value.code, caught.value.reason) == (0, Reason.KUBERNETES_API_ERROR)
 
 
 async def test_without_credentials_there_is_one_sentence(settings, monkeypatch, tmp_path):

@@ -33,6 +33,7 @@ _ATTEMPTS = 5
 _MAX_PAUSE = 10.0
 _PAGE = 500
 _RETRIED = frozenset({429, 500, 502, 503, 504})
+_REFUSED_UNDONE = frozenset({429, 503})  # the API server says so before it does anything
 _JSON = "application/json"
 _MERGE_PATCH = "application/merge-patch+json"
 _APPLY_PATCH = "application/apply-patch+yaml"
@@ -47,6 +48,7 @@ class KubeClient:
         self._metrics = metrics
         self._random = Random()
         self._relogin = asyncio.Lock()
+        self._retired: list[RESTClientObject] = []
 
     @classmethod
     @asynccontextmanager
@@ -64,7 +66,8 @@ class KubeClient:
         try:
             yield client
         finally:
-            await client._rest.close()
+            for rest in (client._rest, *client._retired):
+                await rest.close()
 
     async def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
         """The object, or None where there is none. Raises KubeError."""
@@ -200,15 +203,17 @@ class KubeClient:
         relogged = False
         attempt = 0
         while True:
+            configuration = self._configuration
             try:
                 code, document, retry_after = await self._send(
                     method, resource, path, query, body, content_type, _TIMEOUT
                 )
-            except KubeError:
+            except KubeError as error:
                 attempt += 1
                 # a POST without an answer may have been executed; the repetition then says AlreadyExists, which
                 # would be told to the caller as someone else's object
-                if attempt == _ATTEMPTS or method == "POST":
+                sent = not isinstance(error.__cause__, aiohttp.ClientConnectorError)
+                if attempt == _ATTEMPTS or (method == "POST" and sent):
                     raise
                 await asyncio.sleep(delay(attempt - 1, base=0.2, cap=_MAX_PAUSE, random=self._random))
                 continue
@@ -219,10 +224,10 @@ class KubeClient:
                 continue
             if code == 401 and not relogged:
                 relogged = True
-                await self._log_in_again()
+                await self._log_in_again(configuration)
                 continue
             attempt += 1
-            if code not in _RETRIED or attempt == _ATTEMPTS:
+            if code not in (_REFUSED_UNDONE if method == "POST" else _RETRIED) or attempt == _ATTEMPTS:
                 raise _refused(method, path, code, document)
             pause = delay(attempt - 1, base=0.2, cap=_MAX_PAUSE, random=self._random)
             await asyncio.sleep(max(pause, min(retry_after, _MAX_PAUSE)))
@@ -253,14 +258,18 @@ class KubeClient:
         self._count(method, resource, str(response.status))
         return response.status, _document(text), _retry_after(response.headers.get("Retry-After", ""))
 
-    async def _log_in_again(self) -> None:
+    async def _log_in_again(self, refused: Configuration) -> None:
         """Read the credentials anew: tokens of service accounts and of exec plugins expire."""
         async with self._relogin:
+            if self._configuration is not refused:
+                return  # another call that was refused as well has done it
             fresh = await load_credentials()
-            fresh.connection_pool_maxsize = self._configuration.connection_pool_maxsize
-            before, self._configuration = self._rest, fresh
-            self._rest = RESTClientObject(fresh)
-            await before.close()
+            fresh.connection_pool_maxsize = refused.connection_pool_maxsize
+            # calls may be under way on the old connections: they are closed one login later
+            retired, self._retired = self._retired, [self._rest]
+            self._configuration, self._rest = fresh, RESTClientObject(fresh)
+            for rest in retired:
+                await rest.close()
 
     def _count(self, method: str, resource: Resource, code: str) -> None:
         if self._metrics is not None:

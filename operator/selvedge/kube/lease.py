@@ -8,6 +8,7 @@ by how long its Lease stood unchanged in front of us, never by comparing its tim
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -25,6 +26,7 @@ from selvedge.kube.resources import LEASES
 from selvedge.telemetry.metrics import Metrics
 
 _OK, _CREATED, _NOT_FOUND, _CONFLICT = 200, 201, 404, 409
+_HELD_BY_ANOTHER = 0
 
 _log = structlog.stdlib.get_logger("selvedge.kube.lease")
 
@@ -121,29 +123,40 @@ class Lease:
             self._show(leading=False)
 
     async def _attempt(self) -> bool:
-        """Read, then take or renew the Lease where that is allowed; True where it is ours now."""
+        """Renew the Lease, or take it where that is allowed; True where it is ours now."""
         began = self._clock()
         try:
-            code, document = await self._kube.request("GET", LEASES, self._path, timeout=self._request_timeout)
-            if code == _NOT_FOUND:
-                self._document = None
-                code, document = await self._create()
-            elif code == _OK:
-                self._observe(document)
-                if not self._free():
-                    return False
-                code, document = await self._put({**document, "spec": self._spec(document.get("spec") or {})})
+            code, document = await self._renew_or_take()
         except KubeError as error:
             _log.warning("the lease cannot be read or renewed", lease=self._name, error=str(error))
             return False
         if code not in (_OK, _CREATED):
-            level = "info" if code == _CONFLICT else "warning"  # a conflict: another was faster
-            getattr(_log, level)("the lease was not granted", lease=self._name, code=code, error=_message(document))
+            # a standby hears it every two seconds, and a conflict is only another who was faster
+            level = logging.DEBUG if code in (_HELD_BY_ANOTHER, _CONFLICT) else logging.WARNING
+            _log.log(level, "the lease was not granted", lease=self._name, code=code, error=_message(document))
             return False
         self._observe(document)
         # counted from before the request: the others count from when it arrived, which is later
         self._valid_until = began + self._settings.renew_deadline
         return True
+
+    async def _renew_or_take(self) -> tuple[int, dict[str, Any]]:
+        """The answer that decides; code 0 where another holds the Lease."""
+        if self.held and self._document is not None:
+            # as we left it, most likely: one request instead of two, and a conflict tells if it is not so
+            code, document = await self._put({**self._document, "spec": self._spec(self._document["spec"])})
+            if code == _OK:
+                return code, document
+        code, document = await self._kube.request("GET", LEASES, self._path, timeout=self._request_timeout)
+        if code == _NOT_FOUND:
+            self._document = None
+            return await self._create()
+        if code != _OK:
+            return code, document
+        self._observe(document)
+        if not self._free():
+            return _HELD_BY_ANOTHER, {}
+        return await self._put({**document, "spec": self._spec(document.get("spec") or {})})
 
     def _observe(self, document: dict[str, Any]) -> None:
         """Remember since when, by our own clock, the Lease has looked like this."""

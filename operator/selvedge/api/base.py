@@ -93,26 +93,26 @@ class Checked(Model):
         return self
 
 
+_NO_DURATION = "not a duration: write a number and ms, s, m, h or d, such as 30s or 5m"
+_NO_SIZE = "not a size: write a whole number of bytes, or one with Ki, Mi, Gi or Ti"
+
+
 def _seconds(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return duration.parse_duration(value)
-        except InvalidError as error:
-            raise ValueError(error.message) from None
     if isinstance(value, float):
         return value
-    raise ValueError("a duration is text: write a number and ms, s, m, h or d, such as 30s or 5m")
+    try:
+        return duration.parse_duration(value if isinstance(value, str) else "")
+    except InvalidError:
+        raise ValueError(_NO_DURATION) from None
 
 
 def _bytes(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            return duration.parse_size(value)
-        except InvalidError as error:
-            raise ValueError(error.message) from None
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ValueError("a size is text: write a whole number of bytes, or one with Ki, Mi, Gi or Ti")
+    try:
+        return duration.parse_size(value if isinstance(value, str) else "")
+    except InvalidError:
+        raise ValueError(_NO_SIZE) from None
 
 
 def _fits(value: str) -> str:

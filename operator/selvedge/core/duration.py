@@ -34,19 +34,19 @@ def parse_duration(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """The shortest text in one unit for seconds, to the millisecond: ``5m`` for 300, ``90s`` for 90, ``0s`` for 0.
+    """The text of a duration in seconds, to the millisecond: ``5m`` for 300, ``1m30s`` for 90, ``0s`` for 0.
 
     Raises ValueError for a negative duration.
     """
     if seconds < 0:
         raise ValueError("a duration is never negative")
-    milliseconds = round(seconds * 1000)
-    if milliseconds == 0:
-        return "0s"
+    rest = round(seconds * 1000)
+    text = ""
     for unit, length in _MILLISECONDS.items():
-        if milliseconds % length == 0:
-            return f"{milliseconds // length}{unit}"
-    raise AssertionError("every whole number of milliseconds is a multiple of one")
+        count, rest = divmod(rest, length)
+        if count:
+            text += f"{count}{unit}"
+    return text or "0s"
 
 
 def parse_size(text: str) -> int:

@@ -15,7 +15,7 @@ MAX_BYTES = 63
 PUBLIC = "PUBLIC"
 PROVIDER_PREFIXES = ("rds_", "rdsadmin", "rdsrepladmin", "cloudsql", "azure_", "azuresu")
 
-_HASH_DIGITS = 8
+_HASH_DIGITS = 12
 
 
 def check_identifier(name: str, what: str = "name") -> str:

@@ -27,7 +27,7 @@ def test_a_known_value_never_remains_however_it_is_written(secret, before, after
         repr(secret)[1:-1],
         base64.b64encode(secret.encode()).decode(),
     ):
-        assert form not in redactor.redact(f"{before} {form} {after}").replace(before, "").replace(after, "")
+        assert form not in redactor.redact(f"{before} {form} {after}")
 
 
 def test_known_values_are_replaced_anywhere_and_the_longer_one_wins():

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     WAITING_FOR_SOURCE = "WaitingForSource", "a ConfigMap with migrations does not exist yet"
     WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that does not exist yet"
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
+    WAITING_FOR_MIGRATIONS = "WaitingForMigrations", "migrations of this database have not all run yet"
     WAITING_FOR_APPROVAL = "WaitingForApproval", "the plan holds a change that a person has to approve"
     VALIDATION_VIOLATED = "ValidationViolated", "documents violate the validator; it stays at warn until they are corrected"
     BUILDING_INDEX = "BuildingIndex", "the server is building an index; looked at again by itself"

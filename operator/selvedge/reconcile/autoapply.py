@@ -1,0 +1,160 @@
+"""``migrations.autoApply``: one MigrationRun for each state of the source, named after its digest.
+
+The name makes the creation idempotent: a repeated pass, a restarted operator or two operators at once make no
+second run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from selvedge.api.databaseschema import Migrations
+from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.kube.errors import KubeExists
+from selvedge.kube.resources import CONFIG_MAPS, MIGRATION_RUNS
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.servers import Server
+from selvedge.reconcile.store import Object, key_of
+
+SCHEMA_LABEL = "selvedge.dev/schema"
+_DIGITS = 10
+FINISHED = ("Succeeded", "Failed")
+
+
+async def read_files(context: Context, namespace: str, source: Mapping[str, Any]) -> dict[str, str]:
+    """The migration files of a source, by name.
+
+    Raises TransientError where a ConfigMap does not exist (yet), InvalidError where two hold a file of the same name.
+    """
+    inline = source.get("inline")
+    if inline:
+        return dict(inline.get("files") or {})
+    files: dict[str, str] = {}
+    for ref in source.get("configMaps") or ():
+        found = await context.kube.configmap(namespace, str(ref["name"]))
+        if found is None:
+            message = f"configmap {namespace}/{ref['name']} with migrations does not exist: apply it"
+            raise TransientError(Reason.WAITING_FOR_SOURCE, message)
+        data = found.get("data") or {}
+        twice = files.keys() & data.keys()
+        if twice:
+            message = f"file {min(twice)} stands in two configmaps of the source: remove one"
+            raise InvalidError(Reason.INVALID_MIGRATION, message)
+        files.update(data)
+    return files
+
+
+def digest_of(files: Mapping[str, str], extra: object = None) -> str:
+    """sha256 over names and contents, in hexadecimal."""
+    text = json.dumps([sorted(files.items()), extra], ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def source_of(obj: Object) -> Mapping[str, Any]:
+    """``spec.migrations.source`` of a raw DatabaseSchema."""
+    return ((obj.get("spec") or {}).get("migrations") or {}).get("source") or {}
+
+
+async def apply_migrations(context: Context, obj: Object, migrations: Migrations, server: Server) -> str:
+    """Make the run for the present source where there is none; returns what the database waits for, or nothing."""
+    if not migrations.auto_apply:
+        return ""
+    namespace, name = key_of(obj)
+    try:
+        digest = await _digest(context, obj, migrations.target_version)
+    except TransientError as error:
+        return error.message
+    run_name = f"{name[: 253 - _DIGITS - 1]}-{digest[:_DIGITS]}"
+    run = context.store.get(MIGRATION_RUNS.plural, namespace, run_name)
+    if run is None:
+        context.may_write()
+        try:
+            created = await context.kube.create(MIGRATION_RUNS, _manifest(obj, run_name, migrations))
+            context.store.put(MIGRATION_RUNS.plural, created)
+        except KubeExists:
+            pass  # the watch has not shown it yet
+        context.enqueue(("run", namespace, run_name))
+        return f"MigrationRun {run_name} was made for the present migrations and has not finished"
+    await _prune(context, obj, run_name, migrations.history_limit)
+    status = run.get("status") or {}
+    if status.get("phase") == "Succeeded":
+        return ""
+    if status.get("phase") == "Failed":
+        return f"MigrationRun {run_name} failed: see its status, then correct the migrations"
+    context.enqueue(("run", namespace, run_name))
+    return f"MigrationRun {run_name} has not finished"
+
+
+async def _digest(context: Context, obj: Object, target: str) -> str:
+    """The digest of the source; ConfigMaps that are watched are read again only when they changed."""
+    namespace = key_of(obj)[0]
+    source = source_of(obj)
+    versions = []
+    for ref in source.get("configMaps") or ():
+        seen = context.store.get(CONFIG_MAPS.plural, namespace, str(ref["name"]))
+        versions.append(str(seen["metadata"].get("resourceVersion")) if seen else "")
+    cache_key = (namespace, json.dumps(source, sort_keys=True), target)
+    known = context.sources.get(cache_key)
+    if known is not None and all(versions) and known[0] == versions:
+        return known[1]
+    digest = digest_of(await read_files(context, namespace, source), target)
+    context.sources[cache_key] = (versions, digest)
+    return digest
+
+
+def _manifest(obj: Object, name: str, migrations: Migrations) -> dict[str, Any]:
+    metadata = obj["metadata"]
+    owner = {
+        "apiVersion": obj["apiVersion"],
+        "kind": obj["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    spec: dict[str, Any] = {"schemaRef": {"name": metadata["name"]}, "action": "Up"}
+    if migrations.target_version:
+        spec["target"] = migrations.target_version
+    if migrations.environment:
+        spec["environment"] = migrations.environment
+    return {
+        "metadata": {
+            "name": name,
+            "namespace": metadata["namespace"],
+            "labels": {SCHEMA_LABEL: metadata["name"][:63]},
+            "ownerReferences": [owner],
+        },
+        "spec": spec,
+    }
+
+
+async def _prune(context: Context, obj: Object, current: str, limit: int) -> None:
+    """Delete finished runs that autoApply made, beyond ``historyLimit``; the history in the database stays."""
+    uid = obj["metadata"]["uid"]
+    finished = [
+        run
+        for run in context.store.all(MIGRATION_RUNS.plural)
+        if run["metadata"].get("namespace") == obj["metadata"]["namespace"]
+        and run["metadata"]["name"] != current
+        and any(owner.get("uid") == uid for owner in run["metadata"].get("ownerReferences") or ())
+        and (run.get("status") or {}).get("phase") in FINISHED
+    ]
+    finished.sort(key=lambda run: str(run["metadata"].get("creationTimestamp", "")), reverse=True)
+    for run in finished[max(0, limit - 1) :]:
+        context.may_write()
+        await context.kube.delete(MIGRATION_RUNS, *key_of(run))
+
+
+def wake_runs(context: Context, obj: Object) -> None:
+    """Unfinished runs of this DatabaseSchema may go on now."""
+    namespace, name = key_of(obj)
+    for run in context.store.all(MIGRATION_RUNS.plural):
+        metadata = run["metadata"]
+        ref = ((run.get("spec") or {}).get("schemaRef") or {}).get("name")
+        waits = (run.get("status") or {}).get("phase") not in FINISHED
+        if waits and ref == name and metadata.get("namespace") == namespace:
+            context.enqueue(("run", namespace, str(metadata["name"])))

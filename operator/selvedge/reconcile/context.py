@@ -1,0 +1,96 @@
+"""What every pass needs, in one place that is handed in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, Literal
+
+import structlog
+
+from selvedge.config import Settings
+from selvedge.core.redact import Redactor
+from selvedge.kube.client import KubeClient
+from selvedge.kube.events import Events
+from selvedge.kube.resources import Resource
+from selvedge.reconcile.outcome import Outcome, merge_patch, status_document
+from selvedge.reconcile.servers import Servers
+from selvedge.reconcile.store import Object, Store, key_of
+from selvedge.telemetry.health import Health
+from selvedge.telemetry.metrics import Metrics
+
+_log = structlog.stdlib.get_logger("selvedge.reconcile")
+
+#: A key of the work queue: ("server", ns, name), ("unit", ns, name, database) or ("run", ns, name).
+Key = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Context:
+    """The process's parts. ``may_write`` raises when this process does not lead any more."""
+
+    settings: Settings
+    kube: KubeClient
+    store: Store
+    servers: Servers
+    events: Events
+    metrics: Metrics
+    health: Health
+    redactor: Redactor
+    cluster: str
+    may_write: Callable[[], None]
+    enqueue: Callable[[Hashable], None] = lambda key: None
+    enqueue_after: Callable[[Hashable, float], None] = lambda key, seconds: None
+    random: Random = field(default_factory=Random)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    failures: dict[Key, int] = field(default_factory=dict)
+    namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
+    sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
+    secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+
+    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
+        """Read a Secret; every value in it is kept out of logs, events and statuses from then on."""
+        found = await self.kube.secret(namespace, name)
+        values = tuple(_text(value) for value in (found or {}).values())
+        for value in values:
+            self.redactor.add(value)
+        for value in self.secrets_seen.get((namespace, name), ()):
+            self.redactor.remove(value)
+        self.secrets_seen[namespace, name] = values
+        return found
+
+    async def write_status(self, resource: Resource, obj: Object, outcome: Outcome) -> bool:
+        """Write the outcome to the object's status, if that changes anything; True where it did. Posts the events."""
+        key = key_of(obj)
+        current = self.store.get(resource.plural, *key)
+        if current is None or current["metadata"].get("uid") != obj["metadata"].get("uid"):
+            return False  # deleted meanwhile
+        before = current.get("status") or {}
+        generation = int(obj["metadata"].get("generation", 0))
+        after = self._redacted(status_document(outcome, before, generation, self.now()))
+        patch = merge_patch(before, after)
+        if patch:
+            written = await self.kube.patch_status(resource, *key, patch)
+            if written is not None:
+                self.store.put(resource.plural, written)
+        for notice in outcome.notices:
+            kind: Literal["Normal", "Warning"] = "Warning" if notice.warning else "Normal"
+            await self.events.post(obj, notice.reason, notice.message, type=kind)
+        return bool(patch)
+
+    def _redacted(self, value: Any) -> Any:
+        if isinstance(value, str):
+            return self.redactor.redact(value)
+        if isinstance(value, dict):
+            return {key: self._redacted(inner) for key, inner in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._redacted(inner) for inner in value]
+        return value
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace").strip("\r\n")

@@ -1,0 +1,161 @@
+"""From a key of the work queue to a pass, and from an object that was seen to the keys that it concerns."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import structlog
+
+from selvedge.core.errors import SelvedgeError
+from selvedge.core.reasons import Reason
+from selvedge.kube.resources import (
+    CONFIG_MAPS,
+    DATABASE_SCHEMAS,
+    DATABASE_SERVERS,
+    MIGRATION_RUNS,
+    SECRETS,
+    Resource,
+)
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.databaseschema import counts, reconcile_unit
+from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
+from selvedge.reconcile.migrationrun import reconcile_run
+from selvedge.reconcile.queue import WorkQueue
+from selvedge.reconcile.store import Object, key_of, unit_of
+from selvedge.telemetry.logs import bind
+
+_log = structlog.stdlib.get_logger("selvedge.reconcile")
+
+KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, MIGRATION_RUNS)
+WATCH_LABEL = "selvedge.dev/watch=true"
+_RELIST_SECONDS = 600.0
+_INTERNAL_RETRY = 60.0
+
+
+class Controller:
+    """Owns the queue; everything else is in the context."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.queue = WorkQueue(self._work, context.settings.workers)
+        context.enqueue = self.queue.add
+        context.enqueue_after = self.queue.add_after
+
+    async def prime(self) -> None:
+        """Fill the store and queue everything. No work begins before: a unit has to know all its members."""
+        await self._list()
+        for resource in KINDS:
+            for obj in self.context.store.all(resource.plural):
+                self._enqueue(resource, obj)
+
+    async def run(self) -> None:
+        """Work, and list again now and then, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queue.run())
+            group.create_task(self._sweep())
+
+    def seen(self, resource: Resource, obj: Mapping[str, Any], *, deleted: bool) -> None:
+        """The watch showed an object."""
+        store = self.context.store
+        if deleted:
+            before = store.remove(resource.plural, *key_of(obj))
+            if before is not None:
+                self._enqueue(resource, before)
+            return
+        before = store.put(resource.plural, obj)
+        changed = before is None or before["metadata"].get("generation") != obj["metadata"].get("generation")
+        if resource is SECRETS or resource is CONFIG_MAPS:
+            changed = before is None or _version(before) != _version(obj)
+        if changed:
+            self._enqueue(resource, store.get(resource.plural, *key_of(obj)) or dict(obj))
+
+    def wanted(self, resource: Resource, obj: Mapping[str, Any]) -> None:
+        """Somebody asks for a pass over this object, changed or not."""
+        self.context.store.put(resource.plural, obj)
+        self._enqueue(resource, dict(obj))
+
+    def _enqueue(self, resource: Resource, obj: Object) -> None:
+        namespace, name = key_of(obj)
+        if resource is DATABASE_SERVERS:
+            self.queue.add(("server", namespace, name))
+        elif resource is DATABASE_SCHEMAS:
+            self.queue.add(("unit", *unit_of(obj)))
+        elif resource is MIGRATION_RUNS:
+            self.queue.add(("run", namespace, name))
+        elif resource is SECRETS:
+            for server in self.context.store.all(DATABASE_SERVERS.plural):
+                if (namespace, name) in secrets_of(server):
+                    self.queue.add(("server", *key_of(server)))
+        elif resource is CONFIG_MAPS:
+            self._enqueue_users(namespace, name)
+
+    def _enqueue_users(self, namespace: str, configmap: str) -> None:
+        for schema in self.context.store.all(DATABASE_SCHEMAS.plural):
+            source = ((schema.get("spec") or {}).get("migrations") or {}).get("source") or {}
+            names = {str(ref.get("name")) for ref in source.get("configMaps") or ()}
+            if schema["metadata"].get("namespace") == namespace and configmap in names:
+                self.queue.add(("unit", *unit_of(schema)))
+
+    async def _work(self, key: Hashable) -> None:
+        kind, *rest = key if isinstance(key, tuple) else ("", str(key))
+        with bind(**_describe(kind, rest)):
+            started = time.monotonic()
+            try:
+                if kind == "server":
+                    await reconcile_server(self.context, rest[0], rest[1])
+                elif kind == "unit":
+                    await reconcile_unit(self.context, rest[0], rest[1], rest[2])
+                else:
+                    await reconcile_run(self.context, rest[0], rest[1])
+            except SelvedgeError as error:
+                # Only the Kubernetes API fails out here: every other failure has become a status.
+                _log.warning("the pass could not be finished", reason=str(error.reason), error=error.message)
+                self.queue.add_after(key, self.context.random.uniform(1.0, 5.0))
+            except Exception:  # noqa: BLE001 - one resource never ends the operator; the log has the traceback
+                _log.exception("a defect ended the pass; it is tried again", retry_seconds=_INTERNAL_RETRY)
+                self.context.metrics.reconciled(kind, str(Reason.INTERNAL_ERROR), time.monotonic() - started)
+                self.queue.add_after(key, _INTERNAL_RETRY)
+        self.context.metrics.queue_depth(self.queue.depth())
+
+    async def _list(self) -> None:
+        for resource in KINDS:
+            await self._list_kind(resource, "")
+        for resource in (SECRETS, CONFIG_MAPS):
+            await self._list_kind(resource, WATCH_LABEL)
+
+    async def _list_kind(self, resource: Resource, selector: str) -> None:
+        keys: set[tuple[str, str]] = set()
+        for namespace in self.context.settings.namespaces or (None,):
+            async for obj in self.context.kube.list(resource, namespace, selector):
+                keys.add(key_of(obj))
+                self.context.store.put(resource.plural, obj)
+        for gone in self.context.store.keep_only(resource.plural, keys):
+            self._enqueue(resource, gone)
+
+    async def _sweep(self) -> None:
+        """List again now and then: a watch that was interrupted never reports what was deleted meanwhile."""
+        while True:
+            self._count()
+            await asyncio.sleep(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1))
+            try:
+                await self._list()
+            except SelvedgeError as error:
+                _log.warning("the resources could not be listed; tried again later", error=error.message)
+
+    def _count(self) -> None:
+        for resource in KINDS:
+            objects = list(self.context.store.all(resource.plural))
+            self.context.metrics.resources(resource.kind, counts(objects))
+
+
+def _version(obj: Mapping[str, Any]) -> str:
+    return str(obj["metadata"].get("resourceVersion", ""))
+
+
+def _describe(kind: str, rest: list[str]) -> dict[str, str]:
+    names = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
+    described = {"resource": names.get(kind, kind), "namespace": rest[0], "name": rest[1]}
+    return {**described, "database": rest[2]} if kind == "unit" else described

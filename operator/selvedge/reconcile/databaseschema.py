@@ -1,0 +1,261 @@
+"""DatabaseSchema: all members of one database together, in one pass, each with its own status."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import structlog
+
+from selvedge.api.base import Destructive
+from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.api.databaseserver import EngineType
+from selvedge.api.resource import parse
+from selvedge.api.support import unsupported
+from selvedge.core.backoff import delay
+from selvedge.core.breaker import BreakerState
+from selvedge.core.conditions import find
+from selvedge.core.errors import InvalidError, RefusedError, SelvedgeError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import MemberResult, UnitResult
+from selvedge.engines.base import AccessRule, Member, Unit
+from selvedge.kube.resources import DATABASE_SCHEMAS, NAMESPACES
+from selvedge.reconcile.access import access_rule, needs_labels
+from selvedge.reconcile.autoapply import apply_migrations, wake_runs
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.outcome import Outcome, from_error
+from selvedge.reconcile.schemastatus import outcome_of
+from selvedge.reconcile.servers import Server
+from selvedge.reconcile.store import Object, key_of
+
+_log = structlog.stdlib.get_logger("selvedge.reconcile.databaseschema")
+_LABELS_SECONDS = 60.0
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A member of the unit on its way through the guards."""
+
+    obj: Object
+    spec: DatabaseSchemaSpec
+    access: AccessRule
+
+
+async def reconcile_unit(context: Context, namespace: str, name: str, database: str) -> None:
+    """One pass over one database of the DatabaseServer ``namespace/name``."""
+    key = ("unit", namespace, name, database)
+    objects = context.store.unit((namespace, name), database)
+    if not objects:
+        context.failures.pop(key, None)
+        return
+    started = time.monotonic()
+    server = context.servers.get((namespace, name))
+    candidates, outcomes = await _guards(context, objects, server, (namespace, name))
+    pause = min((c.spec.interval for c in candidates), default=300.0) * context.random.uniform(0.9, 1.1)
+    label = "success"
+    if candidates and server is not None:
+        try:
+            result = await _converge(context, server, candidates, database)
+            context.failures.pop(key, None)
+            for candidate in candidates:
+                uid = candidate.obj["metadata"]["uid"]
+                outcomes[uid] = await _settle(context, candidate, result.members[uid], server)
+        except SelvedgeError as error:
+            label = str(error.reason)
+            pause, outcome = _failed(context, key, server, error, pause)
+            for candidate in candidates:
+                outcomes[candidate.obj["metadata"]["uid"]] = outcome
+    context.metrics.reconciled("DatabaseSchema", label, time.monotonic() - started)
+    for obj in objects:
+        if obj["metadata"]["uid"] in outcomes:
+            await context.write_status(DATABASE_SCHEMAS, obj, outcomes[obj["metadata"]["uid"]])
+            wake_runs(context, obj)
+    context.enqueue_after(key, pause)
+
+
+def _failed(
+    context: Context, key: tuple[str, ...], server: Server, error: SelvedgeError, pause: float
+) -> tuple[float, Outcome]:
+    """How long to wait after a failed pass, and what the members are told."""
+    _log.warning("the pass failed", reason=str(error.reason), error=error.message)
+    if not isinstance(error, TransientError):
+        return pause, from_error(error)
+    attempt = context.failures[key] = context.failures.get(key, 0) + 1
+    pause = delay(attempt - 1, base=1.0, cap=300.0, random=context.random)
+    if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
+        # The server's own probe wakes everybody when it answers again: until then nobody asks, and nothing is written.
+        return 600.0, from_error(error)
+    return pause, from_error(error, context.now() + timedelta(seconds=pause))
+
+
+async def _guards(
+    context: Context, objects: list[Object], server: Server | None, server_key: tuple[str, str]
+) -> tuple[list[_Candidate], dict[str, Outcome]]:
+    """Who takes part in the pass, and the outcomes of those who do not."""
+    candidates: list[_Candidate] = []
+    outcomes: dict[str, Outcome] = {}
+    for obj in objects:
+        uid = obj["metadata"]["uid"]
+        if obj["metadata"].get("deletionTimestamp"):
+            continue
+        try:
+            spec: DatabaseSchemaSpec = parse(obj, strict=False).spec
+            if spec.suspend:
+                message = "spec.suspend is true: the database is neither looked at nor changed"
+                outcomes[uid] = Outcome(None, Reason.SUSPENDED, message, retrying=False)
+                continue
+            if server is None:
+                raise TransientError(Reason.WAITING_FOR_SERVER, _no_server(context, server_key))
+            _fits_engine(spec, server)
+            missing = unsupported(spec)
+            if missing:
+                fields = ", ".join(missing)
+                raise InvalidError(Reason.UNSUPPORTED, f"this version does not act on {fields} yet: remove it")
+            rule = await _access(context, server, server_key, str(obj["metadata"]["namespace"]))
+        except SelvedgeError as error:
+            outcomes[uid] = from_error(error)
+            continue
+        candidates.append(_Candidate(obj, _floored(spec, server), rule))
+    return candidates, outcomes
+
+
+def _no_server(context: Context, server_key: tuple[str, str]) -> str:
+    name = "/".join(server_key)
+    if context.store.get("databaseservers", *server_key) is None:
+        return f"DatabaseServer {name} does not exist: apply it, or correct spec.serverRef"
+    return f"DatabaseServer {name} cannot be used yet: see its status"
+
+
+def _fits_engine(spec: DatabaseSchemaSpec, server: Server) -> None:
+    wanted = EngineType.POSTGRES if spec.postgres is not None else EngineType.MONGODB
+    if wanted is not server.spec.engine:
+        message = f"DatabaseServer {server.name} is a {server.spec.engine} server and this declares a {wanted} database"
+        raise InvalidError(Reason.INVALID_SPEC, message + ": correct spec.serverRef")
+
+
+def _floored(spec: DatabaseSchemaSpec, server: Server) -> DatabaseSchemaSpec:
+    """The server's policy is a floor: what it refuses, no resource can allow."""
+    policy = server.spec.policy
+    if policy is None or spec.destructive is not Destructive.ALLOW or policy.destructive is Destructive.ALLOW:
+        return spec
+    return spec.model_copy(update={"destructive": policy.destructive})
+
+
+async def _access(context: Context, server: Server, server_key: tuple[str, str], namespace: str) -> AccessRule:
+    labels: Mapping[str, str] = {}
+    if needs_labels(server.spec):
+        at, labels = context.namespace_labels.get(namespace, (float("-inf"), {}))
+        if time.monotonic() - at > _LABELS_SECONDS:
+            found = await context.kube.get(NAMESPACES, None, namespace)
+            labels = ((found or {}).get("metadata") or {}).get("labels") or {}
+            context.namespace_labels[namespace] = (time.monotonic(), labels)
+    return access_rule(server.spec, server_key, namespace, labels)
+
+
+async def _converge(context: Context, server: Server, candidates: list[_Candidate], database: str) -> UnitResult:
+    rules = {candidate.obj["metadata"]["uid"]: candidate.access for candidate in candidates}
+    unit = Unit(
+        database,
+        tuple(_member(candidate.obj, candidate.spec) for candidate in candidates),
+        context.cluster,
+        access=lambda member: rules[member.uid],
+        alive=lambda resource: context.store.get(DATABASE_SCHEMAS.plural, *_split(resource)) is not None,
+    )
+    limit = context.settings.reconcile_timeout
+    try:
+        async with asyncio.timeout(limit), server.use() as engine:
+            return await engine.converge(unit, context.may_write)
+    except TimeoutError:
+        message = f"the pass over database {database} took longer than {limit:g} s and was cancelled"
+        raise TransientError(Reason.TIMEOUT, message) from None
+
+
+def _split(resource: str) -> tuple[str, str]:
+    namespace, _, name = resource.partition("/")
+    return namespace, name
+
+
+def _member(obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False) -> Member:
+    metadata = obj["metadata"]
+    generation = int(metadata.get("generation", 0))
+    ready = find((obj.get("status") or {}).get("conditions") or (), "Ready")
+    verified = (
+        ready is not None
+        and ready.observed_generation == generation
+        and (ready.status is True or ready.reason == Reason.DRIFT_DETECTED)
+    )
+    return Member(
+        uid=str(metadata["uid"]),
+        namespace=str(metadata["namespace"]),
+        name=str(metadata["name"]),
+        generation=generation,
+        created=str(metadata.get("creationTimestamp", "")),
+        spec=spec,
+        verified=verified,
+        deleting=deleting,
+    )
+
+
+async def _settle(context: Context, candidate: _Candidate, result: MemberResult, server: Server) -> Outcome:
+    """The outcome of a finished pass, with migrations that are to be applied by themselves."""
+    waiting = ""
+    if result.provisioned and candidate.spec.migrations is not None:
+        waiting = await apply_migrations(context, candidate.obj, candidate.spec.migrations, server)
+    outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now())
+    if result.drift:
+        repaired = 0 if outcome.reason is Reason.DRIFT_DETECTED else len(result.drift)
+        context.metrics.drift("DatabaseSchema", found=len(result.drift), repaired=repaired)
+    return outcome
+
+
+async def remove_schema(context: Context, obj: Object) -> None:
+    """``deletionPolicy: Delete``: remove what this resource made; raises our errors until it is done.
+
+    With the server or its Secret gone for good, the resource is let go: there is nothing to remove it from.
+    """
+    spec: DatabaseSchemaSpec = parse(obj, strict=False).spec
+    namespace = spec.server_ref.namespace or str(obj["metadata"]["namespace"])
+    server_key = (namespace, spec.server_ref.name)
+    server = context.servers.get(server_key)
+    if server is None:
+        if context.store.get("databaseservers", *server_key) is None:
+            message = f"DatabaseServer {'/'.join(server_key)} is gone: what this resource made stays where it is"
+            await context.events.post(obj, Reason.RETAINED, message, type="Warning")
+            return
+        raise TransientError(Reason.WAITING_FOR_SERVER, _no_server(context, server_key))
+    others = [o for o in context.store.unit(server_key, spec.database) if key_of(o) != key_of(obj)]
+    members = [_member(obj, spec, deleting=True)]
+    for other in others:
+        try:
+            parsed: DatabaseSchemaSpec = parse(other, strict=False).spec
+        except SelvedgeError:
+            # Unreadable, and yet a member: the database is not dropped below it.
+            raise RefusedError(
+                Reason.CONFLICT, f"DatabaseSchema {'/'.join(key_of(other))} shares the database and cannot be read"
+            ) from None
+        members.append(replace(_member(other, parsed), deleting=bool(other["metadata"].get("deletionTimestamp"))))
+    only = {str(obj["metadata"]["uid"])}
+    unit = Unit(
+        spec.database,
+        tuple(m for m in members if m.uid in only or not m.deleting),
+        context.cluster,
+        alive=lambda _: True,
+    )
+    async with asyncio.timeout(context.settings.reconcile_timeout), server.use() as engine:
+        result = await engine.remove(unit, context.may_write)
+    count = sum(len(member.applied) for member in result.members.values())
+    await context.events.post(obj, Reason.DELETED, f"removed what this resource made: {count} objects")
+
+
+def counts(objects: list[Object]) -> dict[str, int]:
+    """How many resources are in which state of Ready, for the metric."""
+    found: dict[str, int] = {}
+    for obj in objects:
+        ready: Any = find((obj.get("status") or {}).get("conditions") or (), "Ready")
+        word = "Unknown" if ready is None or ready.status is None else str(ready.status)
+        found[word] = found.get(word, 0) + 1
+    return found

@@ -1,0 +1,170 @@
+"""DatabaseServer: log in, look, say what was found. The only kind that opens and closes circuits by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from selvedge.api.databaseserver import DatabaseServerSpec
+from selvedge.api.resource import parse
+from selvedge.core.backoff import delay
+from selvedge.core.breaker import BreakerState
+from selvedge.core.errors import InvalidError, NotPermittedError, SelvedgeError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.base import ServerFacts
+from selvedge.kube.resources import DATABASE_SERVERS
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.outcome import Outcome, from_error
+from selvedge.reconcile.servers import Server
+from selvedge.reconcile.store import Object
+from selvedge.reconcile.target import read_target
+
+
+async def reconcile_server(context: Context, namespace: str, name: str) -> None:
+    """One pass over one DatabaseServer."""
+    obj = context.store.get(DATABASE_SERVERS.plural, namespace, name)
+    key = ("server", namespace, name)
+    if obj is None:
+        await _forget(context, namespace, name)
+        return
+    started = time.monotonic()
+    server: Server | None = None
+    before = (obj.get("status") or {}).get("systemIdentifier", "")
+    try:
+        spec: DatabaseServerSpec = parse(obj, strict=False).spec
+        interval = spec.monitoring.interval
+        target = await read_target(spec, lambda secret: context.secret(namespace, secret))
+        server = await context.servers.put((namespace, name), spec, target, before)
+        was_closed = server.breaker.state(started) is BreakerState.CLOSED
+        facts = await _probe(server)
+        outcome = _outcome(facts, before)
+        context.failures.pop(key, None)
+        if not was_closed or _ready_before(obj) is not outcome.ready:
+            _wake_units(context, namespace, name)
+        pause = interval * context.random.uniform(0.9, 1.1)
+    except SelvedgeError as error:
+        attempt = context.failures[key] = context.failures.get(key, 0) + 1
+        if server is None:  # the Secrets are wrong: nobody may go on with the old ones
+            await context.servers.remove((namespace, name))
+        pause = delay(attempt - 1, base=1.0, cap=30.0, random=context.random)
+        if server is not None:
+            pause = max(pause, server.breaker.retry_after(time.monotonic()))
+        outcome = from_error(error)
+        if isinstance(error, InvalidError) and error.reason not in _FROM_OUTSIDE:
+            pause = 300.0
+        if attempt == 1:
+            _wake_units(context, namespace, name)
+    _report(context, namespace, name, server, outcome, time.monotonic() - started)
+    await context.write_status(DATABASE_SERVERS, obj, outcome)
+    context.enqueue_after(key, pause)
+
+
+#: Not transient, and yet mended outside this resource: looked at again at a moderate pace.
+_FROM_OUTSIDE = frozenset(
+    {
+        Reason.SECRET_NOT_FOUND,
+        Reason.SECRET_KEY_MISSING,
+        Reason.AUTHENTICATION_FAILED,
+        Reason.TLS_VERIFICATION_FAILED,
+        Reason.TLS_UNAVAILABLE,
+        Reason.POOLER_DETECTED,
+        Reason.UNSUPPORTED_VERSION,
+    }
+)
+
+
+async def _probe(server: Server) -> ServerFacts:
+    """Probe, whatever the circuit says: this is what closes it again."""
+    limits = server.target.limits
+    try:
+        async with asyncio.timeout(limits.connect_timeout + limits.statement_timeout):
+            facts = await server.engine.probe()
+    except TimeoutError:
+        error = TransientError(
+            Reason.CONNECTION_TIMEOUT,
+            f"DatabaseServer {server.name} accepted the connection and did not answer in time: check that it is alive",
+        )
+        server.note(error, time.monotonic())
+        raise error from None
+    except SelvedgeError as error:
+        server.note(error, time.monotonic())
+        raise
+    server.breaker.success()
+    return facts
+
+
+def _outcome(facts: ServerFacts, before: str) -> Outcome:
+    status: dict[str, Any] = {
+        "version": facts.version,
+        "role": facts.role,
+        "systemIdentifier": before or facts.system_identifier,
+        "replicas": [{"host": replica.host, "state": replica.state} for replica in facts.replicas],
+        "capabilities": list(facts.capabilities),
+        "missingPrivileges": [{"statement": statement} for statement in facts.missing_privileges],
+    }
+    good = sum(replica.state != "Unreachable" for replica in facts.replicas)
+    status["replicasReady"] = f"{good}/{len(facts.replicas)}" if facts.replicas else None
+    if before and before != facts.system_identifier:
+        message = (
+            f"the server's identity is {facts.system_identifier} and was {before}: it was replaced, and nothing is "
+            "written; delete this resource and apply it again once you are sure that it is the right server"
+        )
+        return Outcome(False, Reason.SERVER_REPLACED, message, retrying=False, status=status)
+    if facts.role == "Standby":
+        message = "the server is a standby and takes no writes: name the primary in spec.hosts"
+        return Outcome(False, Reason.STANDBY, message, status=status)
+    if facts.missing_privileges:
+        error = NotPermittedError(
+            Reason.INSUFFICIENT_PRIVILEGES,
+            "the operator's login lacks rights; an administrator has to run: " + "; ".join(facts.missing_privileges),
+        )
+        return Outcome(False, error.reason, error.message, status=status)
+    message = f"the server answers as {facts.role}, version {facts.version}"
+    return Outcome(True, Reason.REACHABLE, message, status=status)
+
+
+def _ready_before(obj: Object) -> bool | None:
+    for condition in (obj.get("status") or {}).get("conditions") or ():
+        if condition.get("type") == "Ready":
+            return {"True": True, "False": False}.get(str(condition.get("status")))
+    return None
+
+
+def _wake_units(context: Context, namespace: str, name: str) -> None:
+    for database in context.store.units_of((namespace, name)):
+        context.enqueue(("unit", namespace, name, database))
+
+
+def _report(
+    context: Context, namespace: str, name: str, server: Server | None, outcome: Outcome, seconds: float
+) -> None:
+    label = f"{namespace}/{name}"
+    connections = server.engine.connections() if server else {}
+    healthy = outcome.ready is True or outcome.reason in (Reason.STANDBY, Reason.INSUFFICIENT_PRIVILEGES)
+    reason = "" if healthy else str(outcome.reason)
+    context.health.server(label, healthy, seconds, connections, reason)
+    limit = server.target.limits.max if server else 0
+    context.metrics.server(label, healthy=healthy, connections=connections, limit=limit)
+    context.metrics.reconciled("DatabaseServer", "success" if outcome.ready else str(outcome.reason), seconds)
+
+
+async def _forget(context: Context, namespace: str, name: str) -> None:
+    await context.servers.remove((namespace, name))
+    context.health.forget_server(f"{namespace}/{name}")
+    context.metrics.forget_server(f"{namespace}/{name}")
+    context.failures.pop(("server", namespace, name), None)
+    _wake_units(context, namespace, name)
+
+
+def secrets_of(obj: Object) -> set[tuple[str, str]]:
+    """The Secrets that a raw DatabaseServer names, as (namespace, name): a change of one wakes it."""
+    spec = obj.get("spec") or {}
+    namespace = str(obj["metadata"].get("namespace", ""))
+    tls = spec.get("tls") or {}
+    refs = [
+        (spec.get("credentials") or {}).get("secretRef"),
+        tls.get("caSecretRef"),
+        tls.get("clientCertificateSecretRef"),
+    ]
+    return {(namespace, str(ref["name"])) for ref in refs if ref and ref.get("name")}

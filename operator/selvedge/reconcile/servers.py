@@ -1,0 +1,154 @@
+"""The servers that this process talks to: one engine, one circuit breaker and one limit for each."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from selvedge.api.databaseserver import DatabaseServerSpec, EngineType
+from selvedge.core.breaker import BreakerState, CircuitBreaker
+from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.base import Engine, Observer, ServerTarget
+from selvedge.engines.mongodb.engine import MongoEngine
+from selvedge.engines.postgres.engine import PostgresEngine
+
+ServerKey = tuple[str, str]
+
+#: Failures that say that the server cannot be reached at all; only they open the circuit.
+_CONNECTION = frozenset(
+    {
+        Reason.UNREACHABLE,
+        Reason.HOST_NOT_FOUND,
+        Reason.CONNECTION_TIMEOUT,
+        Reason.CONNECTION_LOST,
+        Reason.SERVER_STARTING,
+        Reason.TOO_MANY_CONNECTIONS,
+        Reason.TIMEOUT,
+    }
+)
+
+
+@dataclass(slots=True)
+class Server:
+    """One DatabaseServer as this process uses it."""
+
+    key: ServerKey
+    spec: DatabaseServerSpec
+    target: ServerTarget
+    engine: Engine
+    breaker: CircuitBreaker
+    gate: asyncio.Semaphore
+    system_identifier: str = ""
+    last_error: str = ""
+    runs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+
+    @property
+    def name(self) -> str:
+        """Namespace/name."""
+        return "/".join(self.key)
+
+    @asynccontextmanager
+    async def use(self, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[Engine]:
+        """The engine, within the server's limits and while its circuit is closed.
+
+        Raises :class:`TransientError` with ``CircuitOpen`` while the server is left alone.
+        """
+        if self.breaker.state(clock()) is not BreakerState.CLOSED:
+            raise self.circuit_open(clock())
+        async with self.gate:
+            if self.breaker.state(clock()) is not BreakerState.CLOSED:
+                raise self.circuit_open(clock())
+            try:
+                yield self.engine
+            except SelvedgeError as error:
+                self.note(error, clock())
+                raise
+            self.breaker.success()
+
+    @asynccontextmanager
+    async def migrating(self, clock: Callable[[], float] = time.monotonic) -> AsyncIterator[None]:
+        """The right to run migrations, which bring connections of their own: only so many at once.
+
+        Raises :class:`TransientError` with ``CircuitOpen`` while the server is left alone.
+        """
+        async with self.runs:
+            if self.breaker.state(clock()) is not BreakerState.CLOSED:
+                raise self.circuit_open(clock())
+            try:
+                yield
+            except SelvedgeError as error:
+                self.note(error, clock())
+                raise
+
+    def circuit_open(self, now: float) -> TransientError:
+        """The error for who comes while the server is left alone."""
+        rest = max(1, round(self.breaker.retry_after(now)))
+        return TransientError(
+            Reason.CIRCUIT_OPEN,
+            f"DatabaseServer {self.name} failed several times in a row and is probed again about every {rest} s; "
+            f"last error: {self.last_error}"
+            if self.last_error
+            else f"DatabaseServer {self.name} is not used until a probe succeeds",
+        )
+
+    def note(self, error: SelvedgeError, now: float) -> None:
+        """Count a failure, if it is one of the connection."""
+        if error.reason in _CONNECTION:
+            self.last_error = error.message
+            self.breaker.failure(now)
+        elif error.reason is not Reason.NOT_LEADING:
+            self.breaker.success()  # it answered
+
+
+class Servers:
+    """All of them, by namespace and name."""
+
+    def __init__(self, observer: Callable[[str, str], Observer], metadata_schema: str) -> None:
+        self._servers: dict[ServerKey, Server] = {}
+        self._observer = observer
+        self._metadata_schema = metadata_schema
+        self._random = Random()
+
+    def get(self, key: ServerKey) -> Server | None:
+        """The server, if its Secrets could be read."""
+        return self._servers.get(key)
+
+    async def put(self, key: ServerKey, spec: DatabaseServerSpec, target: ServerTarget, system: str) -> Server:
+        """The server for this target: the known one where nothing changed, a new engine where something did."""
+        known = self._servers.get(key)
+        if known is not None and known.target == target:
+            known.spec = spec
+            return known
+        name = "/".join(key)
+        observer = self._observer(name, spec.engine.value)
+        engine: Engine
+        # Of connections.max, each run of migrations needs three of its own; the rest is the pool's.
+        runs = max(1, target.limits.max // 10)
+        pooled = replace(target, limits=replace(target.limits, max=max(1, target.limits.max - 3 * runs)))
+        if spec.engine is EngineType.POSTGRES:
+            engine = PostgresEngine(pooled, observer, metadata_schema=self._metadata_schema, system_identifier=system)
+        else:
+            engine = MongoEngine(pooled, observer)
+        gate = asyncio.Semaphore(max(1, pooled.limits.max - 1))
+        breaker = CircuitBreaker(random=self._random, cap=60.0)
+        server = Server(key, spec, target, engine, breaker, gate, system, runs=asyncio.Semaphore(runs))
+        self._servers[key] = server
+        if known is not None:
+            await known.engine.close()
+        return server
+
+    async def remove(self, key: ServerKey) -> None:
+        """Close the connections of a server that was deleted or whose Secrets are gone."""
+        server = self._servers.pop(key, None)
+        if server is not None:
+            await server.engine.close()
+
+    async def close(self) -> None:
+        """Close everything."""
+        for key in list(self._servers):
+            await self.remove(key)

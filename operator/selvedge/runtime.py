@@ -1,0 +1,159 @@
+"""One process from start to end: wait for the Lease, lead, and exit when it is lost.
+
+Probes and metrics are served from the first moment, by leaders and standbys alike, outside Kopf. A process that lost
+its Lease exits: the one that is started anew has no half-finished work in its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+import kopf
+import structlog
+
+from selvedge.config import Settings
+from selvedge.core.redact import Redactor
+from selvedge.handlers.watch import registry_for
+from selvedge.kube.client import KubeClient
+from selvedge.kube.events import Events
+from selvedge.kube.lease import Lease
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.controller import Controller
+from selvedge.reconcile.servers import Servers
+from selvedge.reconcile.store import Store
+from selvedge.telemetry.health import Health
+from selvedge.telemetry.http import HttpServer
+from selvedge.telemetry.logs import configure
+from selvedge.telemetry.metrics import Metrics
+
+_log = structlog.stdlib.get_logger("selvedge.runtime")
+_GRACE_SECONDS = 20.0
+
+
+def main(settings: Settings) -> int:
+    """Run the operator until it is told to stop; the exit status: 0 told to, 1 Lease lost or failed."""
+    redactor = Redactor()
+    configure(settings, redactor)
+    return asyncio.run(_run(settings, redactor))
+
+
+async def _run(settings: Settings, redactor: Redactor) -> int:
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    metrics, health = Metrics(), Health(redactor)
+    http = HttpServer(settings, metrics, health)
+    await http.start()
+    beat = asyncio.create_task(_beat(health, metrics))
+    try:
+        async with KubeClient.connect(settings, metrics) as kube:
+            lease = Lease(kube, settings, metrics)
+            try:
+                if await _first(lease.acquire(), told.wait()) == 1:
+                    return 0
+                health.leading = True
+                health.reached_api()
+                return await _lead(settings, redactor, kube, lease, metrics, health, told)
+            finally:
+                health.leading = False
+                await lease.release()
+    finally:
+        beat.cancel()
+        await http.stop()
+
+
+async def _lead(
+    settings: Settings,
+    redactor: Redactor,
+    kube: KubeClient,
+    lease: Lease,
+    metrics: Metrics,
+    health: Health,
+    told: asyncio.Event,
+) -> int:
+    context = Context(
+        settings=settings,
+        kube=kube,
+        store=Store(),
+        servers=Servers(metrics.observer, settings.metadata_schema),
+        events=Events(kube, settings, redactor),
+        metrics=metrics,
+        health=health,
+        redactor=redactor,
+        cluster=await kube.cluster_uid(),
+        may_write=lease.check,
+    )
+    controller = Controller(context)
+    await controller.prime()
+    work = asyncio.create_task(controller.run())
+    watch_stop = asyncio.Event()
+    watch = asyncio.create_task(
+        kopf.operator(
+            registry=registry_for(controller),
+            clusterwide=not settings.namespaces,
+            namespaces=list(settings.namespaces),
+            stop_flag=watch_stop,
+        )
+    )
+    told_task = asyncio.create_task(told.wait())
+    lost = asyncio.create_task(lease.lost.wait())
+    try:
+        await asyncio.wait({work, watch, told_task, lost}, return_when=asyncio.FIRST_COMPLETED)
+        if told.is_set():
+            _log.info("told to stop: ending what is under way")
+            return 0
+        for name, task in (("work", work), ("watch", watch)):
+            if task.done():
+                _log.error("a part of the operator ended: exiting", part=name, error=repr(_error(task)))
+        return 1
+    finally:
+        context.stopping.set()
+        watch_stop.set()
+        told_task.cancel()
+        lost.cancel()
+        if lease.held:
+            await _settle(controller)
+        work.cancel()
+        await asyncio.wait({work, watch}, timeout=_GRACE_SECONDS)
+        await context.servers.close()
+
+
+async def _settle(controller: Controller) -> None:
+    """Give passes that are under way a moment to end by themselves; migrations stop after their statement."""
+    controller.queue.close()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_GRACE_SECONDS):
+            while controller.queue.running():  # noqa: ASYNC110 - a moment at the end of the process
+                await asyncio.sleep(0.05)
+
+
+def _error(task: asyncio.Task[Any]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
+
+
+async def _first(*coroutines: Coroutine[Any, Any, Any]) -> int:
+    """Run until the first ends, cancel the others; the index of the first."""
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        winner = next(index for index, task in enumerate(tasks) if task.done())
+        tasks[winner].result()
+        return winner
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def _beat(health: Health, metrics: Metrics) -> None:
+    watching = asyncio.create_task(metrics.watch_event_loop())
+    try:
+        while True:
+            health.beat()
+            await asyncio.sleep(1.0)
+    finally:
+        watching.cancel()

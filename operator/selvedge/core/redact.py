@@ -11,7 +11,6 @@ import base64
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
 MARK = "***"
@@ -69,7 +68,8 @@ class Redactor:
         if self._counts[value] == 1:
             for form in _forms(value):
                 self._forms[form] += 1
-                self._index(form[:_MIN_LENGTH])
+                if self._forms[form] == 1:
+                    self._set(form[:_MIN_LENGTH], [*self._by_prefix.get(form[:_MIN_LENGTH], ()), form])
 
     def remove(self, value: str) -> None:
         """Take back one :meth:`add`; a value that was never added is ignored."""
@@ -82,7 +82,7 @@ class Redactor:
                 self._forms[form] -= 1
                 if self._forms[form] == 0:
                     del self._forms[form]
-                self._index(form[:_MIN_LENGTH])
+                    self._set(form[:_MIN_LENGTH], [f for f in self._by_prefix[form[:_MIN_LENGTH]] if f != form])
 
     def redact(self, text: str) -> str:
         """``text`` without known secrets and without anything that looks like one."""
@@ -91,16 +91,12 @@ class Redactor:
             text = pattern.sub(replacement, text)
         return text
 
-    def _index(self, prefix: str) -> None:
+    def _set(self, prefix: str, forms: list[str]) -> None:
         # longest first: where one secret begins with another, nothing of the longer one may remain
-        forms = sorted((form for form in self._candidates(prefix)), key=len, reverse=True)
         if forms:
-            self._by_prefix[prefix] = tuple(forms)
+            self._by_prefix[prefix] = tuple(sorted(forms, key=len, reverse=True))
         else:
-            self._by_prefix.pop(prefix, None)
-
-    def _candidates(self, prefix: str) -> Iterator[str]:
-        return (form for form in self._forms if form.startswith(prefix))
+            del self._by_prefix[prefix]
 
     def _without_values(self, text: str) -> str:
         if not self._by_prefix:

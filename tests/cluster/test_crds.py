@@ -284,12 +284,12 @@ RULES = {
     "MongoDB database with a slash": (
         altered(MONGO, database="a/b"),
         "spec.database",
-        "a MongoDB database's name has no space and none of / \\ $ * < > : | ?: choose another name",
+        "a MongoDB database's name has no space and none of . / \\ $ * < > : | ?: choose another name",
     ),
     "MongoDB database with a backslash": (
         altered(MONGO, database="a\\b"),
         "spec.database",
-        "a MongoDB database's name has no space and none of / \\ $ * < > : | ?: choose another name",
+        "a MongoDB database's name has no space and none of . / \\ $ * < > : | ?: choose another name",
     ),
     "interval of a second": (
         altered(SCHEMA, interval="1s"),

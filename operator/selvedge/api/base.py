@@ -94,7 +94,6 @@ class Checked(Model):
 
 
 _NO_DURATION = "not a duration: write a number and ms, s, m, h or d, such as 30s or 5m"
-_NO_SIZE = "not a size: write a whole number of bytes, or one with Ki, Mi, Gi or Ti"
 
 
 def _seconds(value: object) -> object:
@@ -104,15 +103,6 @@ def _seconds(value: object) -> object:
         return duration.parse_duration(value if isinstance(value, str) else "")
     except InvalidError:
         raise ValueError(_NO_DURATION) from None
-
-
-def _bytes(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    try:
-        return duration.parse_size(value if isinstance(value, str) else "")
-    except InvalidError:
-        raise ValueError(_NO_SIZE) from None
 
 
 def _fits(value: str) -> str:
@@ -138,26 +128,22 @@ Seconds = Annotated[
 ]
 """A duration: text such as ``30s`` in the document, seconds as a float here."""
 
-Bytes = Annotated[
-    int,
-    BeforeValidator(_bytes),
-    PlainSerializer(duration.format_size, return_type=str),
-    WithJsonSchema(
-        {"type": "string", "pattern": duration.SIZE_PATTERN, "maxLength": duration.SIZE_MAX_LENGTH}, mode="validation"
-    ),
-]
-"""A size: text such as ``16Mi`` in the document, bytes as an int here."""
-
 Bool = StrictBool
 Int = StrictInt
 
-IDENTIFIER_PATTERN = r'^[^\x00-\x1f\x7f".]+$'
 Identifier = Annotated[
     str,
-    StringConstraints(min_length=1, max_length=MAX_BYTES, pattern=IDENTIFIER_PATTERN),
+    StringConstraints(min_length=1, max_length=MAX_BYTES, pattern=r'^[^\x00-\x1f\x7f"]+$'),
     AfterValidator(_fits),
 ]
-"""A name in a database: at most 63 bytes, no quote, no dot, no control character."""
+"""A name in a database: at most 63 bytes, no quote, no control character."""
+
+SchemaName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_BYTES, pattern=r'^[^\x00-\x1f\x7f".]+$'),
+    AfterValidator(_fits),
+]
+"""A schema: as an identifier, but without a dot, or ``schema.table`` could mean two things."""
 
 TableName = Annotated[
     str, StringConstraints(min_length=3, max_length=127, pattern=r'^[^\x00-\x1f\x7f".]+\.[^\x00-\x1f\x7f".]+$')

@@ -224,9 +224,9 @@ class DatabaseSchemaSpec(Checked):
             path=".database",
         ),
         Rule(
-            "!has(self.mongodb) || !self.database.matches('[/\\\\\\\\ $*<>:|?]')",
-            "a MongoDB database's name has no space and none of / \\ $ * < > : | ?: choose another name",
-            lambda self: self.mongodb is None or not set(self.database) & set("/\\ $*<>:|?"),
+            "!has(self.mongodb) || !self.database.matches('[./\\\\\\\\ $*<>:|?]')",
+            "a MongoDB database's name has no space and none of . / \\ $ * < > : | ?: choose another name",
+            lambda self: self.mongodb is None or not set(self.database) & set("./\\ $*<>:|?"),
             path=".database",
         ),
         Rule(

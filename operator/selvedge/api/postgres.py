@@ -16,6 +16,7 @@ from selvedge.api.base import (
     Identifier,
     Model,
     Rule,
+    SchemaName,
     TableName,
     Text,
     listed,
@@ -77,7 +78,7 @@ class Extension(Model):
 
     name: Identifier
     """Name of the extension."""
-    schema_name: Identifier | None = Field(default=None, alias="schema")
+    schema_name: SchemaName | None = Field(default=None, alias="schema")
     """CREATE EXTENSION … SCHEMA; the extension's own choice where it is left out."""
     version: Annotated[str, StringConstraints(max_length=63)] = ""
     """CREATE EXTENSION … VERSION, and ALTER EXTENSION … UPDATE TO. Where it is empty, the server's default at first,
@@ -91,7 +92,7 @@ class Extension(Model):
 class PostgresSchema(Model):
     """CREATE SCHEMA."""
 
-    name: Identifier
+    name: SchemaName
     """Name of the schema."""
     owner: Identifier | None = None
     """ALTER SCHEMA … OWNER TO; the database's owner where it is left out."""
@@ -99,7 +100,7 @@ class PostgresSchema(Model):
     """COMMENT ON SCHEMA; not looked at where it is left out."""
     ensure: Ensure = Ensure.PRESENT
     """Absent: DROP SCHEMA, if it is empty."""
-    renamed_from: Identifier | None = None
+    renamed_from: SchemaName | None = None
     """ALTER SCHEMA … RENAME TO: the name that it had before."""
 
 
@@ -182,19 +183,19 @@ class GrantObjects(Checked):
 
     database: Bool = False
     """GRANT … ON DATABASE: this one."""
-    schemas: tuple[Identifier, ...] = listed(200)
+    schemas: tuple[SchemaName, ...] = listed(200)
     """GRANT … ON SCHEMA."""
     tables: tuple[TableName, ...] = listed(500)
     """GRANT … ON TABLE: tables, views and materialized views, as schema.table."""
-    tables_in: tuple[Identifier, ...] = listed(200)
+    tables_in: tuple[SchemaName, ...] = listed(200)
     """GRANT … ON TABLE for each table of these schemas, later ones too; partitions are left out."""
     sequences: tuple[TableName, ...] = listed(500)
     """GRANT … ON SEQUENCE, as schema.sequence."""
-    sequences_in: tuple[Identifier, ...] = listed(200)
+    sequences_in: tuple[SchemaName, ...] = listed(200)
     """GRANT … ON SEQUENCE for each sequence of these schemas, later ones too."""
     functions: tuple[FunctionName, ...] = listed(500)
     """GRANT … ON ROUTINE, as schema.function(type, type)."""
-    functions_in: tuple[Identifier, ...] = listed(200)
+    functions_in: tuple[SchemaName, ...] = listed(200)
     """GRANT … ON ROUTINE for each function and procedure of these schemas, later ones too."""
     columns: tuple[ColumnSet, ...] = listed(200, "table")
     """GRANT privilege (column, …) ON TABLE."""
@@ -276,7 +277,7 @@ class DefaultPrivilege(Model):
     """A name of your own; messages use it."""
     creators: tuple[Identifier, ...] = listed(64, min_items=1, default=...)
     """FOR ROLE: whose new objects get the privileges."""
-    schemas: tuple[Identifier, ...] = listed(200)
+    schemas: tuple[SchemaName, ...] = listed(200)
     """IN SCHEMA; in all of them where it is empty."""
     object_type: DefaultPrivilegeObjects
     """ON TABLES, SEQUENCES, FUNCTIONS, TYPES or SCHEMAS."""

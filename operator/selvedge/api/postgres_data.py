@@ -7,7 +7,20 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from selvedge.api.base import Bool, Checked, Ensure, Identifier, Int, Model, Rule, Seconds, TableName, Text, listed
+from selvedge.api.base import (
+    Bool,
+    Checked,
+    Ensure,
+    Identifier,
+    Int,
+    Model,
+    Rule,
+    SchemaName,
+    Seconds,
+    TableName,
+    Text,
+    listed,
+)
 
 SettingName = Annotated[str, StringConstraints(min_length=1, max_length=127)]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
@@ -137,7 +150,7 @@ class AuditedTable(Model):
 class Audit(Checked):
     """Triggers that write each change of a row into a table that only grows."""
 
-    schema_name: Identifier = Field(alias="schema")
+    schema_name: SchemaName = Field(alias="schema")
     """Schema of the audit's tables."""
     every: Period = Period.MONTH
     """Length of a partition of the audit's table."""
@@ -147,7 +160,7 @@ class Audit(Checked):
     """Setting that names the person for whom the application acts."""
     tables: tuple[AuditedTable, ...] = listed(500, "table")
     """Tables whose changes are written down."""
-    tables_in: tuple[Identifier, ...] = listed(200)
+    tables_in: tuple[SchemaName, ...] = listed(200)
     """Schemas all tables of which are, later ones too."""
     application_log: Bool = False
     """Also a table that applications write their own events into."""
@@ -158,7 +171,7 @@ class UpdatedAt(Model):
 
     column: Identifier = "updated_at"
     """The column."""
-    tables_in: tuple[Identifier, ...] = listed(200, min_items=1, default=...)
+    tables_in: tuple[SchemaName, ...] = listed(200, min_items=1, default=...)
     """Schemas in which each table with that column gets the trigger."""
 
 
@@ -167,7 +180,7 @@ class RowVersion(Model):
 
     column: Identifier = "version"
     """The column."""
-    tables_in: tuple[Identifier, ...] = listed(200, min_items=1, default=...)
+    tables_in: tuple[SchemaName, ...] = listed(200, min_items=1, default=...)
     """Schemas in which each table with that column gets the trigger."""
 
 
@@ -180,7 +193,7 @@ class SoftDelete(Model):
     """The column that names who did it."""
     views: Text = "active_{table}"
     """Name of each view; {table} is the table's."""
-    tables_in: tuple[Identifier, ...] = listed(200, min_items=1, default=...)
+    tables_in: tuple[SchemaName, ...] = listed(200, min_items=1, default=...)
     """Schemas in which each table with that column gets a view."""
 
 

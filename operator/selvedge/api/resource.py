@@ -107,7 +107,7 @@ def parse_spec(kind: Kind, spec: object, *, strict: bool, whose: str = "") -> An
 
 
 def explain(error: ValidationError) -> str:
-    """Each problem as ``path: what is wrong``, the first five, without the input (a password may have slipped into it)."""
+    """Each problem as ``path: what is wrong``, the first five, never the input: a password may have slipped into it."""
     problems = [_problem(dict(detail)) for detail in error.errors(include_url=False, include_input=False)]
     shown = "; ".join(dict.fromkeys(problems[:_SHOWN_PROBLEMS]))
     rest = len(problems) - _SHOWN_PROBLEMS

@@ -9,10 +9,26 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import StringConstraints
+from pydantic import BeforeValidator
 
-SettingText = Annotated[str, StringConstraints(max_length=4096)]
-SettingValue = SettingText | tuple[SettingText, ...]
+_MAX_TEXT = 4096
+_MAX_ENTRIES = 64
+
+
+def _value(value: object) -> str | tuple[str, ...]:
+    entries = tuple(value) if isinstance(value, list | tuple) else (value,)
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise ValueError("a setting is text, or a list of texts: put it in quotes")
+        if len(entry) > _MAX_TEXT:
+            raise ValueError(f"a setting has at most {_MAX_TEXT} characters: shorten it")
+    if len(entries) > _MAX_ENTRIES:
+        raise ValueError(f"a setting has at most {_MAX_ENTRIES} entries: shorten it")
+    return value if isinstance(value, str) else entries
+
+
+SettingValue = Annotated[str | tuple[str, ...], BeforeValidator(_value)]
+"""Text, or a list of texts for a setting that is a list (``search_path``)."""
 
 SUPERUSER_SETTINGS = (
     "allow_in_place_tablespaces",

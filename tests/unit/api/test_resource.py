@@ -188,3 +188,19 @@ def test_thousands_of_resources_are_decoded_within_a_second():
     for _ in range(1000):
         parse(found, strict=False)
     assert time.monotonic() < end
+
+
+@pytest.mark.parametrize("value", [64, True, None, ["shared", 1], {"a": "b"}])
+def test_a_setting_that_is_no_text_is_refused_with_advice(value):
+    with pytest.raises(InvalidError) as caught:
+        parse(schema(postgres={"settings": {"work_mem": value}}), strict=False)
+    assert "spec.postgres.settings.work_mem: a setting is text, or a list of texts: put it in quotes" in str(
+        caught.value
+    )
+
+
+def test_a_role_may_be_called_as_a_cloud_calls_it_and_a_schema_has_no_dot():
+    grant = {"name": "g", "privileges": ["CONNECT"], "objects": {"database": True}, "to": ["app@project.iam"]}
+    assert parse(schema(postgres={"grants": [grant]}), strict=True).spec.postgres.grants[0].to == ("app@project.iam",)
+    with pytest.raises(InvalidError, match=r"schemas\[0\]\.name: string should match pattern"):
+        parse(schema(postgres={"schemas": [{"name": "a.b"}]}), strict=True)

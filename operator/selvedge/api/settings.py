@@ -41,7 +41,6 @@ SUPERUSER_SETTINGS = (
     "dynamic_library_path",
     "event_triggers",
     "extension_control_path",
-    "file_copy_method",
     "ignore_checksum_failure",
     "ignore_invalid_pages",
     "jit_debugging_support",

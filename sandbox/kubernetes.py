@@ -6,9 +6,11 @@ need them; this control plane already signs what they would present.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import shutil
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +20,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from sandbox import tools
-from sandbox.pki import Authority
+from sandbox.pki import Authority, write_private
 from sandbox.ports import LOOPBACK, free_port, on_free_port
 from sandbox.process import Daemon
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 2.0
+_ADMINISTRATOR = "selvedge-admin"
+_MASTERS = "system:masters"
 _SERVICE_RANGE = "10.96.0.0/16"
 _API_ADDRESS = "10.96.0.1"
 _API_NAMES = (
@@ -49,6 +53,7 @@ class ControlPlane:
     apiserver: Daemon
     controller_manager: Daemon
     kubeconfig: Path
+    context: ssl.SSLContext
 
     @classmethod
     def launch(cls, directory: Path) -> ControlPlane:
@@ -58,31 +63,26 @@ class ControlPlane:
             SandboxError: it cannot be built or does not start.
         """
         programs = tools.control_plane()
-        directory.mkdir(parents=True, exist_ok=True)
+        # What an attempt that failed left behind.
+        shutil.rmtree(directory, ignore_errors=True)
         authority = Authority(directory / "pki", "Selvedge sandbox Kubernetes")
         _service_account_key(directory / "pki")
-        etcd, etcd_port = on_free_port(lambda port: _start_etcd(programs, directory, port))
-        # The API server needs its port in its own certificate's company only, so that one is chosen at the end.
-        command = _apiserver_command(programs, directory, authority, etcd_port)
-        admin = authority.client("selvedge-admin", ["system:masters"])
+        admin = authority.client(_ADMINISTRATOR, [_MASTERS])
         context = ssl.create_default_context(cafile=str(authority.certificate_path))
-        context.load_cert_chain(admin.certificate_path, admin.key_path)
-        apiserver, port = on_free_port(lambda port: _start_apiserver(command, directory, context, port))
-        kubeconfig = write_kubeconfig(directory / "kubeconfig", authority, port, "selvedge-admin", ["system:masters"])
-        manager_config = write_kubeconfig(
-            directory / "controller-manager.kubeconfig",
-            authority,
-            port,
-            "system:kube-controller-manager",
-            ["system:masters"],
-        )
-        manager = _controller_manager(programs, directory, authority, manager_config)
-        plane = cls(directory, authority, port, etcd, apiserver, manager, kubeconfig)
-        manager.start()
-        # Pods and tokens need the default service account, which the controller manager makes.
-        path = "/api/v1/namespaces/default/serviceaccounts/default"
-        manager.wait_until(lambda: _get(context, port, path)[0] == http.HTTPStatus.OK, _READY_SECONDS)
-        return plane
+        context.load_cert_chain(admin.bundle_path)
+        with contextlib.ExitStack() as failed:
+            etcd, etcd_port = on_free_port(lambda port: _start_etcd(programs, directory, port))
+            failed.callback(etcd.kill)
+            command = _apiserver_command(programs, directory, authority, etcd_port)
+            apiserver, port = on_free_port(lambda port: _start_apiserver(command, directory, context, port))
+            failed.callback(apiserver.kill)
+            manager = _controller_manager(programs, directory, authority, port)
+            # Pods and tokens need the default service account, which the controller manager makes.
+            path = "/api/v1/namespaces/default/serviceaccounts/default"
+            manager.start_until(lambda: _get(context, port, path)[0] == http.HTTPStatus.OK, _READY_SECONDS)
+            failed.pop_all()
+        kubeconfig = write_kubeconfig(directory / "kubeconfig", authority, port, _ADMINISTRATOR, [_MASTERS])
+        return cls(directory, authority, port, etcd, apiserver, manager, kubeconfig, context)
 
     @property
     def daemons(self) -> dict[str, Daemon]:
@@ -91,11 +91,7 @@ class ControlPlane:
 
     def start_apiserver(self) -> None:
         """Start the API server (again) on the same port and wait until it is ready."""
-        admin = self.authority.client("selvedge-admin", ["system:masters"])
-        context = ssl.create_default_context(cafile=str(self.authority.certificate_path))
-        context.load_cert_chain(admin.certificate_path, admin.key_path)
-        self.apiserver.start()
-        self.apiserver.wait_until(lambda: _is_ready(context, self.port), _READY_SECONDS)
+        self.apiserver.start_until(lambda: _is_ready(self.context, self.port), _READY_SECONDS)
 
     def stop_apiserver(self, *, immediate: bool = False) -> None:
         """Stop the API server, or as in a crash."""
@@ -145,16 +141,16 @@ def write_kubeconfig(path: Path, authority: Authority, port: int, user: str, gro
             {
                 "name": user,
                 "user": {
-                    "client-certificate": str(certificate.certificate_path),
-                    "client-key": str(certificate.key_path),
+                    # One file, replaced in one step: a kubectl that runs meanwhile never sees half of a pair.
+                    "client-certificate": str(certificate.bundle_path),
+                    "client-key": str(certificate.bundle_path),
                 },
             }
         ],
         "contexts": [{"name": "selvedge-sandbox", "context": {"cluster": "selvedge-sandbox", "user": user}}],
         "current-context": "selvedge-sandbox",
     }
-    path.touch(mode=0o600)
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    write_private(path, json.dumps(document, indent=2).encode() + b"\n")
     return path
 
 
@@ -177,8 +173,7 @@ def _start_etcd(programs: Path, directory: Path, port: int) -> tuple[Daemon, int
         f"default={peer}",
     ]
     etcd = Daemon("etcd", command, directory / "etcd.log", env=_program_environment())
-    etcd.start()
-    etcd.wait_until(lambda: _etcd_answers(port), _READY_SECONDS)
+    etcd.start_until(lambda: _etcd_answers(port), _READY_SECONDS)
     return etcd, port
 
 
@@ -211,12 +206,13 @@ def _start_apiserver(
     daemon = Daemon(
         "kube-apiserver", [*command, f"--secure-port={port}"], directory / "apiserver.log", env=_program_environment()
     )
-    daemon.start()
-    daemon.wait_until(lambda: _is_ready(context, port), _READY_SECONDS)
+    daemon.start_until(lambda: _is_ready(context, port), _READY_SECONDS)
     return daemon, port
 
 
-def _controller_manager(programs: Path, directory: Path, authority: Authority, kubeconfig: Path) -> Daemon:
+def _controller_manager(programs: Path, directory: Path, authority: Authority, port: int) -> Daemon:
+    path = directory / "controller-manager.kubeconfig"
+    kubeconfig = write_kubeconfig(path, authority, port, "system:kube-controller-manager", [_MASTERS])
     command: list[str | Path] = [
         programs / "kube-controller-manager",
         f"--kubeconfig={kubeconfig}",

@@ -127,8 +127,7 @@ class MongoServer(MongoEndpoint):
         daemon = Daemon("MongoDB", command, directory / "server.log", cwd=directory)
         password = secrets.token_hex(24)
         server = cls("6.0", port, password, ca_path, log_path=daemon.log_path, directory=directory, daemon=daemon)
-        daemon.start()
-        daemon.wait_until(server._answers, _START_SECONDS)
+        daemon.start_until(server._answers, _START_SECONDS)
         return server
 
     @property
@@ -138,8 +137,7 @@ class MongoServer(MongoEndpoint):
 
     def start(self) -> None:
         """Start it (again) on the same port and wait until it is writable."""
-        self.daemon.start()
-        self.daemon.wait_until(self._answers, _START_SECONDS)
+        self.daemon.start_until(self._answers, _START_SECONDS)
         with self._direct(authenticated=True) as client:
             self._wait_for_primary(client)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class Authority:
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        _write_key(self._key_path, key)
+        write_private(self._key_path, _pem(key))
         certificate = builder.sign(key, hashes.SHA256())
         self.certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -94,9 +95,10 @@ class Authority:
             builder = builder.add_extension(alternatives, critical=False)
         paths = [self.directory / f"{file_name}.{suffix}" for suffix in ("crt", "key", "pem")]
         certificate = builder.sign(authority_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+        private = _pem(key)
         paths[0].write_bytes(certificate)
-        _write_key(paths[1], key)
-        _write_private(paths[2], certificate + paths[1].read_bytes())
+        write_private(paths[1], private)
+        write_private(paths[2], certificate + private)
         return Certificate(*paths)
 
 
@@ -132,14 +134,15 @@ def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    text = key.private_bytes(
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    _write_private(path, text)
 
 
-def _write_private(path: Path, content: bytes) -> None:
-    path.touch(mode=0o600)
-    path.chmod(0o600)
-    path.write_bytes(content)
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only we can read, in one step: readers see the old content or the new."""
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    scratch.touch(mode=0o600)
+    scratch.write_bytes(content)
+    scratch.rename(path)

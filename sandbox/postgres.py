@@ -16,7 +16,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from sandbox import tools
-from sandbox.errors import PortTakenError, SandboxError
+from sandbox.errors import SandboxError
 from sandbox.pki import Authority
 from sandbox.ports import LOOPBACK, on_free_port
 from sandbox.process import Daemon, run, unprivileged_ids
@@ -129,9 +129,9 @@ class PostgresServer(PostgresEndpoint):
             PortTakenError: the given port is taken.
             SandboxError: it cannot be fetched or does not start.
         """
+        template, password = tools.postgres_template(version)
         directory = server_directory(directory, f"postgres-{version}")
         authority = authority or Authority(directory / "pki", "Selvedge sandbox databases")
-        template, password = tools.postgres_template(version)
         data = directory / "data"
         shutil.copytree(template, data, symlinks=True)
         ca_path = _install_certificates(authority, directory, f"postgres-{version}")
@@ -211,12 +211,7 @@ class PostgresServer(PostgresEndpoint):
 
     def start(self, timeout: float = 60.0) -> None:
         """Start it (again) on the same port and wait until it accepts connections."""
-        self.daemon.start()
-        try:
-            self.daemon.wait_until(self._is_ready, timeout)
-        except (SandboxError, PortTakenError):
-            self.daemon.kill()
-            raise
+        self.daemon.start_until(self._is_ready, timeout)
 
     def stop(self, *, immediate: bool = False) -> None:
         """Shut down, ending sessions ("fast"); ``immediate`` as in a crash, with recovery at the next start."""

@@ -189,6 +189,15 @@ class Daemon:
                 cwd=self._cwd,
             )
 
+    def start_until(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
+        """Start the program and :meth:`wait_until` it is ready; end it if it does not get so far."""
+        self.start()
+        try:
+            self.wait_until(ready, timeout)
+        except BaseException:
+            self.kill()
+            raise
+
     def wait_until(self, ready: Callable[[], bool], timeout: float = 60.0) -> None:
         """Wait until ``ready()``, at most ``timeout`` seconds.
 

@@ -109,11 +109,10 @@ class _PostgresServers(Mapping[str, SandboxPostgres]):
 class Sandbox:
     """A client of one sandbox's supervisor; :meth:`start` and :meth:`attach` make one."""
 
-    def __init__(self, directory: Path, *, owned: bool = False, temporary: bool = False) -> None:
+    def __init__(self, directory: Path, *, owned: bool = False) -> None:
         self.directory = directory
         self.postgres: Mapping[str, SandboxPostgres] = _PostgresServers(self)
         self._owned = owned
-        self._temporary = temporary
         self._state: dict[str, Any] = {"postgres": {}, "processes": {}}
 
     @classmethod
@@ -125,27 +124,28 @@ class Sandbox:
         kubernetes: bool = True,
         directory: Path | None = None,
         owner: int | None = None,
+        remove: bool = False,
     ) -> Sandbox:
         """Start a new sandbox with these servers; any other starts when it is first used.
 
         Everything ends with the process ``owner`` (default: this one; 0: only by :meth:`close`). ``directory`` gets
-        its state (default: a new one below /tmp, removed at the end).
+        its state (default: a new one below /tmp); it is removed at the end if it is a new one or ``remove`` says so.
 
         Raises:
             SandboxError: a sandbox runs there already, or something cannot be fetched, built or started.
         """
-        temporary = directory is None
+        remove = remove or directory is None
         directory = Path(tempfile.mkdtemp(prefix="selvedge-")) if directory is None else directory.resolve()
         directory.mkdir(parents=True, exist_ok=True)
-        if temporary:
+        if remove:
             directory.chmod(0o711)
         if is_running(directory):
             raise SandboxError(f"a sandbox runs in {directory} already: end it with `python -m sandbox down`")
         shutil.rmtree(directory / "kubernetes", ignore_errors=True)
         shutil.rmtree(directory / "data", ignore_errors=True)
-        sandbox = cls(directory, owned=True, temporary=temporary)
+        sandbox = cls(directory, owned=True)
         try:
-            sandbox._start_supervisor(os.getpid() if owner is None else owner)
+            sandbox._start_supervisor(os.getpid() if owner is None else owner, remove=remove)
             parts = [f"postgres/{version}" for version in postgres]
             parts += ["mongodb"] * mongodb + ["kubernetes"] * kubernetes
             sandbox.ensure(*parts)
@@ -175,8 +175,6 @@ class Sandbox:
         """End every server, if this object started them; the directory goes too if it was a temporary one."""
         if self._owned:
             stop(self.directory)
-            if self._temporary:
-                shutil.rmtree(self.directory, ignore_errors=True)
 
     # Servers
 
@@ -299,8 +297,9 @@ class Sandbox:
         self._state = ask(self.directory, verb, part=part, **arguments)
         return self._state
 
-    def _start_supervisor(self, owner: int) -> None:
+    def _start_supervisor(self, owner: int, *, remove: bool) -> None:
         command = [sys.executable, "-m", "sandbox.supervisor", str(self.directory), str(owner)]
+        command.append("remove" if remove else "keep")
         with (self.directory / "supervisor.log").open("ab") as log:
             process = subprocess.Popen(
                 command, cwd=_ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True

@@ -1,6 +1,7 @@
-"""The process that owns every server of one sandbox: ``python -m sandbox.supervisor DIRECTORY OWNER``.
+"""The process that owns every server of one sandbox: ``python -m sandbox.supervisor DIRECTORY OWNER keep|remove``.
 
 It ends, and the servers with it, when it is told to, on SIGTERM, and when the process OWNER is gone (0: nobody's).
+With ``remove`` the directory goes too.
 The servers end with it whatever ends it, because the kernel signals them (``launch.py``).
 """
 
@@ -42,27 +43,12 @@ class Supervisor:
         self.processes: dict[str, RestartingProcess] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
-        self._data: Path | None = None
-        self._authority: Authority | None = None
-
-    # Where things lie
-
-    @property
-    def data(self) -> Path:
-        """Where the database servers' directories are: elsewhere when Postgres's user cannot enter ours."""
-        if self._data is None:
-            own = self.directory / "data"
-            self._data = own if reachable_by_others(self.directory) else Path(tempfile.mkdtemp(prefix="selvedge-data-"))
-            self._data.mkdir(exist_ok=True)
-            self._data.chmod(0o711)
-        return self._data
-
-    @property
-    def authority(self) -> Authority:
-        """The CA of the database servers."""
-        if self._authority is None:
-            self._authority = Authority(self.data / "pki", "Selvedge sandbox databases")
-        return self._authority
+        # The database servers' directories lie elsewhere when Postgres's user cannot enter ours.
+        own = directory / "data"
+        self.data = own if reachable_by_others(directory) else Path(tempfile.mkdtemp(prefix="selvedge-data-"))
+        self.data.mkdir(exist_ok=True)
+        self.data.chmod(0o711)
+        self.authority = Authority(self.data / "pki", "Selvedge sandbox databases")
 
     # Requests
 
@@ -96,8 +82,7 @@ class Supervisor:
             self.mongodb.daemon.kill()
         for server in self.postgres.values():
             server.daemon.kill()
-        if self._data is not None:
-            shutil.rmtree(self._data, ignore_errors=True)
+        shutil.rmtree(self.data, ignore_errors=True)
         for name in (SOCKET_NAME, STATE_NAME):
             (self.directory / name).unlink(missing_ok=True)
 
@@ -171,7 +156,7 @@ class Supervisor:
         return state
 
     def _state(self) -> dict[str, Any]:
-        state: dict[str, Any] = {"pid": os.getpid(), "directory": str(self.directory), "postgres": {}, "processes": {}}
+        state: dict[str, Any] = {"pid": os.getpid(), "data": str(self.data), "postgres": {}, "processes": {}}
         for name, server in dict(self.postgres).items():
             state["postgres"][name] = _server_state(server)
         if self.mongodb is not None:
@@ -224,8 +209,8 @@ def _serve(connection: socket.socket, supervisor: Supervisor, over: int) -> None
             print(f"a client left before its answer: {error}", file=sys.stderr)
 
 
-def main(directory: Path, owner: int) -> None:
-    """Serve requests until told to end, or until ``owner`` is gone."""
+def main(directory: Path, owner: int, *, remove: bool) -> None:
+    """Serve requests until told to end, or until ``owner`` is gone; ``remove`` the directory then."""
     wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: os.write(wake_write, b"x"))
@@ -245,7 +230,9 @@ def main(directory: Path, owner: int) -> None:
                 threading.Thread(target=_serve, args=(connection, supervisor, wake_write), daemon=True).start()
         finally:
             supervisor.close()
+            if remove:
+                shutil.rmtree(directory, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), remove=sys.argv[3] == "remove")

@@ -91,7 +91,7 @@ def sandbox() -> Sandbox:
     with file_lock(directory / "start.lock"):
         if not is_running(directory):
             owner = int(os.environ[_OWNER])
-            Sandbox.start(postgres=(), mongodb=False, kubernetes=False, directory=directory, owner=owner)
+            Sandbox.start(postgres=(), mongodb=False, kubernetes=False, directory=directory, owner=owner, remove=True)
     return Sandbox.attach(directory)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,16 +86,27 @@ def test_everything_ends_with_the_owner(owner: subprocess.Popen[str], signal_num
     assert_all_end(descriptors)
 
 
-def test_everything_ends_with_a_killed_supervisor(owner: subprocess.Popen[str]) -> None:
+def test_everything_ends_with_a_killed_supervisor(owner: subprocess.Popen[str], tmp_path: Path) -> None:
     descriptors = started(owner)
+    data = Path(json.loads((tmp_path / "state.json").read_text())["data"])
     signal.pidfd_send_signal(descriptors[0], signal.SIGKILL)
     assert_all_end(descriptors)
+    shutil.rmtree(data)  # nobody is left to do it
 
 
 def test_a_server_outlives_the_thread_that_started_it() -> None:
     """The kernel signals the children of a *thread* that ends, so servers start from one that lasts."""
     processes: list[subprocess.Popen[bytes]] = []
-    thread = threading.Thread(target=lambda: processes.append(spawn(["sleep", "1000"])))
+
+    def start() -> None:
+        processes.append(spawn(["sleep", "1000"]))
+        # The thread must last until the launcher has asked for its signal and become the program.
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while psutil.Process(processes[0].pid).cmdline() != ["sleep", "1000"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=start)
     thread.start()
     thread.join()
     with pytest.raises(subprocess.TimeoutExpired):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from random import Random
@@ -23,6 +23,9 @@ from selvedge.telemetry.health import Health
 from selvedge.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile")
+
+#: Keys of a Secret whose values may be shown: a message has to name the login and the host.
+_PLAIN = frozenset({"username", "user", "host", "port", "dbname", "database", "type", "provider", "ca.crt", "tls.crt"})
 
 #: A key of the work queue: ("server", ns, name), ("unit", ns, name, database) or ("run", ns, name).
 Key = tuple[str, ...]
@@ -52,10 +55,14 @@ class Context:
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
-    async def secret(self, namespace: str, name: str) -> Mapping[str, bytes] | None:
-        """Read a Secret; every value in it is kept out of logs, events and statuses from then on."""
+    async def secret(self, namespace: str, name: str, plain: Collection[str] = ()) -> Mapping[str, bytes] | None:
+        """Read a Secret; its values are kept out of logs, events and statuses from then on.
+
+        ``plain`` are keys whose values are no secrets, beside those that never are (user names, hosts, certificates).
+        """
         found = await self.kube.secret(namespace, name)
-        values = tuple(_text(value) for value in (found or {}).values())
+        hidden = (found or {}).keys() - _PLAIN - set(plain)
+        values = tuple(_text((found or {})[key]) for key in sorted(hidden))
         for value in values:
             self.redactor.add(value)
         for value in self.secrets_seen.get((namespace, name), ()):

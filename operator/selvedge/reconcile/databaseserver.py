@@ -34,7 +34,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     try:
         spec: DatabaseServerSpec = parse(obj, strict=False).spec
         interval = spec.monitoring.interval
-        target = await read_target(spec, lambda secret: context.secret(namespace, secret))
+        keys = spec.credentials.keys
+        plain = [key for key in (keys.username, keys.host, keys.port) if key]
+        target = await read_target(spec, lambda secret: context.secret(namespace, secret, plain))
         server = await context.servers.put((namespace, name), spec, target, before)
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)

@@ -22,9 +22,10 @@ from selvedge.core.backoff import delay
 from selvedge.core.conditions import find, timestamp
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.engines.mongodb.migrations import open_session as open_mongodb
+
 from selvedge.engines.postgres.connections import open_connection
-from selvedge.engines.postgres.migrations import open_session as open_postgres
+from selvedge.engines.postgres.migrator import open_session as open_postgres
+
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
 from selvedge.migrate.load import load
 from selvedge.migrate.plan import RunPlan, digest, plan
@@ -90,7 +91,10 @@ async def _run(context: Context, obj: Object, board: _Board) -> None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     files = await _files(context, obj, schema_obj)
     migrations = load(files, server.spec.engine.value)
-    async with server.migrating(), _session(server, schema, context.settings.metadata_schema) as session:
+    async with (
+        server.migrating(),
+        _session(server, schema, context.settings.metadata_schema, str(obj["metadata"]["uid"])) as session,
+    ):
         todo = plan(
             migrations,
             await session.history(),
@@ -151,7 +155,7 @@ async def _session(server: Server, schema: DatabaseSchemaSpec, metadata_schema: 
     async with (
         admin,
         open_postgres(
-            server.target, admin, database=schema.database, run_as=role, owner=owner, schema=metadata_schema
+            server.target, admin, database=schema.database, run_as=role, owner=owner, schema=metadata_schema, run=uid
         ) as session,
     ):
         yield session

@@ -20,7 +20,7 @@ from selvedge.config import Settings
 from selvedge.core.redact import Redactor
 
 # they say at info what is of use to their own developers
-_QUIET = ("aiohttp.access", "asyncio", "pymongo", "kubernetes", "urllib3")
+_QUIET = ("aiohttp.access", "asyncio", "kopf.activities", "kopf.objects", "kubernetes", "pymongo", "urllib3")
 
 
 def configure(settings: Settings, redactor: Redactor, stream: TextIO | None = None) -> None:

@@ -54,7 +54,7 @@ check: setup ## format, lint, types, import rules, generated files
 
 .PHONY: crds
 crds: setup ## generate crds/ and the reference from the models
-	$(BIN)/python -m selvedge crds
+	$(BIN)/python -m selvedge crds --output crds --docs docs/reference
 
 .PHONY: bench
 bench: setup ## measure the budgets against bare tools; results go to bench/results/

@@ -57,14 +57,15 @@ def _targets(directory: Path, docs: Path | None) -> list[tuple[Path, str]]:
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path, file_okay=False), help="Write the CRDs into this directory.")
 @click.option("--docs", type=click.Path(path_type=Path, file_okay=False), help="Write the reference into this one too.")
-@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit with 2 when a file is not up to date.")
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; exit with 2 if a file is outdated.")
 def crds(output: Path | None, docs: Path | None, *, only_check: bool) -> None:
     """Print the CustomResourceDefinitions as YAML, or keep files with them.
 
-    Without options they go to standard output, for `selvedge crds | kubectl apply -f -`.
+    Without options they go to standard output, for `selvedge crds | kubectl apply -f -`. --check alone looks at crds/
+    and docs/reference/ below the working directory.
     """
     if only_check:
-        problems = check(output or Path("crds"), docs)
+        problems = check(output, docs) if output else check(Path("crds"), docs or Path("docs/reference"))
         for problem in problems:
             click.echo(problem, err=True)
         raise SystemExit(2 if problems else 0)

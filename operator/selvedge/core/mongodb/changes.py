@@ -29,6 +29,10 @@ class Change:
         """The database commands, as Extended JSON, in order."""
         raise NotImplementedError
 
+    def undo(self) -> tuple[Command, ...]:
+        """What puts things back when a later one of several commands fails."""
+        return ()
+
     def preimage(self) -> str:
         """What the change replaces, in words that are the same as long as that is; how much data is there is not."""
         before = self.before
@@ -142,6 +146,12 @@ class ReplaceIndex(IndexChange):
             {"createIndexes": self.collection, "indexes": [index_document(self.desired)]},
         )
 
+    def undo(self) -> tuple[Command, ...]:
+        """Build the old one again."""
+        if not isinstance(self.before, Index):
+            return ()
+        return ({"createIndexes": self.collection, "indexes": [index_document(self.before)]},)
+
 
 @dataclass(frozen=True, slots=True)
 class SetIndexOptions(IndexChange):
@@ -175,9 +185,9 @@ class MakeUnique(IndexChange):
             {"collMod": self.collection, "index": {"name": self.name, "unique": True}},
         )
 
-    def undo(self) -> Command:
+    def undo(self) -> tuple[Command, ...]:
         """Accept duplicates as before."""
-        return {"collMod": self.collection, "index": {"name": self.name, "prepareUnique": False}}
+        return ({"collMod": self.collection, "index": {"name": self.name, "prepareUnique": False}},)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,19 @@ the same words in another order, or ``1.0`` for ``1``; neither is a difference.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
+import uuid
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 _SCHEMA_SETS = frozenset({"required", "enum", "bsonType", "type"})
 _SCHEMA_MAPS = frozenset({"properties", "patternProperties", "dependencies"})
 _SCHEMA_LITERALS = frozenset({"enum", "default", "required", "title", "description"})
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _NUMBERS = {"$numberInt": int, "$numberLong": int, "$numberDouble": float}
 
 
@@ -50,13 +55,37 @@ def _scalar(value: Any) -> Any:
     return value if isinstance(value, bool) or not isinstance(value, int | float) else number(value)
 
 
+def _unwrap(value: Any) -> Any:
+    """An Extended JSON wrapper in its one canonical form, a number as it is; None for what is no wrapper."""
+    if not isinstance(value, dict) or len(value) != 1:
+        return None
+    ((key, inner),) = value.items()
+    if key in _NUMBERS and isinstance(inner, str):
+        return number(_NUMBERS[key](inner))
+    if key == "$numberDecimal" and isinstance(inner, str):
+        return {key: str(Decimal(inner).normalize())}
+    if key == "$date":
+        return {key: _milliseconds(inner)}
+    if key == "$uuid" and isinstance(inner, str):
+        return {"$binary": {"base64": base64.b64encode(uuid.UUID(inner).bytes).decode(), "subType": "04"}}
+    return None
+
+
+def _milliseconds(value: Any) -> Any:
+    """A date as milliseconds since 1970: the server has no more of it than that."""
+    if isinstance(value, str):
+        date = datetime.fromisoformat(value)
+        aware = date if date.tzinfo else date.replace(tzinfo=UTC)
+        return (aware - _EPOCH) // timedelta(milliseconds=1)
+    return _literal(value)
+
+
 def _literal(value: Any) -> Any:
     """A value that the server compares as it stands: key order is lost already, the order of lists counts."""
+    plain = _unwrap(value)
+    if plain is not None:
+        return plain
     if isinstance(value, dict):
-        if len(value) == 1:
-            ((key, inner),) = value.items()
-            if key in _NUMBERS and isinstance(inner, str):
-                return number(_NUMBERS[key](inner))
         return {str(key): _literal(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_literal(inner) for inner in value]
@@ -65,10 +94,10 @@ def _literal(value: Any) -> Any:
 
 def _query(value: Any) -> Any:
     """A query expression: only below ``$jsonSchema`` are there lists whose order means nothing."""
+    plain = _unwrap(value)
+    if plain is not None:
+        return plain
     if isinstance(value, dict):
-        plain = _literal(value) if len(value) == 1 else None
-        if plain is not None and not isinstance(plain, dict):
-            return plain
         return {str(key): _schema(inner) if key == "$jsonSchema" else _query(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_query(inner) for inner in value]
@@ -90,5 +119,6 @@ def _schema(value: Any) -> Any:
         elif key in _SCHEMA_LITERALS:
             result[str(key)] = _literal(inner)
         else:
-            result[str(key)] = _schema(_literal(inner) if not isinstance(inner, dict | list | tuple) else inner)
+            plain = _unwrap(inner)
+            result[str(key)] = _schema(inner) if plain is None else plain
     return result

@@ -47,11 +47,10 @@ _LOCK_TIMEOUTS = frozenset({MAX_TIME_EXPIRED, 24, 46})
 
 @dataclass
 class Applied:
-    """What became of the changes. ``lost`` are collections that somebody else made between our look and our command."""
+    """What became of the changes."""
 
     done: list[Change] = field(default_factory=list)
     failed: dict[ObjectRef, ObjectStatus] = field(default_factory=dict)
-    lost: set[ObjectRef] = field(default_factory=set)
 
 
 async def apply_changes(
@@ -61,27 +60,26 @@ async def apply_changes(
     result = Applied()
     broken: set[str] = set()
     for change in changes:
-        # createIndexes would make the missing collection, without its validator.
         if change.collection in broken:
+            # createIndexes would make the missing collection, without its validator.
+            result.failed[change.ref] = _waiting(
+                change.ref, Reason.RECONCILING, f"{change.ref} waits for its collection, which could not be made"
+            )
             continue
+        sent = 0
         try:
             for command in change.commands():
                 lock.check()
                 may_write()
                 await send(server, database, command, lock)
+                sent += 1
         except OperationFailure as error:
-            if error.code in _GONE and "drop" in next(iter(change.commands()[0])).lower() and not _replaces(change):
-                continue
             if connection_lost(error):
                 raise server.error(error, str(change.ref)) from None
-            if isinstance(change, MakeUnique):
-                may_write()
-                await server.command(database, change.undo(), server.target.limits.lock_timeout, read=False)
+            result.failed[change.ref] = explain(change, error, server)
+            await _restore(server, database, change, sent, may_write)
             if isinstance(change, CreateCollection):
                 broken.add(change.collection)
-                if error.code == NAMESPACE_EXISTS:
-                    result.lost.add(change.ref)
-            result.failed[change.ref] = explain(change, error, server)
         except (PyMongoError, OSError) as error:
             raise server.error(error, str(change.ref)) from None
         else:
@@ -89,17 +87,37 @@ async def apply_changes(
     return result
 
 
+async def _restore(server: Server, database: str, change: Change, sent: int, may_write: Callable[[], None]) -> None:
+    """Put back what a failed change of two steps has done already."""
+    for command in change.undo() if sent or isinstance(change, MakeUnique) else ():
+        may_write()
+        try:
+            await send(server, database, command)
+        except (PyMongoError, OSError) as error:
+            raise server.error(error, f"restore {change.ref}") from None
+
+
 async def send(server: Server, database: str, command: Command, lock: Lock | None = None) -> None:
-    """Send one command. The build of an index has no limit in time; it ends for us when the lock is lost."""
+    """Send one command. The build of an index has no limit in time; it ends for us when the lock is lost.
+
+    What is gone already need not be dropped.
+    """
     document = to_bson(command)
     limits = server.target.limits
-    if "createIndexes" not in command:
-        # These wait for an exclusive lock on the collection, and everybody else waits behind them.
-        await server.run(
-            database, document, limits.lock_timeout if "collMod" in command else limits.statement_timeout, False
-        )
+    if "createIndexes" in command:
+        await _build(server, database, document, lock)
         return
-    build = asyncio.ensure_future(server.run(database, document, None, False))
+    # These wait for an exclusive lock on the collection, and everybody else waits behind them.
+    limit = limits.lock_timeout if "collMod" in command else limits.statement_timeout
+    try:
+        await server.run(database, document, limit, read=False)
+    except OperationFailure as error:
+        if error.code not in _GONE or not {"drop", "dropIndexes"} & set(command):
+            raise
+
+
+async def _build(server: Server, database: str, document: Command, lock: Lock | None) -> None:
+    build = asyncio.ensure_future(server.run(database, document, None, read=False))
     try:
         while not build.done():
             await asyncio.wait({build}, timeout=1.0)
@@ -127,13 +145,13 @@ def explain(change: Change, error: OperationFailure, server: Server) -> ObjectSt
         )
     if code == NAMESPACE_EXISTS:
         message = f"{ref} was made by somebody else at this moment; looked at again by itself"
-        return ObjectStatus(ref, ObjectState.WAITING, Reason.RECONCILING, message)
+        return _waiting(ref, Reason.RECONCILING, message)
     if code in _LOCK_TIMEOUTS:
         message = (
             f"{ref} is in use and could not be changed within {server.target.limits.lock_timeout:g} s; "
             "tried again by itself"
         )
-        return ObjectStatus(ref, ObjectState.WAITING, Reason.WAITING_FOR_LOCK, message)
+        return _waiting(ref, Reason.WAITING_FOR_LOCK, message)
     if code == UNAUTHORIZED:
         message = f"the operator's user may not change {ref}: grant it dbAdmin and readWrite on the database"
         return _failed(ref, Reason.INSUFFICIENT_PRIVILEGES, message)
@@ -147,10 +165,6 @@ def not_converged(database: str, residue: Iterable[Change]) -> TransientError:
     return TransientError(
         Reason.NOT_CONVERGED, f"database {database} was changed and still differs in {shown}; tried again by itself"
     )
-
-
-def _replaces(change: Change) -> bool:
-    return isinstance(change, ReplaceIndex)
 
 
 def _duplicates(change: IndexChange, error: OperationFailure) -> str:
@@ -170,3 +184,7 @@ def _duplicates(change: IndexChange, error: OperationFailure) -> str:
 
 def _failed(ref: ObjectRef, reason: Reason, message: str) -> ObjectStatus:
     return ObjectStatus(ref, ObjectState.FAILED, reason, message)
+
+
+def _waiting(ref: ObjectRef, reason: Reason, message: str) -> ObjectStatus:
+    return ObjectStatus(ref, ObjectState.WAITING, reason, message)

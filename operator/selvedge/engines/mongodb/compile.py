@@ -35,6 +35,7 @@ class Compilation:
     owners: dict[ObjectRef, str] = field(default_factory=dict)
     declared: dict[str, list[ObjectRef]] = field(default_factory=dict)
     collections: dict[str, list[str]] = field(default_factory=dict)
+    indexes: dict[str, list[tuple[str, ObjectRef]]] = field(default_factory=dict)
     statuses: dict[str, list[ObjectStatus]] = field(default_factory=dict)
     adopted: set[ObjectRef] = field(default_factory=set)
     claims: dict[ObjectRef, Claim] = field(default_factory=dict)
@@ -69,6 +70,9 @@ class _Compiler:
         self.wanted: list[model.Collection] = []
         self.drop_indexes: list[tuple[str, str]] = []
         self.drop_collections: list[str] = []
+        # Collections of which nothing is known to have left: their declaration could not be taken as it stands.
+        self.unclear: set[str] = set()
+        self.refused: set[str] = set()
         members = sorted(unit.members, key=lambda member: (member.created, member.uid))
         self.members = {member.uid: member for member in members}
         self.active = {member.uid: member for member in members if not member.deleting}
@@ -81,14 +85,18 @@ class _Compiler:
         for member in self.members.values():
             result.declared[member.uid] = []
             result.collections[member.uid] = []
+            result.indexes[member.uid] = []
             result.statuses[member.uid] = []
             refusal = self._refused(member)
             if refusal is not None:
                 result.statuses[member.uid].append(refusal)
+                self.refused.add(member.uid)
                 continue
             for entry in _declared(member):
                 result.declared[member.uid].append(collection_ref(entry.name))
-                result.declared[member.uid].extend(index_ref(entry.name, index.name) for index in entry.indexes)
+                indexes = [index_ref(entry.name, index.name) for index in entry.indexes]
+                result.declared[member.uid].extend(indexes)
+                result.indexes[member.uid].extend((entry.name, ref) for ref in indexes)
                 candidates.setdefault(entry.name, []).append((member, entry))
         for claimants in candidates.values():
             self._collection(claimants)
@@ -124,6 +132,7 @@ class _Compiler:
                 self._owned(member, other, claim)
                 continue
             if member.uid == owner.uid and refusal is not None:
+                self.unclear.add(entry.name)
                 state, reason, message = refusal
             else:
                 state, reason = ObjectState.CONFLICT, Reason.CONFLICT
@@ -158,6 +167,10 @@ class _Compiler:
         # Its resource is gone or let go of it. One of the same name goes on where it ended; another takes over, and
         # what it takes over it did not make.
         successor = self._heir(claim, claimants)
+        inside = any((m.namespace, m.name) == (claim.namespace, claim.name) for m in self.members.values())
+        if successor is None and not inside and self.unit.alive is not None and self.unit.alive(claim.holder):
+            message = f"{ref} is claimed by DatabaseSchema {claim.holder}: declare it in one of the two only"
+            return first, claim, (ObjectState.CONFLICT, Reason.CONFLICT, message)
         taker = successor or first
         return taker, self._claim(ref, taker, ref.name, claim.made and successor is not None, claim), None
 
@@ -187,6 +200,7 @@ class _Compiler:
         self._own(ref, member, claim)
         problem = self._unusable(entry)
         if problem is not None:
+            self.unclear.add(entry.name)
             self.result.statuses[member.uid].append(problem)
             return
         if entry.ensure.value == "Absent":
@@ -196,8 +210,15 @@ class _Compiler:
                 self._keep(claim)
                 self.drop_collections.append(entry.name)
             return
+        try:
+            wanted = declare.collection(entry, claim.validates)
+        except declare.MALFORMED as error:
+            message = f"{ref} holds a validator or filter that MongoDB cannot read ({error}): correct it"
+            failed = ObjectStatus(ref, ObjectState.FAILED, Reason.INVALID_SPEC, message)
+            self.result.statuses[member.uid].append(failed)
+            self.unclear.add(entry.name)
+            return
         self.result.collections[member.uid].append(entry.name)
-        wanted = declare.collection(entry, claim.validates)
         still = wanted.validator is not None or (claim.validates and live is not None and live.validator is not None)
         self._keep(replace(claim, validates=still))
         indexes: list[model.Index] = []
@@ -256,6 +277,8 @@ class _Compiler:
             member = self.members.get(claim.resource)
             if member is None or claim.cluster != self.unit.cluster or ref in self.result.owners:
                 continue
+            if member.uid in self.refused or claim.collection in self.unclear:
+                continue
             if member.spec.suspend and not member.deleting:
                 continue
             if ref.kind == "collection" and ref.name not in declared:
@@ -288,7 +311,7 @@ class _Compiler:
     def _claim_database(self) -> None:
         """The mark that this database is ours, so that a second DatabaseSchema finds no stranger's database."""
         claim = self.found.claims.get(DATABASE)
-        first = next((m for m in self.active.values() if not m.spec.suspend and self._refused(m) is None), None)
+        first = next((m for m in self.active.values() if not m.spec.suspend and m.uid not in self.refused), None)
         if claim is not None:
             holder = self.members.get(claim.resource)
             if holder is not None and holder.deleting and holder.spec.deletion_policy.value == "Delete":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import AsyncMongoClient, ReadPreference
-from pymongo.errors import PyMongoError
+from pymongo.errors import OperationFailure, PyMongoError, WTimeoutError
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -153,6 +153,12 @@ class Server:
         # The server's own limit comes first; ours is for a server that has stopped to answer.
         async with asyncio.timeout(None if limit is None else limit + self.target.limits.connect_timeout + 1):
             reply: Doc = await client[database].command(document, read_preference=ReadPreference.PRIMARY)
+        # The driver leaves these two to whoever sends a command by hand.
+        if reply.get("writeErrors"):
+            first = reply["writeErrors"][0]
+            raise OperationFailure(str(first.get("errmsg")), first.get("code"), first)
+        if reply.get("writeConcernError"):
+            raise WTimeoutError("majority not reached", 64, reply["writeConcernError"])
         return reply
 
     async def command(self, database: str, command: Mapping[str, Any], limit: float | None, read: bool = True) -> Doc:

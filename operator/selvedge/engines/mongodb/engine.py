@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from selvedge.core.mongodb.diff import Difference, difference
+from selvedge.core.mongodb.model import collection_ref
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, ObjectRef, ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.mongodb import claims, policy, probe
@@ -17,10 +18,11 @@ from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
 from selvedge.engines.mongodb.lock import Lock, locked
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from selvedge.core.mongodb.changes import Change
     from selvedge.engines.base import Member, Observer, ServerFacts, ServerTarget, Unit
+    from selvedge.engines.mongodb.claims import Claim
     from selvedge.engines.mongodb.policy import Decision
 
 _ROUNDS = 4
@@ -41,10 +43,22 @@ class _View:
         chosen = {id(change) for decision in self.decisions.values() for change in decision.now}
         return tuple(change for change in self.compared.changes if id(change) in chosen)
 
-    @property
+    def claims(self, failed: Mapping[ObjectRef, ObjectStatus]) -> list[Claim]:
+        """The claims to write: none on what has to wait or could not be made."""
+        return [
+            claim
+            for ref, claim in self.compiled.claims.items()
+            if ref not in failed
+            and self.decisions[claim.resource].may_claim(ref)
+            and (ref.kind != "database" or not self._everything_waits(claim.resource))
+        ]
+
     def writes(self) -> bool:
         """Whether there is anything to write, claims included."""
-        return bool(self.now or self.compiled.claims or self.compiled.releases)
+        return bool(self.now or self.claims({}) or self.compiled.releases)
+
+    def _everything_waits(self, uid: str) -> bool:
+        return bool(self.decisions[uid].later) and not self.decisions[uid].now and not self.found.claims
 
 
 class MongoEngine:
@@ -64,13 +78,13 @@ class MongoEngine:
     async def converge(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """See :class:`selvedge.engines.base.Engine`."""
         first = await self._look(unit)
-        if not first.writes:
+        if not first.writes():
             return self._result(unit, first, first, Applied())
         async with locked(self._server, unit.database, self._server.target.limits.lock_timeout) as lock:
             view, applied = await self._write(unit, lock, may_write)
-            if not unit_is_left(unit, view):
+            if not view.found.claims and all(member.deleting for member in unit.members):
                 may_write()
-                await self._clear(unit.database, view, lock)
+                await self._clear(unit.database, lock)
         return self._result(unit, first, view, applied)
 
     async def plan(self, unit: Unit) -> UnitResult:
@@ -120,12 +134,16 @@ class MongoEngine:
         view = await self._look(unit)
         for _ in range(_ROUNDS):
             todo = [change for change in view.now if change.ref not in total.failed]
-            if not todo and not view.compiled.claims and not view.compiled.releases:
+            claiming = view.claims(total.failed)
+            if not todo and not claiming and not view.compiled.releases:
                 return view, total
             with _during("apply"):
-                await self._claim(unit.database, view, lock, may_write)
+                lock.check()
+                await self._claim(unit.database, claiming, view.compiled.releases, may_write)
                 applied = await apply_changes(self._server, unit.database, todo, lock, may_write)
-                await self._disown(unit.database, view, applied, may_write)
+                # What could not be made is not ours: somebody may make it by hand.
+                unmade = {change.ref for change in todo if change.ref in applied.failed and change.before is None}
+                await self._claim(unit.database, (), unmade - view.found.claims.keys(), may_write)
             total.done += applied.done
             total.failed |= applied.failed
             view = await self._look(unit, "verify")
@@ -134,21 +152,14 @@ class MongoEngine:
             raise not_converged(unit.database, residue)
         return view, total
 
-    async def _claim(self, database: str, view: _View, lock: Lock, may_write: Callable[[], None]) -> None:
-        commands = claims.write_commands(view.compiled.claims.values(), sorted(view.compiled.releases))
-        for command in commands:
-            lock.check()
+    async def _claim(
+        self, database: str, claiming: Iterable[Claim], releases: Iterable[ObjectRef], may_write: Callable[[], None]
+    ) -> None:
+        for command in claims.write_commands(claiming, sorted(releases)):
             may_write()
             await self._server.command(database, command, self._server.target.limits.statement_timeout, read=False)
 
-    async def _disown(self, database: str, view: _View, applied: Applied, may_write: Callable[[], None]) -> None:
-        """A collection that somebody else made in the very moment between look and command is not ours to drop."""
-        lost = [replace(claim, made=False) for ref, claim in view.compiled.claims.items() if ref in applied.lost]
-        for command in claims.write_commands(lost, ()):
-            may_write()
-            await self._server.command(database, command, self._server.target.limits.statement_timeout, read=False)
-
-    async def _clear(self, database: str, view: _View, lock: Lock) -> None:
+    async def _clear(self, database: str, lock: Lock) -> None:
         """Nothing is claimed any more: the operator's own collections go too, and with the last one the database."""
         await self._server.command(
             database, {"drop": claims.COLLECTION}, self._server.target.limits.statement_timeout, read=False
@@ -166,23 +177,23 @@ class MongoEngine:
         problems |= {status.ref: status for status in last.compared.blocked if owners.get(status.ref) == member.uid}
         problems |= {change.ref: status for change, status in decision.later}
         problems |= {ref: status for ref, status in applied.failed.items() if owners.get(ref) == member.uid}
-        for change in decision.now:
-            problems.setdefault(change.ref, _unfinished(change))
         declared = compiled.declared[member.uid]
-        for ref in declared:
-            if ref.kind == "index" and ref not in problems:
-                above = next((p for p in problems.values() if _is_on(ref, p)), None)
-                if above is not None:
-                    problems[ref] = replace(
-                        above, ref=ref, state=ObjectState.WAITING, message=f"{ref} waits for {above.ref}"
-                    )
+        changing = {change.ref for change in decision.now}
+        standing = last.found.live.collections
+        compared = {c.name for c in compiled.desired.collections if c.name in standing}
+        compared -= {status.ref.name for status in last.compared.blocked if status.state is ObjectState.FAILED}
+        for collection, ref in compiled.indexes[member.uid]:
+            above = problems.get(collection_ref(collection))
+            # Nobody looked at the indexes of a collection that is not there or is of another kind.
+            if above is not None and ref not in problems and collection not in compared:
+                message = f"{ref} waits for {above.ref}"
+                problems[ref] = replace(above, ref=ref, state=ObjectState.WAITING, message=message)
         before = first.compiled.owners
         found = [change.ref for change in first.compared.changes if before.get(change.ref) == member.uid]
-        standing = last.found.live.collections
         refused = any(status.ref.kind == "database" for status in compiled.statuses[member.uid])
         adoption = any(status.reason is Reason.ADOPTION_REQUIRED for status in problems.values())
         return MemberResult(
-            ready=sum(1 for ref in declared if ref not in problems),
+            ready=sum(1 for ref in declared if ref not in problems and ref not in changing),
             problems=tuple(problems.values()),
             applied=tuple(
                 change.summary()
@@ -196,29 +207,6 @@ class MongoEngine:
             and all(name in standing for name in compiled.collections[member.uid]),
             digest=decision.digest,
         )
-
-
-def unit_is_left(unit: Unit, view: _View) -> bool:
-    """Whether anybody still claims anything in this database, or anything is in it that is not ours."""
-    return bool(view.found.claims or view.found.foreign or any(not member.deleting for member in unit.members))
-
-
-def _is_on(ref: ObjectRef, problem: ObjectStatus) -> bool:
-    return (
-        problem.ref.kind == "collection"
-        and problem.reason is not Reason.VALIDATION_VIOLATED
-        and ref.name.startswith(f"{problem.ref.name}.")
-        and problem.state in (ObjectState.PENDING, ObjectState.FAILED)
-    )
-
-
-def _unfinished(change: Change) -> ObjectStatus:
-    return ObjectStatus(
-        change.ref,
-        ObjectState.WAITING,
-        Reason.RECONCILING,
-        f"{change.ref} is not as declared yet; looked at again by itself",
-    )
 
 
 @contextmanager

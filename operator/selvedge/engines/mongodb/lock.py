@@ -13,9 +13,12 @@ import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from selvedge.core.errors import TransientError
+from pymongo.errors import OperationFailure, PyMongoError
+
+from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Server, operation
+from selvedge.engines.mongodb.errors import DUPLICATE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -58,15 +61,15 @@ class Lock:
         kept = {"holder": "$holder", "fence": "$fence", "expires": "$expires"}
         update = {name: {"$cond": [free, taken[name], kept[name]]} for name in taken}
         sent = time.monotonic()
-        reply = await self._command(
-            {
-                "findAndModify": COLLECTION,
-                "query": {"_id": _NAME},
-                "update": [{"$set": update}],
-                "upsert": True,
-                "new": True,
-            }
-        )
+        command = {"findAndModify": COLLECTION, "query": {"_id": _NAME}, "update": [{"$set": update}]}
+        try:
+            reply = await self._command(command | {"upsert": True, "new": True})
+        except OperationFailure as error:
+            if error.code == DUPLICATE_KEY:  # two made the document at the same moment, and the other one was first
+                return False
+            raise self._server.error(error, "lock") from None
+        except (PyMongoError, OSError) as error:
+            raise self._server.error(error, "lock") from None
         value = reply["value"]
         if value["holder"] != self._holder:
             return False
@@ -86,7 +89,7 @@ class Lock:
     async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
         token = operation.set("lock")
         try:
-            return await self._server.command(
+            return await self._server.run(
                 self._database, command, self._server.target.limits.statement_timeout, read=False
             )
         finally:
@@ -112,10 +115,10 @@ async def locked(server: Server, database: str, patience: float) -> AsyncIterato
         yield lock
     finally:
         renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError, TransientError):
+        with contextlib.suppress(asyncio.CancelledError, SelvedgeError):
             await renewal
         # Without an answer the lease ends by itself.
-        with contextlib.suppress(TransientError):
+        with contextlib.suppress(PyMongoError, OSError):
             await lock.release()
 
 

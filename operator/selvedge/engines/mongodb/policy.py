@@ -12,7 +12,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from selvedge.core.mongodb.changes import Change
     from selvedge.engines.base import Member
@@ -26,13 +26,17 @@ class Decision:
     later: tuple[tuple[Change, ObjectStatus], ...] = ()
     digest: str = ""
 
+    def may_claim(self, ref: ObjectRef) -> bool:
+        """Whether a claim on the object may be written: not before it may be made, or a stranger's becomes ours."""
+        return not any(change.ref == ref and change.before is None for change, _ in self.later)
+
     def pending(self) -> tuple[Change, ...]:
         """The changes that wait."""
         return tuple(change for change, _ in self.later)
 
 
 def decide(
-    member: Member, changes: Iterable[Change], adopted: Collection[ObjectRef], system: str, database: str
+    member: Member, changes: Sequence[Change], adopted: Collection[ObjectRef], system: str, database: str
 ) -> Decision:
     """Sort the changes of one member by its policies.
 
@@ -49,13 +53,10 @@ def decide(
             held.append((change, reason, message))
     digest = plan_digest(system, database, (change for change, _, _ in held)) if held else ""
     if digest and digest == member.spec.approved_plan:
-        approved = [change for change, reason, _ in held if reason is Reason.WAITING_FOR_APPROVAL]
-        held = [entry for entry in held if entry[1] is not Reason.WAITING_FOR_APPROVAL]
-        order = {id(change): position for position, change in enumerate(changes)}
-        now = sorted([*now, *approved], key=lambda change: order[id(change)])
-    # An index is not built on a collection that has to wait.
-    waiting = {change.collection for change, _, _ in held if change.before is None and change.ref.kind == "collection"}
-    now = [change for change in now if change.collection not in waiting]
+        # spec.destructive: Refuse is stronger than an approval.
+        refused = {id(change) for change, reason, _ in held if reason is Reason.DESTRUCTIVE_REFUSED}
+        now = [change for change in changes if id(change) not in refused]
+        held = [entry for entry in held if id(entry[0]) in refused]
     return Decision(
         tuple(now), tuple((change, _pending(change, reason, message)) for change, reason, message in held), digest
     )

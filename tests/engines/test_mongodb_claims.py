@@ -1,0 +1,243 @@
+"""Who owns what: adoption, two DatabaseSchemas on one database, deletion, another cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, Risk
+from tests.engines.mongodb_support import converge, member, running, target
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from pymongo.database import Database
+
+    from sandbox import MongoEndpoint
+    from selvedge.engines.mongodb import MongoEngine
+
+DESIGNS = """
+collections:
+- name: designs
+  validator: {name: {$type: string}}
+  indexes: [{name: name, keys: [{field: name}]}]
+"""
+NEWER = "2026-02-01T00:00:00Z"
+
+
+@pytest.fixture
+async def engine(mongodb: MongoEndpoint) -> AsyncIterator[MongoEngine]:
+    async with running(target(mongodb)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
+    with mongodb.client() as client:
+        yield client[mongo_database]
+
+
+def names(live: Database[dict[str, Any]]) -> set[str]:
+    return set(live.list_collection_names())
+
+
+def claims(live: Database[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {claim["_id"]: claim for claim in live["selvedge.claims"].find()}
+
+
+@pytest.mark.parametrize("present", ["designs", "others"])
+async def test_a_database_that_was_there_needs_adoption(
+    engine: MongoEngine, live: Database[dict[str, Any]], present: str
+) -> None:
+    live[present].insert_one({"name": 1})
+    one = member("designs", live.name, DESIGNS)
+    (result,) = await converge(engine, live.name, one)
+    assert {(status.state, status.reason) for status in result.problems} == {
+        (ObjectState.PENDING, Reason.ADOPTION_REQUIRED)
+    }
+    assert not result.provisioned
+    assert result.ready == 0
+    assert "set spec.adoption to Allow" in result.problems[0].message
+    (refused,) = await converge(engine, live.name, member("designs", live.name, DESIGNS, adoption="Refuse"))
+    assert {(status.state, status.reason) for status in refused.problems} == {(ObjectState.FAILED, Reason.CONFLICT)}
+    assert names(live) == {present}
+
+
+async def test_a_narrowing_change_of_an_adopted_collection_waits_and_its_data_is_never_dropped(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    live.designs.insert_one({"name": 1})
+    one = member("designs", live.name, DESIGNS, adoption="Allow", deletionPolicy="Delete")
+    (result,) = await converge(engine, live.name, one)
+    assert [(status.ref, status.reason) for status in result.problems] == [
+        (ObjectRef("collection", "designs"), Reason.WAITING_FOR_APPROVAL)
+    ]
+    assert [change.risk for change in result.pending] == [Risk.NARROWING]
+    assert result.provisioned
+    assert [change.ref for change in result.applied] == [ObjectRef("index", "designs.name")]
+    approved = member(
+        "designs", live.name, DESIGNS, adoption="Allow", approvedPlan=result.digest, deletionPolicy="Delete"
+    )
+    (result,) = await converge(engine, live.name, approved)
+    assert result.verified
+    (gone,) = await converge(engine, live.name, replace(approved, deleting=True))
+    assert gone.problems == ()
+    assert names(live) == {"designs"}
+    assert set(live.designs.index_information()) == {"_id_"}
+    assert live.designs.count_documents({}) == 1
+
+
+async def test_a_collection_made_by_hand_later_needs_adoption_alone(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    live.create_collection("avatars")
+    two = DESIGNS + "- name: avatars\n- name: sessions\n"
+    (result,) = await converge(engine, live.name, member("designs", live.name, two))
+    assert [(status.ref.name, status.reason) for status in result.problems] == [("avatars", Reason.ADOPTION_REQUIRED)]
+    assert "sessions" in names(live)
+
+
+async def test_two_members_on_one_database_are_one_unit(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
+    one = member("designs", live.name, DESIGNS)
+    two = member("avatars", live.name, "collections: [{name: avatars}]", created=NEWER)
+    first, second = await converge(engine, live.name, one, two)
+    assert first.verified
+    assert second.verified
+    assert claims(live)["collection:avatars"]["resource"] == two.uid
+    assert {change.ref.name for change in second.applied} == {"avatars"}
+
+
+async def test_the_older_claim_wins_and_the_younger_changes_nothing(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    # the claim counts, not the age of the resource: it was there first
+    holder = member("first", live.name, DESIGNS, created=NEWER)
+    await converge(engine, live.name, holder)
+    other = member(
+        "second",
+        live.name,
+        """
+        collections:
+        - {name: designs, validator: {other: 1}, indexes: [{name: name, keys: [{field: x}]}]}
+        - {name: own}
+        """,
+        destructive="Allow",
+        prune="Owned",
+    )
+    first, second = await converge(engine, live.name, holder, other)
+    assert first.verified
+    assert {(str(status.ref), status.state, status.reason) for status in second.problems} == {
+        ("collection designs", ObjectState.CONFLICT, Reason.CONFLICT),
+        ("index designs.name", ObjectState.CONFLICT, Reason.CONFLICT),
+    }
+    assert "shop/first" in second.problems[0].message
+    assert second.ready == 1
+    assert "own" in names(live)
+    # deleted, the younger takes away only what is its own
+    gone = replace(other, deleting=True, spec=_policy(other.spec, "Delete"))
+    first, second = await converge(engine, live.name, holder, gone)
+    assert first.verified
+    assert names(live) == {"designs", "selvedge.claims", "selvedge.lock"}
+    # and the other way round: what the holder lets go of, the one who waits takes over
+    first, second = await converge(
+        engine, live.name, replace(holder, deleting=True), member("second", live.name, DESIGNS)
+    )
+    assert second.verified
+    assert claims(live)["collection:designs"]["resource"] == "uid-second"
+    assert not claims(live)["collection:designs"]["made"]
+
+
+async def test_delete_removes_what_was_made_and_the_database_with_it(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    one = member("designs", live.name, DESIGNS, deletionPolicy="Delete")
+    await converge(engine, live.name, one)
+    live.designs.insert_one({"name": "x"})
+    (result,) = await converge(engine, live.name, replace(one, deleting=True))
+    assert {change.ref.name for change in result.applied} == {"designs"}
+    assert names(live) == set()
+
+
+async def test_delete_leaves_what_others_made(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
+    one = member("designs", live.name, DESIGNS, deletionPolicy="Delete")
+    await converge(engine, live.name, one)
+    live.byHand.insert_one({})
+    await converge(engine, live.name, replace(one, deleting=True))
+    assert names(live) == {"byHand"}
+
+
+async def test_retain_keeps_everything_and_a_successor_goes_on(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    one = member("designs", live.name, DESIGNS)
+    await converge(engine, live.name, one)
+    (result,) = await converge(engine, live.name, replace(one, deleting=True))
+    assert result.applied == ()
+    assert "designs" in names(live)
+    again = replace(one, uid="uid-again")
+    (result,) = await converge(engine, live.name, again)
+    assert result.verified
+    claim = claims(live)["collection:designs"]
+    assert (claim["resource"], claim["made"]) == ("uid-again", True)
+
+
+async def test_prune(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
+    one = member("designs", live.name, DESIGNS + "- name: avatars\n")
+    await converge(engine, live.name, one)
+    (kept,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    assert kept.verified
+    (held,) = await converge(engine, live.name, member("designs", live.name, DESIGNS, prune="Owned"))
+    assert [change.risk for change in held.pending] == [Risk.DESTRUCTIVE]
+    assert "avatars" in names(live)
+    allowed = member("designs", live.name, DESIGNS, prune="Owned", destructive="Allow")
+    (done,) = await converge(engine, live.name, allowed)
+    assert done.verified
+    assert "avatars" not in names(live)
+    assert "collection:avatars" not in claims(live)
+
+
+async def test_another_cluster_takes_over_only_with_adoption(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    other = member("designs", live.name, DESIGNS, uid="uid-restored")
+    (result,) = await converge(engine, live.name, other, cluster="another")
+    assert {status.reason for status in result.problems} == {Reason.ADOPTION_REQUIRED}
+    assert "shop/designs of another Kubernetes cluster" in result.problems[0].message
+    allowed = member("designs", live.name, DESIGNS, uid="uid-restored", adoption="Allow")
+    (result,) = await converge(engine, live.name, allowed, cluster="another")
+    assert result.verified
+    assert claims(live)["collection:designs"]["cluster"] == "another"
+    assert claims(live)["collection:designs"]["made"]
+
+
+async def test_what_cannot_be_read_or_is_refused_any_more_loses_nothing(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    one = member("designs", live.name, DESIGNS)
+    await converge(engine, live.name, one)
+    broken = member(
+        "designs", live.name, "collections: [{name: designs, validator: {a: {$date: no}}}]", destructive="Allow"
+    )
+    (result,) = await converge(engine, live.name, broken)
+    assert [status.reason for status in result.problems] == [Reason.INVALID_SPEC]
+    assert result.pending == ()
+    assert "name" in live.designs.index_information()
+
+
+async def test_a_claim_says_since_when_and_keeps_it(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
+    one = member("designs", live.name, DESIGNS)
+    await converge(engine, live.name, one)
+    before = claims(live)
+    assert set(before) == {"database:", "collection:designs", "index:designs.name"}
+    await converge(engine, live.name, member("designs", live.name, DESIGNS + "- name: avatars\n"))
+    after = claims(live)
+    assert {name: after[name] for name in before} == before
+
+
+def _policy(spec: Any, policy: str) -> Any:
+    return type(spec).model_validate(spec.model_dump(mode="json", by_alias=True) | {"deletionPolicy": policy})

@@ -140,7 +140,9 @@ async def _files(context: Context, obj: Object, schema: Object) -> dict[str, str
 
 
 @asynccontextmanager
-async def _session(server: Server, schema: DatabaseSchemaSpec, metadata_schema: str) -> AsyncIterator[MigrationSession]:
+async def _session(
+    server: Server, schema: DatabaseSchemaSpec, metadata_schema: str, uid: str
+) -> AsyncIterator[MigrationSession]:
     """The migrator's session: never the administrator's (design §5)."""
     if schema.postgres is None:
         async with open_mongodb(server.target, database=schema.database) as session:

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import structlog
 
 from selvedge.config import Settings
+from selvedge.core.conditions import find
 from selvedge.core.redact import Redactor
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
-from selvedge.kube.resources import Resource
-from selvedge.reconcile.outcome import Outcome, merge_patch, status_document
+from selvedge.kube.resources import DATABASE_SCHEMAS, Resource
+from selvedge.reconcile.outcome import Notice, Outcome, merge_patch, status_document
 from selvedge.reconcile.servers import Servers
 from selvedge.reconcile.store import Object, Store, key_of
 from selvedge.telemetry.health import Health
@@ -84,10 +85,17 @@ class Context:
             written = await self.kube.patch_status(resource, *key, patch)
             if written is not None:
                 self.store.put(resource.plural, written)
-        for notice in outcome.notices:
+        for notice in (*outcome.notices, *_transition(before, outcome)):
             kind: Literal["Normal", "Warning"] = "Warning" if notice.warning else "Normal"
             await self.events.post(obj, notice.reason, notice.message, type=kind)
         return bool(patch)
+
+    def alive(self, resource: str) -> bool:
+        """Whether a DatabaseSchema (namespace/name) exists; of a namespace that is not watched, it is believed to."""
+        namespace, _, name = resource.partition("/")
+        if self.settings.namespaces and namespace not in self.settings.namespaces:
+            return True
+        return self.store.get(DATABASE_SCHEMAS.plural, namespace, name) is not None
 
     def _redacted(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -97,6 +105,16 @@ class Context:
         if isinstance(value, (list, tuple)):
             return [self._redacted(inner) for inner in value]
         return value
+
+
+def _transition(before: Mapping[str, Any], outcome: Outcome) -> tuple[Notice, ...]:
+    """An event where a resource came to a stop: something that somebody has to act on, said once."""
+    ready = find(before.get("conditions") or (), "Ready")
+    same = ready is not None and ready.status is outcome.ready and ready.reason == outcome.reason
+    known = any(notice.reason is outcome.reason for notice in outcome.notices)
+    if outcome.ready is not False or outcome.retrying or same or known:
+        return ()
+    return (Notice(outcome.reason, outcome.message, warning=True),)
 
 
 def _text(value: bytes) -> str:

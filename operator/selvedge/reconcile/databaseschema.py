@@ -88,6 +88,7 @@ def _failed(
     pause = delay(attempt - 1, base=1.0, cap=300.0, random=context.random)
     if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
         # The server's own probe wakes everybody when it answers again: until then nobody asks, and nothing is written.
+        context.enqueue_after(("server", *server.key), server.breaker.retry_after(time.monotonic()))
         return 600.0, from_error(error)
     return pause, from_error(error, context.now() + timedelta(seconds=pause))
 
@@ -163,7 +164,7 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
         tuple(_member(candidate.obj, candidate.spec) for candidate in candidates),
         context.cluster,
         access=lambda member: rules[member.uid],
-        alive=lambda resource: context.store.get(DATABASE_SCHEMAS.plural, *_split(resource)) is not None,
+        alive=context.alive,
     )
     limit = context.settings.reconcile_timeout
     try:
@@ -172,11 +173,6 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
     except TimeoutError:
         message = f"the pass over database {database} took longer than {limit:g} s and was cancelled"
         raise TransientError(Reason.TIMEOUT, message) from None
-
-
-def _split(resource: str) -> tuple[str, str]:
-    namespace, _, name = resource.partition("/")
-    return namespace, name
 
 
 def _member(obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False) -> Member:

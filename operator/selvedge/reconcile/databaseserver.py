@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import Any
 
 from selvedge.api.databaseserver import DatabaseServerSpec
@@ -15,7 +16,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.base import ServerFacts
 from selvedge.kube.resources import DATABASE_SERVERS
 from selvedge.reconcile.context import Context
-from selvedge.reconcile.outcome import Outcome, from_error
+from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object
 from selvedge.reconcile.target import read_target
@@ -49,7 +50,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
         if server is None:  # the Secrets are wrong: nobody may go on with the old ones
             await context.servers.remove((namespace, name))
-        pause = delay(attempt - 1, base=1.0, cap=30.0, random=context.random)
+        pause = delay(
+            attempt - 1, base=1.0, cap=5.0 if isinstance(error, TransientError) else 30.0, random=context.random
+        )
         if server is not None:
             pause = max(pause, server.breaker.retry_after(time.monotonic()))
         outcome = from_error(error)
@@ -58,6 +61,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         if attempt == 1:
             _wake_units(context, namespace, name)
     _report(context, namespace, name, server, outcome, time.monotonic() - started)
+    if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
+        notice = Notice(outcome.reason, outcome.message, warning=outcome.ready is False)
+        outcome = replace(outcome, notices=(notice,))
     await context.write_status(DATABASE_SERVERS, obj, outcome)
     context.enqueue_after(key, pause)
 

@@ -33,6 +33,10 @@ _CONNECTION = frozenset(
 )
 
 
+#: A server that is away is probed at least this often, by one connection: its users should not wait longer.
+_PROBE_CAP = 5.0
+
+
 @dataclass(slots=True)
 class Server:
     """One DatabaseServer as this process uses it."""
@@ -135,7 +139,7 @@ class Servers:
         else:
             engine = MongoEngine(pooled, observer)
         gate = asyncio.Semaphore(max(1, pooled.limits.max - 1))
-        breaker = CircuitBreaker(random=self._random, cap=60.0)
+        breaker = CircuitBreaker(random=self._random, pause=1.0, cap=_PROBE_CAP)
         server = Server(key, spec, target, engine, breaker, gate, system, runs=asyncio.Semaphore(runs))
         self._servers[key] = server
         if known is not None:

@@ -73,17 +73,21 @@ def grant(**parts: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def crds(kubectl):
-    """The CRDs, established and served: a 1.36 API server answers 429 for a moment after one is created."""
-    kubectl("apply", "-f", str(ROOT / "crds"))
-    names = [f"crd/{kind}.selvedge.dev" for kind in KINDS]
-    kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
+    """The CRDs, established and served.
+
+    Another worker may create them at the same moment, and a 1.36 API server answers 429 for a moment afterwards.
+    """
     end = time.monotonic() + DEADLINE
-    while True:
-        answer = kubectl("get", ",".join(f"{kind}.selvedge.dev" for kind in KINDS), "-A", check=False)
-        if answer.returncode == 0:
-            return
-        assert time.monotonic() < end, answer.stderr
-        time.sleep(0.1)
+
+    def until_it_works(*arguments: str) -> None:
+        while (answer := kubectl(*arguments, check=False)).returncode != 0:
+            assert time.monotonic() < end, answer.stderr
+            time.sleep(0.1)
+
+    until_it_works("apply", "-f", str(ROOT / "crds"))
+    names = [f"{kind}.selvedge.dev" for kind in KINDS]
+    until_it_works("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in names))
+    until_it_works("get", ",".join(names), "-A")
 
 
 @pytest.fixture

@@ -6,9 +6,11 @@ Everything is the real program, listens on 127.0.0.1 only, and ends with the pro
 from __future__ import annotations
 
 from sandbox.errors import PortTakenError, SandboxError
+from sandbox.handles import SandboxMongo, SandboxPostgres
+from sandbox.kubectl import run_kubectl
 from sandbox.mongodb import MongoEndpoint, MongoServer
 from sandbox.postgres import PostgresEndpoint, PostgresServer
-from sandbox.sandbox import Sandbox, SandboxMongo, SandboxPostgres
+from sandbox.sandbox import Sandbox
 
 __all__ = [
     "MongoEndpoint",
@@ -20,4 +22,5 @@ __all__ = [
     "SandboxError",
     "SandboxMongo",
     "SandboxPostgres",
+    "run_kubectl",
 ]

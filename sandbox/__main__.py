@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from sandbox.errors import SandboxError
 from sandbox.progress import note, step
 from sandbox.sandbox import Sandbox, fetch, stop
 
-_DEFAULT_DIRECTORY = Path(os.environ.get("SELVEDGE_SANDBOX", ".sandbox"))
+_DEFAULT_DIRECTORY = Path(".sandbox")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,82 +10,23 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandbox import tools
-from sandbox.control import STATE_NAME, ask, is_running, wait_for_supervisor
+from sandbox.control import ask, is_running, wait_for_supervisor
 from sandbox.errors import SandboxError
+from sandbox.handles import Part, SandboxMongo, SandboxPostgres
+from sandbox.kubectl import kube_environment, run_kubectl
 from sandbox.kubernetes import write_kubeconfig
-from sandbox.mongodb import MongoEndpoint
 from sandbox.pki import Authority, Certificate
-from sandbox.postgres import PostgresEndpoint
-from sandbox.process import run
+from sandbox.ports import LOOPBACK, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DOWN_SECONDS = 60
-
-
-@dataclass(slots=True)
-class _Part:
-    """A server program of the sandbox that can be stopped and started, always on the same port."""
-
-    control: Callable[..., dict[str, Any]] = field(repr=False)
-    name: str
-
-    def stop(self, *, immediate: bool = False) -> None:
-        """Stop it; ``immediate`` as in a crash."""
-        self.control("stop", self.name, immediate=immediate)
-
-    def start(self) -> None:
-        """Start it (again) and wait until it answers."""
-        self.control("start", self.name)
-
-    def restart(self, *, immediate: bool = False) -> None:
-        """Stop and start it, and wait until it answers."""
-        self.control("restart", self.name, immediate=immediate)
-
-
-@dataclass(slots=True, kw_only=True)
-class SandboxPostgres(PostgresEndpoint):
-    """A Postgres server of a sandbox."""
-
-    part: _Part = field(repr=False)
-
-    def stop(self, *, immediate: bool = False) -> None:
-        """Shut down; ``immediate`` as in a crash."""
-        self.part.stop(immediate=immediate)
-
-    def start(self) -> None:
-        """Start it (again) on the same port."""
-        self.part.start()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.part.restart()
-
-
-@dataclass(slots=True, kw_only=True)
-class SandboxMongo(MongoEndpoint):
-    """The MongoDB server of a sandbox."""
-
-    part: _Part = field(repr=False)
-
-    def stop(self, *, immediate: bool = False) -> None:
-        """Shut down; ``immediate`` as in a crash."""
-        self.part.stop(immediate=immediate)
-
-    def start(self) -> None:
-        """Start it (again) on the same port."""
-        self.part.start()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.part.restart()
 
 
 class _PostgresServers(Mapping[str, SandboxPostgres]):
@@ -198,7 +139,7 @@ class Sandbox:
             state["password"],
             Path(state["ca_path"]),
             log_path=Path(state["log_path"]),
-            part=_Part(self._control, f"postgres/{name}"),
+            part=Part(self._control, f"postgres/{name}"),
         )
 
     def start_standby(self, version: str) -> SandboxPostgres:
@@ -218,14 +159,14 @@ class Sandbox:
             state["password"],
             Path(state["ca_path"]),
             log_path=Path(state["log_path"]),
-            part=_Part(self._control, "mongodb"),
+            part=Part(self._control, "mongodb"),
         )
 
     @property
-    def apiserver(self) -> _Part:
+    def apiserver(self) -> Part:
         """The API server, to stop and start it; started if it does not run."""
         self._kubernetes()
-        return _Part(self._control, "apiserver")
+        return Part(self._control, "apiserver")
 
     @property
     def database_authority(self) -> Authority:
@@ -270,17 +211,25 @@ class Sandbox:
     # Commands
 
     def environment(self) -> dict[str, str]:
-        """The environment for ``selvedge run`` and for kubectl: this cluster, and the programs that were built."""
+        """The environment for one ``selvedge run`` and for kubectl: this cluster, and the programs that were built.
+
+        No setting of our own reaches the operator; it serves probes and metrics on a free port of 127.0.0.1, which is
+        another one at each call: ``SELVEDGE_HTTP_PORT``.
+        """
         programs = (Path(sys.executable).parent, tools.control_plane(), tools.postgres_client(), os.environ["PATH"])
         path = os.pathsep.join(str(directory) for directory in programs)
-        return {**kube_environment(self.kubeconfig), "KUBECONFIG": str(self.kubeconfig), "PATH": path}
+        env = {
+            name: value for name, value in kube_environment(self.kubeconfig).items() if not name.startswith("SELVEDGE_")
+        }
+        serving = {"SELVEDGE_HTTP_HOST": LOOPBACK, "SELVEDGE_HTTP_PORT": str(free_port())}
+        return {**env, **serving, "KUBECONFIG": str(self.kubeconfig), "PATH": path}
 
-    def supervise(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> _Part:
+    def supervise(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Part:
         """Run ``command`` under the supervisor, started again whenever it ends; its log is ``DIRECTORY/NAME.log``."""
         words = [str(word) for word in command]
         variables = dict(self.environment() if env is None else env)
         self._state = ask(self.directory, "supervise", part=name, command=words, env=variables)
-        return _Part(self._control, f"process/{name}")
+        return Part(self._control, f"process/{name}")
 
     def refresh(self) -> dict[str, Any]:
         """The state of every server now, process ids included (0: does not run)."""
@@ -307,31 +256,6 @@ class Sandbox:
         wait_for_supervisor(self.directory, lambda: process.poll() is None)
         # It is not waited for: it outlives us when it has no owner, and its socket says whether it runs.
         process.returncode = 0
-
-
-def run_kubectl(
-    kubeconfig: Path,
-    *arguments: str,
-    input: str | None = None,  # noqa: A002 - subprocess.run's own name for it
-    check: bool = True,
-    timeout: float = 60,
-) -> subprocess.CompletedProcess[str]:
-    """Run kubectl with ``kubeconfig`` and nothing of the person's own configuration.
-
-    Raises:
-        SandboxError: it failed and ``check`` is true; the message carries its last line.
-    """
-    command: list[str | Path] = [tools.control_plane() / "kubectl", f"--kubeconfig={kubeconfig}", *arguments]
-    env = kube_environment(kubeconfig)
-    # Not all of the arguments: a password may be among them.
-    what = f"kubectl {' '.join(arguments[:2])}"
-    return run(command, what=what, timeout=timeout, input=input, check=check, env=env)
-
-
-def kube_environment(kubeconfig: Path) -> dict[str, str]:
-    """Our environment without the person's own cluster: kubectl's cache goes beside ``kubeconfig``, not to ~/.kube."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("KUBE")}
-    return {**env, "KUBECTL_KUBERC": "false", "KUBECACHEDIR": str(kubeconfig.parent / "cache")}
 
 
 def stop(directory: Path) -> bool:
@@ -361,6 +285,3 @@ def fetch(part: str) -> None:
         tools.mongod()
     elif kind in {"kubernetes", "scheduler"}:
         tools.control_plane()
-
-
-__all__ = ["STATE_NAME", "Sandbox", "SandboxMongo", "SandboxPostgres", "fetch", "run_kubectl", "stop"]

@@ -19,17 +19,17 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox
+from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox, run_kubectl
 from sandbox.cache import file_lock
 from sandbox.control import is_running
-from sandbox.sandbox import run_kubectl, stop
+from sandbox.sandbox import stop
 
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-_DIRECTORY = "SELVEDGE_TEST_SANDBOX"
-_OWNER = "SELVEDGE_TEST_OWNER"
+_DIRECTORY = "TEST_SANDBOX_DIRECTORY"
+_OWNER = "TEST_SANDBOX_OWNER"
 _VERSIONS = ("15", "18")
 _ALL_VERSIONS = ("15", "16", "17", "18")
 

@@ -12,7 +12,7 @@ import pymongo
 import pytest
 from pymongo.errors import ServerSelectionTimeoutError
 
-from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox
+from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox, run_kubectl
 from sandbox.pki import Authority
 
 if TYPE_CHECKING:
@@ -78,8 +78,6 @@ def test_kubernetes_collects_garbage(kubectl: Kubectl, namespace: str) -> None:
 
 
 def test_another_user_may_do_nothing(sandbox: Sandbox) -> None:
-    from sandbox.sandbox import run_kubectl
-
     config = sandbox.kubeconfig_for("alice", ["developers"])
     result = run_kubectl(config, "get", "secrets", check=False)
     assert result.returncode == 1

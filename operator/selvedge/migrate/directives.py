@@ -61,8 +61,8 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
             f"markers {', '.join(directions)}; a file has one -- migrate:up and after it at most one -- migrate:down",
         )
     preamble = text[: markers[0].start()]
-    for number, line in enumerate(preamble.split("\n"), start=1):
-        if line.strip() and not line.lstrip().startswith("--"):
+    for number, comment in enumerate(preamble.split("\n"), start=1):
+        if comment.strip() and not comment.lstrip().startswith("--"):
             raise _invalid(file, number, "a statement before -- migrate:up would never run; move it below")
     shared = header(file, preamble, 1)
     parts = []

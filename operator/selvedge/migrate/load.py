@@ -64,7 +64,9 @@ def load(files: Mapping[str, str], engine: Engine = "Postgres") -> tuple[Migrati
 
 
 def _migration(members: tuple[FileName, ...], files: Mapping[str, str], engine: Engine) -> Migration:
-    texts = {member.part: (member.file, _text(member.file, files[member.file])) for member in members}
+    texts: dict[str, tuple[str, str]] = {
+        member.part: (member.file, _text(member.file, files[member.file])) for member in members
+    }
     reader = _sql if engine == "Postgres" else _json
     file, up, down = reader(texts)
     if not up.text.strip():

@@ -113,7 +113,8 @@ class MigrationSession(Protocol):
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the migrations' lock of this database, end what a run before us left behind, prepare history and login.
 
-        Polls for at most ``seconds``, then raises TransientError (WaitingForLock).
+        Polls for at most ``seconds``, then raises TransientError (WaitingForLock). ``waiting`` is told of the holder at
+        each poll, and of nobody ("") before the first write; it may raise.
         """
         ...
 

@@ -107,8 +107,7 @@ class _Runner:
             for index in range(len(self.rows)):
                 await self._tell(index)
             self._checkpoint()
-            await self.session.lock(self.timeouts.lock_wait, lambda who: self._tell(0, waiting_for=who))
-            await self._tell(0, waiting_for="")
+            await self.session.lock(self.timeouts.lock_wait, self._wait_for_lock)
             history = {row.version: row for row in await self.session.history()}
             for index, step in enumerate(self.plan.steps):
                 error = await self._step(index, step.migration, history.get(step.migration.version))
@@ -116,12 +115,16 @@ class _Runner:
                     break
         except StoppedError:
             return RunResult(tuple(self.rows), stopped=True)
-        except (TransientError, InvalidError) as raised:
+        except SelvedgeError as raised:
             # may_write's refusal is the caller's own and is no result of the run
             if raised.reason is Reason.NOT_LEADING:
                 raise
             error = raised
         return RunResult(tuple(self.rows), error)
+
+    async def _wait_for_lock(self, holder: str) -> None:
+        self._checkpoint()
+        await self._tell(0, waiting_for=holder)
 
     async def _step(self, index: int, migration: Migration, row: HistoryRow | None) -> SelvedgeError | None:
         if row is not None and row.state is RowState.APPLIED:

@@ -44,8 +44,8 @@ _END_OF_DATA = re.compile(r"^\\\.\r?(?:\n|\Z)", re.MULTILINE)
 class Statement:
     """One statement: its text without the semicolon, and the line of the file on which it begins (from 1).
 
-    ``head`` holds its first words in capitals, with ``(``, ``)`` and ``.`` between them and quoted identifiers as ``"name"``;
-    ``words`` of strings and comments are not in it. ``data`` is what follows ``COPY … FROM stdin``.
+    ``head`` holds its first words in capitals, ``(``, ``)`` and ``.`` between them, quoted identifiers as ``"name"``,
+    and a ``'`` for each string. ``data`` is what follows ``COPY … FROM stdin``.
     """
 
     text: str = field(repr=False)

@@ -1,8 +1,9 @@
 """From a :class:`ServerTarget` to the parameters that libpq takes.
 
 libpq reads certificates and keys from files only. Ours never touch a disk: each is an anonymous memory file, mode
-0600, that libpq opens as ``/proc/self/fd/N``. The path is a string that owns its file, so the file lives exactly as
-long as somebody (a pool, a connect call) holds the parameters, and equal certificates share one file.
+0600, that libpq opens as ``/proc/self/fd/N``; equal certificates share one file. libpq opens it again when a statement
+is cancelled, which is a connection of its own, so files outlive the call: the least recently used are closed when
+there are many, and never while somebody still holds the path.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import resource
+from collections import OrderedDict
 from typing import TYPE_CHECKING
-from weakref import WeakValueDictionary
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
@@ -34,15 +36,16 @@ _KEEPALIVE = {
 class PemPath(str):
     """The path of an anonymous memory file; the file is closed when the last holder of the path lets go of it."""
 
-    __slots__ = ("__weakref__", "_fd")
+    __slots__ = ("_fd",)
     _fd: int
 
     @classmethod
     def of(cls, pem: str) -> PemPath:
-        """The path for this PEM text; the same text gives the same file while anybody holds it."""
+        """The path for this PEM text; the same text gives the same file."""
         key = hashlib.sha256(pem.encode()).digest()
-        known = _open_files.get(key)
+        known = _files.get(key)
         if known is not None:
+            _files.move_to_end(key)
             return known
         fd = os.memfd_create("selvedge-pem", os.MFD_CLOEXEC)
         os.fchmod(fd, 0o600)  # libpq refuses a key that others may read
@@ -50,7 +53,9 @@ class PemPath(str):
             file.write(pem.encode())
         path = cls(f"/proc/self/fd/{fd}")
         path._fd = fd
-        _open_files[key] = path
+        _files[key] = path
+        while len(_files) > _MOST_FILES:
+            _files.popitem(last=False)
         return path
 
     def __del__(self) -> None:
@@ -58,7 +63,10 @@ class PemPath(str):
         os.close(self._fd)
 
 
-_open_files: WeakValueDictionary[bytes, PemPath] = WeakValueDictionary()
+_files: OrderedDict[bytes, PemPath] = OrderedDict()
+
+# Three for each server with certificates of its own; a quarter of what the process may open is left for them.
+_MOST_FILES = max(64, min(8192, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 def conninfo(
@@ -72,7 +80,6 @@ def conninfo(
     """The keyword arguments for ``psycopg.AsyncConnection.connect`` to one database of a server.
 
     Without ``username`` the target's own login is used. With several hosts the first that accepts writes is taken.
-    Keep the dictionary (or its values) for as long as connections are made with it: the certificates live in it.
     Paths in it mean something in this process only, not in a child such as ``pg_dump``. Raises
     :class:`InvalidError` for a TLS mode that cannot be had with what is given.
     """

@@ -1,0 +1,223 @@
+"""The login that migrations run as, and how a run's session is opened.
+
+A migration is somebody else's code. ``SET ROLE`` alone is no boundary: ``RESET ROLE`` leads back to the login of the
+session. So the session is authenticated as ``<database>_migrator``, which owns nothing and inherits nothing: it may
+become the migrations' role and write the migrations' history. Its password is random, lives for one run, and reaches
+the server as a SCRAM verifier only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import sql
+
+from selvedge.core.errors import InvalidError, NotPermittedError, RefusedError, SelvedgeError
+from selvedge.core.names import shorten
+from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.errors import connect_error, is_connection_lost, statement_error
+from selvedge.engines.postgres.migrations import PostgresMigrations
+
+if TYPE_CHECKING:
+    from selvedge.engines.base import ServerTarget
+
+VALID_FOR = "10 minutes"
+"""How long a password can be used to log in; every connection gets a new one."""
+
+_ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION"
+
+_ROLES = """
+SELECT r.rolname, r.rolsuper OR EXISTS (
+    SELECT FROM pg_catalog.pg_roles p
+    WHERE (p.rolsuper OR p.rolname IN ('pg_execute_server_program', 'pg_write_server_files', 'pg_read_server_files'))
+      AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER'))
+FROM pg_catalog.pg_roles r WHERE r.rolname = ANY(%s)
+"""
+
+_LOGIN = """
+SELECT pg_catalog.shobj_description(r.oid, 'pg_authid'), (pg_catalog.clock_timestamp() + %s::interval)::text,
+  r.rolbypassrls
+FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles r ON r.rolname = %s
+"""
+
+_ADMIN = """
+SELECT rolsuper OR (rolbypassrls AND pg_catalog.current_setting('server_version_num')::int >= 160000), rolsuper
+FROM pg_catalog.pg_roles WHERE rolname = current_user
+"""
+
+_MEMBERSHIPS = """
+SELECT g.rolname, pg_catalog.pg_get_userbyid(m.grantor) FROM pg_catalog.pg_auth_members m
+JOIN pg_catalog.pg_roles g ON g.oid = m.roleid JOIN pg_catalog.pg_roles l ON l.oid = m.member
+WHERE l.rolname = %s
+"""
+
+
+def login_name(database: str) -> str:
+    """The login of a database's migrations, at most 63 bytes."""
+    return shorten(database, "_migrator")
+
+
+class MigratorLogin:
+    """The login of one database, made and renewed over the administrator's connection."""
+
+    def __init__(self, admin: psycopg.AsyncConnection, database: str, run_as: str, owner: str | None) -> None:
+        self.admin = admin
+        self.database = database
+        self.run_as = run_as
+        self.owner = owner
+        self.name = login_name(database)
+        self._version = admin.info.server_version // 10000
+
+    async def role(self) -> str:
+        """The role that migrations run as: the owner where ``run_as`` may become it, else ``run_as`` itself.
+
+        Raises InvalidError where one does not exist or is as good as a superuser.
+        """
+        wanted = [name for name in (self.run_as, self.owner) if name]
+        cursor = await self.admin.execute(_ROLES, [wanted])
+        found: dict[str, bool] = dict(await cursor.fetchall())
+        if self.run_as not in found:
+            raise InvalidError(
+                Reason.ROLE_NOT_FOUND,
+                f"role {self.run_as} of the migrations does not exist; declare it, or name another",
+            )
+        if found[self.run_as]:
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"role {self.run_as} may act as a superuser or on the server's files, so no migration runs as it; "
+                "name a role without these rights in migrations.role",
+            )
+        if not self.owner or self.owner not in found or found[self.owner]:
+            return self.run_as
+        privilege = "SET" if self._version >= 16 else "MEMBER"
+        cursor = await self.admin.execute(
+            "SELECT pg_catalog.pg_has_role(%s, %s, %s)", [self.run_as, self.owner, privilege]
+        )
+        row = await cursor.fetchone()
+        return self.owner if row and row[0] else self.run_as
+
+    async def refresh(self) -> str:
+        """Create the login or renew it, and return its new password.
+
+        Raises RefusedError where a role of this name exists that is not ours, NotPermittedError where the
+        administrator lacks a right.
+        """
+        password = secrets.token_urlsafe(32)
+        comment = f"selvedge: runs the migrations of database {self.database}"
+        cursor = await self.admin.execute(_LOGIN, [VALID_FOR, self.name])
+        row = await cursor.fetchone()
+        known, until, bypass = row or (None, None, None)
+        if bypass is not None and known != comment:
+            raise RefusedError(
+                Reason.ADOPTION_REQUIRED,
+                f"role {self.name}, as which migrations log in, exists and was not made by selvedge; rename or drop it",
+            )
+        cursor = await self.admin.execute(_ADMIN)
+        may_bypass, superuser = await cursor.fetchone() or (False, False)
+        verifier = self.admin.pgconn.encrypt_password(password.encode(), self.name.encode(), b"scram-sha-256")
+        options = sql.SQL(" ").join(
+            [
+                # only a superuser may name these attributes at all, even to take them away
+                sql.SQL(_ATTRIBUTES if superuser else "LOGIN NOCREATEDB NOCREATEROLE NOINHERIT"),
+                sql.SQL("BYPASSRLS" if may_bypass else ""),
+                sql.SQL("PASSWORD {}").format(sql.Literal(verifier.decode())),
+                sql.SQL("VALID UNTIL {}").format(sql.Literal(until)),
+            ]
+        )
+        login = sql.Identifier(self.name)
+        try:
+            async with self.admin.transaction():
+                verb = sql.SQL("CREATE" if bypass is None else "ALTER")
+                await self.admin.execute(sql.SQL("{} ROLE {} {}").format(verb, login, options))
+                if bypass is None:
+                    await self.admin.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(login, sql.Literal(comment)))
+                    # a migration that would silently see only some rows fails instead; survives RESET ALL
+                    await self.admin.execute(sql.SQL("ALTER ROLE {} SET row_security = off").format(login))
+                await self._memberships(login)
+                await self._connect(login)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise NotPermittedError(
+                Reason.INSUFFICIENT_PRIVILEGES,
+                f"the operator's login may not make login {self.name} a member of {self.run_as}: "
+                f"{error.diag.message_primary}",
+                self._needed(),
+            ) from None
+        return password
+
+    async def retire(self) -> None:
+        """Nobody logs in by this name until the next run."""
+        await self.admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(sql.Identifier(self.name)))
+
+    async def _memberships(self, login: sql.Identifier) -> None:
+        """Member of the migrations' role and of nothing else."""
+        cursor = await self.admin.execute(_MEMBERSHIPS, [self.name])
+        member = False
+        for role, grantor in await cursor.fetchall():
+            if role == self.run_as:
+                member = True
+                continue
+            await self.admin.execute(
+                sql.SQL("REVOKE {} FROM {} GRANTED BY {} CASCADE").format(
+                    sql.Identifier(role), login, sql.Identifier(grantor)
+                )
+            )
+        if not member:
+            how = sql.SQL(" WITH INHERIT FALSE, SET TRUE" if self._version >= 16 else "")
+            await self.admin.execute(sql.SQL("GRANT {} TO {}{}").format(sql.Identifier(self.run_as), login, how))
+
+    async def _connect(self, login: sql.Identifier) -> None:
+        cursor = await self.admin.execute(
+            "SELECT pg_catalog.has_database_privilege(%s, %s, 'CONNECT')", [self.name, self.database]
+        )
+        row = await cursor.fetchone()
+        if row is None or not row[0]:
+            statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(self.database), login)
+            await self.admin.execute(statement)
+
+    def _needed(self) -> tuple[str, ...]:
+        role, admin = sql.Identifier(self.run_as), sql.Identifier(self.admin.info.user)
+        text = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(role, admin).as_string(self.admin)
+        return (f"ALTER ROLE {admin.as_string(self.admin)} CREATEROLE", text)
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    target: ServerTarget,
+    admin: psycopg.AsyncConnection,
+    *,
+    database: str,
+    run_as: str,
+    owner: str | None = None,
+    schema: str = "selvedge",
+    run: str = "",
+) -> AsyncIterator[PostgresMigrations]:
+    """A session for one run of migrations on one database.
+
+    ``admin`` is a connection of the administrator to that database, in autocommit mode; it is used by this session
+    alone until the block ends, and stays open. Nothing is written before the session's ``lock``. When the block ends,
+    the connections are closed, the login is switched off and the lock is free. ``run`` (a resource's uid) is written
+    into the history. Raises the errors of ``core/errors.py``.
+    """
+    login = MigratorLogin(admin, database, run_as, owner)
+    session = PostgresMigrations(target, login, database=database, schema=schema, run=run)
+    try:
+        yield session
+    except psycopg.Error as error:
+        raise migration_error(error, target, login.name, database) from None
+    finally:
+        await session.close()
+
+
+def migration_error(error: psycopg.Error, target: ServerTarget, user: str, database: str) -> SelvedgeError:
+    """The project's error for whatever a driver raised outside of a migration's own statements."""
+    if is_connection_lost(error) or error.sqlstate is not None:
+        return statement_error(error, f"preparing the migrations of database {database}")
+    where = ", ".join(f"{host}:{port}" for host, port in target.hosts)
+    mapped = connect_error(error, where=where, user=user, dbname=database)
+    if isinstance(mapped, SelvedgeError):
+        return mapped
+    return InvalidError(Reason.INVALID_SPEC, f"database {database} does not exist on server {where}")

@@ -45,11 +45,19 @@ test-long: setup ## the long ones too, on Postgres 15 to 18
 	$(BIN)/pytest --long -n 2
 
 .PHONY: check
-check: setup ## format, lint, types, import rules, generated files
+check: setup ## format, lint, types, import rules, generated files; all of them, even if one fails
+	@$(MAKE) --no-print-directory --keep-going check-format check-lint check-types check-imports check-generated
+
+.PHONY: check-format check-lint check-types check-imports check-generated
+check-format:
 	$(BIN)/ruff format --check .
+check-lint:
 	$(BIN)/ruff check .
+check-types:
 	$(BIN)/mypy -p selvedge -p sandbox
+check-imports:
 	$(BIN)/lint-imports --no-cache
+check-generated:
 	$(BIN)/python -m selvedge crds --check
 
 .PHONY: crds

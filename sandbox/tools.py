@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from sandbox.cache import cache_root, cached, public_cache_root
@@ -65,7 +66,11 @@ def control_plane() -> Path:
         )
         command: list[str | Path] = [go(), "build", "-mod=readonly", "-trimpath", "-ldflags", flags, "-o", binary, "."]
         env = tool_environment(CGO_ENABLED="0", GOTOOLCHAIN="local", GOWORK="off")
-        run(command, what="the build of the Kubernetes control plane", timeout=_BUILD_SECONDS, cwd=_MODULE, env=env)
+        with tempfile.TemporaryDirectory(prefix=".go-", dir=path) as scratch:
+            if shutil.which("go") is None:
+                # Who has no Go does not want its caches either: four gigabytes.
+                env |= {"GOPATH": scratch, "GOCACHE": f"{scratch}/build", "GOFLAGS": "-modcacherw"}
+            run(command, what="the build of the Kubernetes control plane", timeout=_BUILD_SECONDS, cwd=_MODULE, env=env)
         for program in CONTROL_PLANE_PROGRAMS:
             (path / program).symlink_to("controlplane")
 

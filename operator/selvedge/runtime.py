@@ -32,6 +32,7 @@ from selvedge.telemetry.metrics import Metrics
 
 _log = structlog.stdlib.get_logger("selvedge.runtime")
 _GRACE_SECONDS = 20.0
+_WATCH_SECONDS = 1.0
 
 
 def main(settings: Settings) -> int:
@@ -43,9 +44,7 @@ def main(settings: Settings) -> int:
 
 async def _run(settings: Settings, redactor: Redactor) -> int:
     told = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+    _on_signals(told)
     metrics, health = Metrics(), Health(redactor)
     http = HttpServer(settings, metrics, health)
     await http.start()
@@ -91,15 +90,18 @@ async def _lead(
     controller = Controller(context)
     await controller.prime()
     work = asyncio.create_task(controller.run())
-    watch_stop = asyncio.Event()
+    watch_stop, watching = asyncio.Event(), asyncio.Event()
     watch = asyncio.create_task(
         kopf.operator(
             registry=registry_for(controller),
             clusterwide=not settings.namespaces,
             namespaces=list(settings.namespaces),
             stop_flag=watch_stop,
+            ready_flag=watching,
         )
     )
+    # Kopf takes the signals for itself when it starts: they are taken back, since it is not the first to end.
+    signals = asyncio.create_task(_take_signals(watching, told))
     told_task = asyncio.create_task(told.wait())
     lost = asyncio.create_task(lease.lost.wait())
     try:
@@ -114,13 +116,29 @@ async def _lead(
     finally:
         context.stopping.set()
         watch_stop.set()
+        signals.cancel()
         told_task.cancel()
         lost.cancel()
         if lease.held:
             await _settle(controller)
         work.cancel()
-        await asyncio.wait({work, watch}, timeout=_GRACE_SECONDS)
+        await asyncio.wait({work})
         await context.servers.close()
+        # No write is under way any more: the next leader need not wait until the watch has ended too.
+        await lease.release()
+        await asyncio.wait({watch}, timeout=_WATCH_SECONDS)
+
+
+def _on_signals(told: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set ``told``."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+
+
+async def _take_signals(started: asyncio.Event, told: asyncio.Event) -> None:
+    await started.wait()
+    _on_signals(told)
 
 
 async def _settle(controller: Controller) -> None:

@@ -54,7 +54,7 @@ class _Commands(click.Group):
         if not standalone_mode:
             return run_it()
         try:
-            status = run_it()
+            status: object = run_it()
         except click.ClickException as error:
             if isinstance(error, click.exceptions.NoArgsIsHelpError):
                 error.show()

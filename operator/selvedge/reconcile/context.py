@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import structlog
 
+from selvedge.api.resource import KINDS
+from selvedge.api.status import fit
 from selvedge.config import Settings
 from selvedge.core.conditions import find
 from selvedge.core.redact import Redactor
@@ -51,6 +53,7 @@ class Context:
     random: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    servers_tried: set[tuple[str, str]] = field(default_factory=set)
     failures: dict[Key, int] = field(default_factory=dict)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
@@ -79,7 +82,8 @@ class Context:
             return False  # deleted meanwhile
         before = current.get("status") or {}
         generation = int(obj["metadata"].get("generation", 0))
-        after = self._redacted(status_document(outcome, before, generation, self.now()))
+        document = self._redacted(status_document(outcome, before, generation, self.now()))
+        after = fit(KINDS[resource.kind].status, document)
         patch = merge_patch(before, after)
         if patch:
             written = await self.kube.patch_status(resource, *key, patch)

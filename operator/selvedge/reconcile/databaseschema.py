@@ -54,6 +54,9 @@ async def reconcile_unit(context: Context, namespace: str, name: str, database: 
         return
     started = time.monotonic()
     server = context.servers.get((namespace, name))
+    exists = context.store.get("databaseservers", namespace, name) is not None
+    if server is None and exists and (namespace, name) not in context.servers_tried:
+        return  # this process has not looked at the server yet; when it has, it wakes this unit
     candidates, outcomes = await _guards(context, objects, server, (namespace, name))
     pause = min((c.spec.interval for c in candidates), default=300.0) * context.random.uniform(0.9, 1.1)
     label = "success"

@@ -43,7 +43,8 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         facts = await _probe(server)
         outcome = _outcome(facts, before)
         context.failures.pop(key, None)
-        if not was_closed or _ready_before(obj) is not outcome.ready:
+        first = (namespace, name) not in context.servers_tried
+        if first or not was_closed or _ready_before(obj) is not outcome.ready:
             _wake_units(context, namespace, name)
         pause = interval * context.random.uniform(0.9, 1.1)
     except SelvedgeError as error:
@@ -60,6 +61,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
             pause = 300.0
         if attempt == 1:
             _wake_units(context, namespace, name)
+    context.servers_tried.add((namespace, name))
     _report(context, namespace, name, server, outcome, time.monotonic() - started)
     if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
         notice = Notice(outcome.reason, outcome.message, warning=outcome.ready is False)
@@ -159,6 +161,7 @@ def _report(
 
 async def _forget(context: Context, namespace: str, name: str) -> None:
     await context.servers.remove((namespace, name))
+    context.servers_tried.discard((namespace, name))
     context.health.forget_server(f"{namespace}/{name}")
     context.metrics.forget_server(f"{namespace}/{name}")
     context.failures.pop(("server", namespace, name), None)

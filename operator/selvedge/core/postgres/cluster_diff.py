@@ -16,7 +16,8 @@ from selvedge.core.postgres.changes import (
     SetRoleSetting,
     WriteClaims,
 )
-from selvedge.core.postgres.model import Claim, CurrentRole, Desired, DesiredRole
+from selvedge.core.postgres.model import Claim, CurrentRole, Desired, DesiredRole, Problem
+from selvedge.core.postgres.settings import changed
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
@@ -70,25 +71,19 @@ class ClaimBook:
         ]
 
 
-def conflict(ref: ObjectRef, claim: Claim, cluster: str) -> ObjectStatus:
+def conflict(ref: ObjectRef, member: str, claim: Claim, cluster: str) -> Problem:
     """The status of an object that somebody else owns."""
     where = "" if claim.cluster == cluster else f" of another cluster ({claim.cluster})"
-    return ObjectStatus(
-        ref,
-        ObjectState.CONFLICT,
-        Reason.CONFLICT,
-        f"{ref} is claimed by DatabaseSchema {claim.resource}{where}: remove it from one of the two",
-    )
+    message = f"{ref} is claimed by DatabaseSchema {claim.resource}{where}: remove it from one of the two"
+    return Problem(member, ObjectStatus(ref, ObjectState.CONFLICT, Reason.CONFLICT, message))
 
 
-def adoption_required(ref: ObjectRef) -> ObjectStatus:
+def adoption_required(ref: ObjectRef, member: str) -> Problem:
     """The status of an object that was there before us."""
-    return ObjectStatus(
-        ref,
-        ObjectState.CONFLICT,
-        Reason.ADOPTION_REQUIRED,
-        f"{ref} exists and no DatabaseSchema claims it: set spec.adoption to Allow to take it over, or rename yours",
+    message = (
+        f"{ref} exists and no DatabaseSchema claims it: set spec.adoption to Allow to take it over, or rename yours"
     )
+    return Problem(member, ObjectStatus(ref, ObjectState.CONFLICT, Reason.ADOPTION_REQUIRED, message))
 
 
 def diff_cluster(
@@ -98,25 +93,25 @@ def diff_cluster(
     book: ClaimBook,
     adopt: Mapping[str, bool],
     version: int,
-) -> tuple[list[Change], list[ObjectStatus]]:
+) -> tuple[list[Change], list[Problem]]:
     """Changes and problems of the server-wide part.
 
     ``roles`` are the live roles that matter, ``databases`` the names of those that exist, ``adopt`` says for each
     member's uid whether it may take over what nobody claims. A conflict on the database itself is a problem of the
-    whole unit and stands first.
+    whole unit and stands alone.
     """
     changes: list[Change] = []
-    problems: list[ObjectStatus] = []
+    problems: list[Problem] = []
     database = desired.database
     ref = ObjectRef("database", database.name)
     key = f"database:{database.name}"
     exists = database.name in set(databases)
     holder = book.foreign(key, database.member)
     if holder is not None and not _shared(holder, book):
-        return [], [conflict(ref, holder, book.cluster)]
+        return [], [conflict(ref, database.member, holder, book.cluster)]
     if holder is None and not book.mine(key, database.member):
         if exists and not adopt[database.member]:
-            return [], [adoption_required(ref)]
+            return [], [adoption_required(ref, database.member)]
         book.want(key, database.member, {"created": not exists})
     if not exists:
         changes.append(CreateDatabase(ref, database.member, database.name, database.owner))
@@ -144,19 +139,22 @@ def _diff_role(
     book: ClaimBook,
     adopt: bool,
     version: int,
-) -> tuple[list[Change], list[ObjectStatus]]:
+) -> tuple[list[Change], list[Problem]]:
     ref = ObjectRef("role", role.name)
     key = f"role:{role.name}"
     current = roles.get(role.name)
     holder = book.foreign(key, role.member)
     if holder is not None:
-        return [], [conflict(ref, holder, book.cluster)]
+        return [], [conflict(ref, role.member, holder, book.cluster)]
+    mine = book.mine(key, role.member)
     if role.absent:
-        return ([DropRole(ref, role.member, role.name)] if current and book.mine(key, role.member) else []), []
-    if current is not None and not book.mine(key, role.member) and not adopt:
-        return [], [adoption_required(ref)]
-    before = book.claims.get(key)
-    declared_before = _names(before.detail.get("settings")) if before and book.mine(key, role.member) else frozenset()
+        return ([DropRole(ref, role.member, role.name)] if current and mine else []), []
+    if current is not None and not mine:
+        if not adopt:
+            return [], [adoption_required(ref, role.member)]
+        if current.privileged:
+            return [], [_privileged(ref, role.member, role.name, "taken over")]
+    before = _names(book.claims[key].detail.get("settings")) if mine else frozenset()
     book.want(key, role.member, {"settings": sorted(role.settings), "created": current is None})
     changes: list[Change] = []
     if current is None:
@@ -164,23 +162,31 @@ def _diff_role(
         current = CurrentRole(role.name)
     if role.comment is not None and role.comment != (current.comment or ""):
         changes.append(CommentRole(ref, role.member, role.name, role.comment))
-    for setting, value in sorted(role.settings.items()):
-        if current.settings.get(setting) != value:
-            changes.append(SetRoleSetting(ref, role.member, role.name, setting, value))
-    for setting in sorted((declared_before - role.settings.keys()) & current.settings.keys()):
+    for setting, value in changed(current.settings, role.settings):
+        changes.append(SetRoleSetting(ref, role.member, role.name, setting, value))
+    for setting in sorted((before - role.settings.keys()) & current.settings.keys()):
         changes.append(SetRoleSetting(ref, role.member, role.name, setting, None))
-    problems = []
+    found, problems = _memberships(role, current, roles, declared, version)
+    return [*changes, *found], problems
+
+
+def _memberships(
+    role: DesiredRole, current: CurrentRole, roles: Mapping[str, CurrentRole], declared: set[str], version: int
+) -> tuple[list[Change], list[Problem]]:
+    """What the role is to be a member of, and no more than that."""
+    ref = ObjectRef("role", role.name)
+    changes: list[Change] = []
+    problems: list[Problem] = []
     wanted = {membership.role: membership for membership in role.memberships}
     for name, membership in sorted(wanted.items()):
         if name not in roles and name not in declared:
-            problems.append(
-                ObjectStatus(
-                    ref,
-                    ObjectState.WAITING,
-                    Reason.ROLE_NOT_FOUND,
-                    f"role {role.name} is to be a member of role {name}, which does not exist: declare it",
-                )
-            )
+            message = f"role {role.name} is to be a member of role {name}, which does not exist: declare it"
+            status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
+            problems.append(Problem(role.member, status))
+            continue
+        if name in roles and roles[name].privileged and name not in declared:
+            problems.append(_privileged(ref, role.member, name, "granted"))
+            wanted = {other: kept for other, kept in wanted.items() if other != name}
             continue
         live = current.memberships.get(name)
         if live is None or (version >= 160000 and live != membership) or live.admin != membership.admin:
@@ -190,15 +196,29 @@ def _diff_role(
     return changes, problems
 
 
+def _privileged(ref: ObjectRef, member: str, name: str, what: str) -> Problem:
+    message = (
+        f"role {name} is a superuser, or can make roles, replicate, bypass row-level security or reach the server's "
+        f"files: it cannot be {what} by a declaration; name another role"
+    )
+    return Problem(member, ObjectStatus(ref, ObjectState.FAILED, Reason.FORBIDDEN_NAME, message))
+
+
+def retired_roles(desired: Desired, book: ClaimBook) -> dict[str, list[Claim]]:
+    """For each member's uid the claims of roles that left its declaration."""
+    declared = {role.name for role in desired.roles}
+    return {
+        member: [x for x in book.owned("role:", member) if x.object.removeprefix("role:") not in declared]
+        for member in book.resources
+    }
+
+
 def _retired(desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook) -> list[Change]:
     """Roles that we made and that left the declaration: access is always taken away."""
-    declared = {role.name for role in desired.roles}
     changes: list[Change] = []
-    for member in book.resources:
-        for claim in book.owned("role:", member):
+    for member, claims in retired_roles(desired, book).items():
+        for claim in claims:
             name = claim.object.removeprefix("role:")
-            if name in declared:
-                continue
             ref = ObjectRef("role", name)
             current = roles.get(name)
             if current is not None:

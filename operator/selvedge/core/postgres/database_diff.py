@@ -19,7 +19,7 @@ from selvedge.core.postgres.changes import (
     UpdateExtension,
     WriteClaims,
 )
-from selvedge.core.postgres.cluster_diff import ClaimBook, conflict
+from selvedge.core.postgres.cluster_diff import ClaimBook, conflict, retired_roles
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import (
     AclGroup,
@@ -29,21 +29,24 @@ from selvedge.core.postgres.model import (
     DesiredGrant,
     DesiredSchema,
     GrantTarget,
+    Problem,
+    Remembered,
     Snapshot,
 )
+from selvedge.core.postgres.settings import changed
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
 
 def diff_database(
     desired: Desired, snapshot: Snapshot, book: ClaimBook, prune: Mapping[str, bool]
-) -> tuple[list[Change], list[ObjectStatus]]:
+) -> tuple[list[Change], list[Problem]]:
     """Changes and problems inside the database.
 
     ``prune`` says for each member's uid whether data-bearing objects that left its declaration are to be dropped.
     """
     changes: list[Change] = []
-    problems: list[ObjectStatus] = []
+    problems: list[Problem] = []
     changes += _database(desired, snapshot, book)
     known_roles = frozenset(snapshot.roles)
     for schema in desired.schemas:
@@ -68,7 +71,7 @@ def diff_database(
     return changes, problems
 
 
-def _add(found: tuple[list[Change], list[ObjectStatus]], changes: list[Change], problems: list[ObjectStatus]) -> None:
+def _add(found: tuple[list[Change], list[Problem]], changes: list[Change], problems: list[Problem]) -> None:
     changes += found[0]
     problems += found[1]
 
@@ -95,9 +98,8 @@ def _database(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> list[Cha
     listed = before.detail.get("settings") if before and book.mine(key, database.member) else None
     declared_before = {str(name) for name in listed} if isinstance(listed, (list, tuple)) else set()
     book.want(key, database.member, {"settings": sorted(database.settings)})
-    for setting, value in sorted(database.settings.items()):
-        if snapshot.database_settings.get(setting) != value:
-            changes.append(SetDatabaseSetting(ref, database.member, database.name, setting, value))
+    for setting, value in changed(snapshot.database_settings, database.settings):
+        changes.append(SetDatabaseSetting(ref, database.member, database.name, setting, value))
     for setting in sorted((declared_before - database.settings.keys()) & snapshot.database_settings.keys()):
         changes.append(SetDatabaseSetting(ref, database.member, database.name, setting, None))
     return changes
@@ -105,18 +107,19 @@ def _database(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> list[Cha
 
 def _schema(
     schema: DesiredSchema, snapshot: Snapshot, book: ClaimBook, known_roles: frozenset[str]
-) -> tuple[list[Change], list[ObjectStatus]]:
+) -> tuple[list[Change], list[Problem]]:
     ref = ObjectRef("schema", schema.name)
     key = f"schema:{schema.name}"
     holder = book.foreign(key, schema.member)
     if holder is not None:
-        return [], [conflict(ref, holder, book.cluster)]
+        return [], [conflict(ref, schema.member, holder, book.cluster)]
     current = snapshot.schemas.get(schema.name)
     if schema.absent:
         return ([DropSchema(ref, schema.member, schema.name)] if current else []), []
     if schema.owner and schema.owner not in known_roles:
         message = f"schema {schema.name} is to be owned by role {schema.owner}, which does not exist: declare it"
-        return [], [ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)]
+        status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
+        return [], [Problem(schema.member, status)]
     book.want(key, schema.member, {"created": current is None})
     changes: list[Change] = []
     if current is None:
@@ -130,14 +133,12 @@ def _schema(
     return changes, []
 
 
-def _extension(
-    extension: DesiredExtension, snapshot: Snapshot, book: ClaimBook
-) -> tuple[list[Change], list[ObjectStatus]]:
+def _extension(extension: DesiredExtension, snapshot: Snapshot, book: ClaimBook) -> tuple[list[Change], list[Problem]]:
     ref = ObjectRef("extension", extension.name)
     key = f"extension:{extension.name}"
     holder = book.foreign(key, extension.member)
     if holder is not None:
-        return [], [conflict(ref, holder, book.cluster)]
+        return [], [conflict(ref, extension.member, holder, book.cluster)]
     current = snapshot.extensions.get(extension.name)
     if extension.absent:
         return ([DropExtension(ref, extension.member, extension.name)] if current else []), []
@@ -149,7 +150,8 @@ def _extension(
                 f"extension {extension.name} is not installed on the server: install its package there, "
                 "or mark it optional"
             )
-            return [], [ObjectStatus(ref, ObjectState.FAILED, Reason.EXTENSION_NOT_AVAILABLE, message)]
+            status = ObjectStatus(ref, ObjectState.FAILED, Reason.EXTENSION_NOT_AVAILABLE, message)
+            return [], [Problem(extension.member, status)]
         book.want(key, extension.member, {"created": True})
         # The control file's own schema wins (naming another is an error); else public, since search_path is pinned.
         schema = extension.schema or (None if snapshot.available[extension.name] else "public")
@@ -157,7 +159,7 @@ def _extension(
     book.want(key, extension.member, {"created": False})
     version, schema = current
     changes: list[Change] = []
-    problems: list[ObjectStatus] = []
+    problems: list[Problem] = []
     if extension.version and version != extension.version:
         changes.append(UpdateExtension(ref, extension.member, extension.name, extension.version))
     if extension.schema and schema != extension.schema:
@@ -165,7 +167,8 @@ def _extension(
             f"extension {extension.name} stands in schema {schema} and is declared in {extension.schema}: "
             f"move it by hand (ALTER EXTENSION … SET SCHEMA) or declare schema {schema}"
         )
-        problems.append(ObjectStatus(ref, ObjectState.FAILED, Reason.UNSUPPORTED, message))
+        status = ObjectStatus(ref, ObjectState.FAILED, Reason.UNSUPPORTED, message)
+        problems.append(Problem(extension.member, status))
     return changes, problems
 
 
@@ -262,3 +265,26 @@ def _left_grants(desired: Desired, book: ClaimBook) -> tuple[list[DesiredGrant],
             if claim.object not in now:
                 dropped.append(claim.object)
     return left, dropped
+
+
+def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> Remembered:
+    """What the claims in ``book`` say was declared before and is not any more.
+
+    The claims of roles stand in the maintenance database and all others in the database itself: it is asked for each
+    of the two books, and the answers are put together by :func:`united`.
+    """
+    left, _ = _left_grants(desired, book)
+    roles = {claim.object.removeprefix("role:") for claims in retired_roles(desired, book).values() for claim in claims}
+    kept = {schema.name for schema in desired.schemas}
+    schemas = {
+        claim.object.removeprefix("schema:")
+        for member in book.resources
+        if prune.get(member)
+        for claim in book.owned("schema:", member)
+    }
+    return Remembered(frozenset(roles), frozenset(schemas - kept), tuple(left))
+
+
+def united(a: Remembered, b: Remembered) -> Remembered:
+    """Both."""
+    return Remembered(a.roles | b.roles, a.schemas | b.schemas, tuple(dict.fromkeys((*a.grants, *b.grants))))

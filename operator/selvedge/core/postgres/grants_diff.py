@@ -18,6 +18,7 @@ from selvedge.core.postgres.model import (
     AclGroup,
     AuthoritativeScope,
     DesiredGrant,
+    Problem,
     Snapshot,
 )
 from selvedge.core.reasons import Reason
@@ -26,8 +27,8 @@ from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 #: An object inside the database: (kind, schema, name).
 ObjectKey = tuple[str, str, str]
 
-#: What one statement covers: kind, schema, grantee, privileges, and the grant that asks for it.
-StatementKey = tuple[str, str, str, frozenset[str], str]
+#: What one statement covers: kind, schema, grantee, privileges, and the member and the grant that ask for it.
+StatementKey = tuple[str, str, str, frozenset[str], str, str]
 Collected = defaultdict[StatementKey, list[str]]
 
 
@@ -80,14 +81,14 @@ def diff_grants(
     scopes: Iterable[AuthoritativeScope],
     snapshot: Snapshot,
     known_roles: frozenset[str],
-) -> tuple[list[Change], list[ObjectStatus]]:
+) -> tuple[list[Change], list[Problem]]:
     """Grants and revocations, and the grants that wait for an object or a role.
 
     ``left`` are grants that the declaration held before and does not any more; ``known_roles`` are those that exist.
     """
     index = _Index(snapshot.groups, snapshot.version, snapshot.functions)
     wanted, unwanted = _Wanted(), _Wanted()
-    problems: list[ObjectStatus] = []
+    problems: list[Problem] = []
     for grant in grants:
         problems += _collect(grant, unwanted if grant.absent else wanted, index, snapshot, known_roles)
     for grant in left:
@@ -102,7 +103,7 @@ def diff_grants(
     for scope in authoritative:
         extra: Collected = defaultdict(list)
         _beyond(scope, wanted, index, extra)
-        for (kind, schema, grantee, privileges, _), names in sorted(extra.items(), key=lambda item: str(item[0])):
+        for (kind, schema, grantee, privileges, *_), names in sorted(extra.items(), key=lambda item: str(item[0])):
             what = Privileges(kind, schema, tuple(sorted(names)), tuple(sorted(privileges)), grantee)
             change = RevokePrivileges(ObjectRef("role", grantee), scope.member, what)
             if not any(isinstance(known, RevokePrivileges) and known.what == what for known in changes):
@@ -110,52 +111,73 @@ def diff_grants(
     return changes, problems
 
 
+class _Collector:
+    """Writes one grant into the table of what is wanted; what cannot be resolved yet is a problem and waits."""
+
+    def __init__(
+        self, grant: DesiredGrant, into: _Wanted, index: _Index, snapshot: Snapshot, known_roles: frozenset[str]
+    ) -> None:
+        self.grant = grant
+        self.into = into
+        self.index = index
+        self.kind = grant.target.kind
+        self.privileges = dict.fromkeys(expand(grant.privileges, self.kind, snapshot.version), grant)
+        self.grantees = [name for name in grant.to if name == PUBLIC or name in known_roles]
+        self.problems: list[Problem] = []
+
+    def run(self) -> list[Problem]:
+        target = self.grant.target
+        for name in self.grant.to:
+            if name not in self.grantees:
+                self.waiting(f"names role {name}, which does not exist: declare it", Reason.ROLE_NOT_FOUND)
+        if target.database:
+            self.single("", "")
+        for schema in target.schemas:
+            self.single("", schema)
+        for schema in (*target.tables_in, *target.sequences_in, *target.functions_in):
+            self.all_in(schema)
+        for schema, name in (*target.tables, *target.sequences):
+            self.single(schema, name)
+        for signature in target.functions:
+            self.function(signature)
+        for schema, table, columns in target.columns:
+            for column in columns:
+                self.single(schema, f"{table}\0{column}")
+        return self.problems
+
+    def waiting(self, message: str, reason: Reason = Reason.WAITING_FOR_OBJECTS) -> None:
+        if not self.grant.absent:
+            text = f"grant {self.grant.name} {message}"
+            status = ObjectStatus(self.grant.ref, ObjectState.WAITING, reason, text)
+            self.problems.append(Problem(self.grant.member, status))
+
+    def single(self, schema: str, name: str) -> None:
+        if (self.kind, schema, name) not in self.index.group_of:
+            shown = ".".join(part for part in (schema, name.replace("\0", ".")) if part)
+            what = "declare it" if self.kind == "schema" else "a migration has to create it"
+            self.waiting(f"names {self.kind} {shown}, which does not exist yet: {what}")
+            return
+        for grantee in self.grantees:
+            self.into.by_object[(self.kind, schema, name), grantee].update(self.privileges)
+
+    def all_in(self, schema: str) -> None:
+        if ("schema", "", schema) not in self.index.group_of:
+            self.waiting(f"names schema {schema}, which does not exist: declare it in spec.postgres.schemas")
+        for grantee in self.grantees:
+            self.into.by_schema[self.kind, schema, grantee].update(self.privileges)
+
+    def function(self, signature: str) -> None:
+        resolved = self.index.functions.get(signature)
+        if resolved is None:
+            self.waiting(f"names function {signature}, which does not exist yet: a migration has to create it")
+        else:
+            self.single(*resolved)
+
+
 def _collect(
     grant: DesiredGrant, into: _Wanted, index: _Index, snapshot: Snapshot, known_roles: frozenset[str]
-) -> list[ObjectStatus]:
-    """Write one grant into the table of what is wanted; what cannot be resolved yet is a problem and waits."""
-    target, kind = grant.target, grant.target.kind
-    problems: list[ObjectStatus] = []
-
-    def waiting(message: str, reason: Reason = Reason.WAITING_FOR_OBJECTS) -> None:
-        if not grant.absent:
-            problems.append(ObjectStatus(grant.ref, ObjectState.WAITING, reason, f"grant {grant.name} {message}"))
-
-    def single(schema: str, name: str, kind: str = kind) -> None:
-        if (kind, schema, name) not in index.group_of:
-            waiting(
-                f"names {kind} {schema}.{name.replace(chr(0), '.')}, which does not exist yet: a migration has to create it"
-            )
-            return
-        for grantee in grantees:
-            into.by_object[(kind, schema, name), grantee].update(dict.fromkeys(privileges, grant))
-
-    privileges = expand(grant.privileges, kind, snapshot.version)
-    grantees = [name for name in grant.to if name == PUBLIC or name in known_roles]
-    for name in grant.to:
-        if name not in grantees:
-            waiting(f"names role {name}, which does not exist: declare it", Reason.ROLE_NOT_FOUND)
-    if target.database:
-        single("", "")
-    for schema in target.schemas:
-        single("", schema)
-    for schema in (*target.tables_in, *target.sequences_in, *target.functions_in):
-        if ("schema", "", schema) not in index.group_of:
-            waiting(f"names schema {schema}, which does not exist: declare it in spec.postgres.schemas")
-        for grantee in grantees:
-            into.by_schema[kind, schema, grantee].update(dict.fromkeys(privileges, grant))
-    for schema, name in (*target.tables, *target.sequences):
-        single(schema, name)
-    for signature in target.functions:
-        resolved = index.functions.get(signature)
-        if resolved is None:
-            waiting(f"names function {signature}, which does not exist yet: a migration has to create it")
-        else:
-            single(*resolved)
-    for schema, table, columns in target.columns:
-        for column in columns:
-            single(schema, f"{table}\0{column}")
-    return problems
+) -> list[Problem]:
+    return _Collector(grant, into, index, snapshot, known_roles).run()
 
 
 def _missing(wanted: _Wanted, index: _Index, out: Collected, asked: dict[StatementKey, DesiredGrant]) -> None:
@@ -166,7 +188,7 @@ def _missing(wanted: _Wanted, index: _Index, out: Collected, asked: dict[Stateme
             lacking = frozenset(privileges) - group.grants.get(grantee, frozenset())
             if lacking:
                 grant = next(iter(privileges.values()))
-                key = (kind, schema, grantee, lacking, grant.name)
+                key = (kind, schema, grantee, lacking, grant.member, grant.name)
                 out[key].extend(group.names)
                 asked[key] = grant
     for ((kind, schema, name), grantee), privileges in wanted.by_object.items():
@@ -175,15 +197,16 @@ def _missing(wanted: _Wanted, index: _Index, out: Collected, asked: dict[Stateme
             continue
         have = group.grants.get(grantee, frozenset())
         wide = wanted.by_schema.get((group.kind, schema, grantee), {})
-        by_grant: dict[str, set[str]] = defaultdict(set)
+        by_grant: dict[tuple[str, str], set[str]] = defaultdict(set)
+        grants: dict[tuple[str, str], DesiredGrant] = {}
         for privilege, grant in privileges.items():
             if privilege not in have and privilege not in wide:
-                by_grant[grant.name].add(privilege)
-        for privilege, grant in privileges.items():
-            lacking = frozenset(by_grant.get(grant.name, ()))
-            if privilege in lacking and name not in out[kind, schema, grantee, lacking, grant.name]:
-                out[kind, schema, grantee, lacking, grant.name].append(name)
-                asked[kind, schema, grantee, lacking, grant.name] = grant
+                by_grant[grant.member, grant.name].add(privilege)
+                grants[grant.member, grant.name] = grant
+        for who, lacking_here in by_grant.items():
+            key = (kind, schema, grantee, frozenset(lacking_here), *who)
+            out[key].append(name)
+            asked[key] = grants[who]
 
 
 def _unwanted(
@@ -194,7 +217,7 @@ def _unwanted(
         there = (frozenset(privileges) & group.grants.get(grantee, frozenset())) - frozenset(keep)
         if there:
             grant = privileges[min(there)]
-            key = (_base(group.kind), group.schema, grantee, there, grant.name)
+            key = (_base(group.kind), group.schema, grantee, there, grant.member, grant.name)
             out[key].append(name)
             asked[key] = grant
 
@@ -223,7 +246,7 @@ def _beyond(scope: AuthoritativeScope, wanted: _Wanted, index: _Index, out: Coll
                     continue
                 extra = group.grants[grantee] - frozenset(wanted.of(group.kind, group.schema, name, grantee))
                 if extra:
-                    out[_base(group.kind), group.schema, grantee, extra, ""].append(name)
+                    out[_base(group.kind), group.schema, grantee, extra, "", ""].append(name)
 
 
 def _render(
@@ -232,8 +255,8 @@ def _render(
     kind: type[GrantPrivileges] | type[RevokePrivileges],
 ) -> list[Change]:
     changes: list[Change] = []
-    for key in sorted(collected, key=lambda item: (item[0], item[1], item[2], sorted(item[3]), item[4])):
-        object_kind, schema, grantee, privileges, _ = key
+    for key in sorted(collected, key=lambda item: (item[0], item[1], item[2], sorted(item[3]), item[4], item[5])):
+        object_kind, schema, grantee, privileges, *_ = key
         what = Privileges(object_kind, schema, tuple(sorted(set(collected[key]))), tuple(sorted(privileges)), grantee)
         grant = asked[key]
         changes.append(kind(grant.ref, grant.member, what))

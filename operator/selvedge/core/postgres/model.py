@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from selvedge.core.unit import ObjectRef
+from selvedge.core.unit import ObjectRef, ObjectStatus
 
 PUBLIC = "PUBLIC"
 
@@ -133,6 +133,23 @@ class AuthoritativeScope:
 
 
 @dataclass(frozen=True, slots=True)
+class Remembered:
+    """What claims say was declared before and is not any more: the snapshot shows it, so that it can be taken away."""
+
+    roles: frozenset[str] = frozenset()
+    schemas: frozenset[str] = frozenset()
+    grants: tuple[DesiredGrant, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What stands in the way of one object of one member (its uid)."""
+
+    member: str
+    status: ObjectStatus
+
+
+@dataclass(frozen=True, slots=True)
 class Desired:
     """What all members of a unit of work declare together. Conflicts between members are left out already."""
 
@@ -142,11 +159,12 @@ class Desired:
     roles: tuple[DesiredRole, ...] = ()
     grants: tuple[DesiredGrant, ...] = ()
     authoritative: tuple[AuthoritativeScope, ...] = ()
+    remembered: Remembered = Remembered()
 
     def schema_names(self) -> frozenset[str]:
         """Every schema whose contents the snapshot has to show."""
-        names = {schema.name for schema in self.schemas}
-        for grant in self.grants:
+        names = {schema.name for schema in self.schemas} | self.remembered.schemas
+        for grant in self._grants():
             target = grant.target
             names.update(target.schemas, target.tables_in, target.sequences_in, target.functions_in)
             names.update(pair[0] for pair in (*target.tables, *target.sequences))
@@ -157,7 +175,8 @@ class Desired:
         """Every role whose existence or attributes matter."""
         names = {role.name for role in self.roles}
         names.update(membership.role for role in self.roles for membership in role.memberships)
-        names.update(name for grant in self.grants for name in grant.to if name != PUBLIC)
+        names.update(self.remembered.roles)
+        names.update(name for grant in self._grants() for name in grant.to if name != PUBLIC)
         names.update(schema.owner for schema in self.schemas if schema.owner)
         if self.database.owner:
             names.add(self.database.owner)
@@ -165,7 +184,14 @@ class Desired:
 
     def function_signatures(self) -> tuple[str, ...]:
         """Function signatures that the server has to resolve."""
-        return tuple(sorted({signature for grant in self.grants for signature in grant.target.functions}))
+        return tuple(sorted({signature for grant in self._grants() for signature in grant.target.functions}))
+
+    def shows_columns(self) -> bool:
+        """Whether the privileges of single columns matter."""
+        return any(grant.target.columns for grant in self._grants())
+
+    def _grants(self) -> tuple[DesiredGrant, ...]:
+        return (*self.grants, *self.remembered.grants)
 
 
 Detail = Mapping[str, object]
@@ -192,7 +218,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class CurrentRole:
-    """A role as it is. ``memberships`` are what it is a member of."""
+    """A role as it is. ``memberships`` are what it is a member of.
+
+    ``privileged``: it is a superuser, may make roles, replicate, bypass row-level security or reach the server's files,
+    or can become a role that may.
+    """
 
     name: str
     comment: str | None = None
@@ -200,6 +230,7 @@ class CurrentRole:
     memberships: Mapping[str, Membership] = field(default_factory=dict)
     login: bool = False
     superuser: bool = False
+    privileged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +268,4 @@ class Snapshot:
     available: Mapping[str, str | None] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     has_claims_table: bool = False
+    has_metadata_schema: bool = False

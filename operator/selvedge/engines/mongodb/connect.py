@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import AsyncMongoClient, ReadPreference
-from pymongo.errors import OperationFailure, PyMongoError, WTimeoutError
+from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError, WTimeoutError
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -29,6 +29,8 @@ from pymongo.monitoring import (
     PoolReadyEvent,
 )
 
+from selvedge.core.errors import InvalidError
+from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.errors import host_not_found, translate
 
 if TYPE_CHECKING:
@@ -129,12 +131,23 @@ class Server:
         return ",".join(f"{host}:{port}" for host, port in self.target.hosts)
 
     async def client(self) -> Client:
-        """The client. Raises TransientError HostNotFound when no host has an address."""
+        """The client. Raises TransientError HostNotFound when no host has an address, InvalidError for bad options."""
         async with self._opening:
             if self._client is None:
                 if not self.target.srv:
                     await self._resolve()
-                self._client = self._open()
+                try:
+                    self._client = self._open()
+                except (
+                    PyMongoError,
+                    ValueError,
+                    OSError,
+                ):  # ssl.SSLError, for a certificate that is none, is an OSError
+                    raise InvalidError(
+                        Reason.INVALID_SPEC,
+                        f"the connection to {self.where} cannot be set up: check the certificates of spec.tls, "
+                        "spec.hosts and spec.mongodb",
+                    ) from None
             return self._client
 
     async def run(self, database: str, command: Mapping[str, Any], limit: float | None, read: bool = True) -> Doc:
@@ -170,6 +183,10 @@ class Server:
 
     def error(self, error: BaseException, doing: str = "") -> Exception:
         """A driver's exception as the project's error."""
+        if isinstance(error, ServerSelectionTimeoutError) and self._client is not None:
+            # Why no member could be chosen stands with the members.
+            found = self._client.topology_description.server_descriptions().values()
+            error = next((member.error for member in found if isinstance(member.error, OperationFailure)), error)
         return translate(error, self.where, doing)
 
     def connections(self) -> dict[str, int]:

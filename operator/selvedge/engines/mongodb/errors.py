@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from pymongo.errors import (
     AutoReconnect,
-    ConfigurationError,
     ExecutionTimeout,
-    InvalidOperation,
     NetworkTimeout,
     OperationFailure,
     PyMongoError,
@@ -65,10 +63,6 @@ def translate(error: BaseException, where: str, operation: str = "") -> Selvedge
         return TransientError(
             Reason.TOO_MANY_CONNECTIONS,
             f"all connections that the operator may open to {where} are in use{doing}: raise spec.connections.max",
-        )
-    if isinstance(error, ConfigurationError | InvalidOperation | ssl.SSLError) and not _handshake(error):
-        return InvalidError(
-            Reason.INVALID_SPEC, f"the connection to {where} cannot be set up: check spec.hosts, spec.tls"
         )
     return _unconnected(error, where, doing)
 
@@ -122,10 +116,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         current = current.__cause__ or current.__context__
 
 
-def _handshake(error: BaseException) -> bool:
-    return "handshake" in str(error).lower()
-
-
 def _unconnected(error: BaseException, where: str, doing: str) -> SelvedgeError:
     text = " ".join(str(part) for part in _chain(error)).lower()
     if any(isinstance(part, ssl.SSLCertVerificationError) for part in _chain(error)) or _any(text, _TLS_REFUSED):
@@ -143,7 +133,7 @@ def _unconnected(error: BaseException, where: str, doing: str) -> SelvedgeError:
         return TransientError(
             Reason.STANDBY, f"{where} has no primary at the moment, and changes need one; tried again by itself"
         )
-    if isinstance(error, NetworkTimeout | TimeoutError) or "timed out" in text:
+    if isinstance(error, NetworkTimeout | TimeoutError) or _any(text, ("timed out", "no servers found yet")):
         return TransientError(
             Reason.CONNECTION_TIMEOUT, f"{where} did not answer in time{doing}: check the server and the way to it"
         )

@@ -87,6 +87,10 @@ class MongoEngine:
                 await self._clear(unit.database, lock)
         return self._result(unit, first, view, applied)
 
+    async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
+        """See :class:`selvedge.engines.base.Engine`: members that are being deleted are compiled as absent."""
+        return await self.converge(unit, may_write)
+
     async def plan(self, unit: Unit) -> UnitResult:
         """What :meth:`converge` would do now, as ``pending``; writes nothing."""
         view = await self._look(unit)

@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 pyproject.toml
+COMPILE := $(BIN)/uv pip compile --universal --generate-hashes --python-version 3.11
 
 .PHONY: help
 help: ## show this
@@ -70,8 +70,8 @@ bench: setup ## measure the budgets against bare tools; results go to bench/resu
 
 .PHONY: lock
 lock: setup ## resolve the dependencies of pyproject.toml anew, with hashes
-	$(COMPILE) --output-file requirements/runtime.txt
-	$(COMPILE) --extra dev --output-file requirements/dev.txt
+	$(COMPILE) pyproject.toml -o requirements/runtime.txt > /dev/null
+	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt > /dev/null
 
 .PHONY: clean
 clean: ## end the sandbox; remove .venv and everything generated that is not committed (the cache stays)

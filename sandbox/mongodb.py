@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import parse_qsl, quote_plus, urlencode, urlsplit, urlunsplit
 
 import pymongo
 from pymongo.errors import PyMongoError
@@ -50,12 +50,21 @@ class MongoEndpoint:
     def uri(self, database: str = "", *, username: str = "", password: str = "", **options: str) -> str:
         """A connection string, the administrator's unless ``username`` and ``password`` are given."""
         if self.url:
-            return self.url
+            return self._external_uri(database, username, password, options)
         user, secret = quote_plus(username or self.username), quote_plus(password or self.password)
         parameters = {"authSource": "admin", "replicaSet": self.replica_set}
         if self.ca_path:
             parameters |= {"tls": "true", "tlsCAFile": str(self.ca_path)}
         return f"mongodb://{user}:{secret}@{self.host}:{self.port}/{database}?{urlencode(parameters | options)}"
+
+    def _external_uri(self, database: str, username: str, password: str, options: dict[str, str]) -> str:
+        """The given URL with these parts in place of its own."""
+        parts = urlsplit(self.url)
+        login, _, hosts = parts.netloc.rpartition("@")
+        if username:
+            login = f"{quote_plus(username)}:{quote_plus(password)}"
+        query = urlencode({**dict(parse_qsl(parts.query)), **options})
+        return urlunsplit((parts.scheme, f"{login}@{hosts}", f"/{database}" if database else parts.path, query, ""))
 
     def client(self, **options: Any) -> MongoClient[dict[str, Any]]:
         """A blocking client of the administrator; close it, or use it as a context manager."""

@@ -61,7 +61,7 @@ class _Commands(click.Group):
                 raise SystemExit(1) from None
             _fail(_usage(error))
         except click.Abort:
-            _fail("interrupted; a database that was being changed is left as it was before its transaction")
+            _fail("interrupted: see with `verify` how the databases stand")
         except SelvedgeError as error:
             _fail(error.message)
         raise SystemExit(status if isinstance(status, int) else 0)

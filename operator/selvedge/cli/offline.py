@@ -17,7 +17,7 @@ from selvedge.api.base import GROUP
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.resource import Resource, parse
 from selvedge.api.support import unsupported
-from selvedge.cli.output import Report, SchemaReport, summary
+from selvedge.cli.output import Report, SchemaReport, in_our_words, summary
 from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.core.redact import Redactor
@@ -57,6 +57,8 @@ def request(
     Raises InvalidError: the URL, a file or a declaration cannot be used. No message holds a password.
     """
     engine, target = target_of(url, password, environ)
+    if urlsplit(url).password:
+        note("the password in --url can be read in the list of processes: use --password-file or SELVEDGE_PASSWORD")
     resources = _choose(engine, read_manifests(paths, namespace, note), server, note)
     members: dict[str, list[Member]] = {}
     for resource in resources:
@@ -134,7 +136,9 @@ def _run(wanted: Request, command: str, work: Callable[[Engine, Unit], Awaitable
                     result = await work(engine, unit)
                 except SelvedgeError as error:
                     # One bad database does not keep the others from being looked at.
-                    message = f"database {unit.database}: {in_our_words(error.message, wanted.engine)}"
+                    message = (
+                        f"database {unit.database}: {in_our_words(error.message, postgres=wanted.engine == POSTGRES)}"
+                    )
                     if error.reason is Reason.INSUFFICIENT_PRIVILEGES and facts.missing_privileges:
                         message += f"; an administrator has to run: {'; '.join(facts.missing_privileges)}"
                     errors.append(wanted.redactor.redact(message))
@@ -149,7 +153,7 @@ def _run(wanted: Request, command: str, work: Callable[[Engine, Unit], Awaitable
     try:
         return asyncio.run(each())
     except SelvedgeError as error:
-        message = wanted.redactor.redact(in_our_words(error.message, wanted.engine))
+        message = wanted.redactor.redact(in_our_words(error.message, postgres=wanted.engine == POSTGRES))
         raise InvalidError(error.reason, message) from None
 
 
@@ -158,32 +162,6 @@ def _with_advice(result: MemberResult, database: str) -> MemberResult:
         return result
     advice = f"database {database} does not exist yet: what is inside it is planned once it does"
     return replace(result, advice=(*result.advice, advice))
-
-
-# Engines speak of a DatabaseServer's fields; here the same things have other names.
-_WORDS = (
-    ("the Secret in spec.credentials", "--url and the password"),
-    ("the Secret of spec.credentials", "--url and the password"),
-    ("set spec.tls.mode to Disable", "write {off} in --url"),
-    ("spec.tls.caSecretRef", "{ca} in --url"),
-    ("spec.postgres.maintenanceDatabase", "the database in --url"),
-    ("; see status.missingPrivileges of the server", ""),
-    ("the operator's ", "the "),
-    ("spec.hosts", "--url"),
-    ("spec.tls.mode", "{mode} in --url"),
-    ("spec.tls", "--url"),
-    ("; tried again by itself", "; run the command again"),
-)
-
-
-def in_our_words(message: str, engine: str) -> str:
-    """An engine's message in the words of the command line."""
-    words = {"off": "tls=false", "ca": "tlsCAFile", "mode": "tls"}
-    if engine == POSTGRES:
-        words = {"off": "sslmode=disable", "ca": "sslrootcert", "mode": "sslmode"}
-    for theirs, ours in _WORDS:
-        message = message.replace(theirs, ours.format(**words))
-    return message
 
 
 # --- manifests ---

@@ -218,3 +218,29 @@ def summary(kinds: Iterable[str]) -> str:
     for kind in kinds:
         counts[kind] = counts.get(kind, 0) + 1
     return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in sorted(counts.items()))
+
+
+# Engines speak of a DatabaseServer's fields; here the same things have other names.
+_WORDS = (
+    ("the Secret in spec.credentials", "--url and the password"),
+    ("the Secret of spec.credentials", "--url and the password"),
+    ("set spec.tls.mode to Disable", "write {off} in --url"),
+    ("spec.tls.caSecretRef", "{ca} in --url"),
+    ("spec.postgres.maintenanceDatabase", "the database in --url"),
+    ("; see status.missingPrivileges of the server", ""),
+    ("the operator's ", "the "),
+    ("spec.hosts", "--url"),
+    ("spec.tls.mode", "{mode} in --url"),
+    ("spec.tls", "--url"),
+    ("; tried again by itself", "; run the command again"),
+)
+
+
+def in_our_words(message: str, *, postgres: bool) -> str:
+    """An engine's message in the words of the command line."""
+    words = {"off": "tls=false", "ca": "tlsCAFile", "mode": "tls"}
+    if postgres:
+        words = {"off": "sslmode=disable", "ca": "sslrootcert", "mode": "sslmode"}
+    for theirs, ours in _WORDS:
+        message = message.replace(theirs, ours.format(**words))
+    return message

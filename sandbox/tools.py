@@ -74,7 +74,7 @@ def control_plane() -> Path:
         for program in CONTROL_PLANE_PROGRAMS:
             (path / program).symlink_to("controlplane")
 
-    title = f"Kubernetes {version}, built from source (minutes the first time)"
+    title = f"Kubernetes {version}, built from source (once; about six minutes on two cores)"
     return cached(cache_root(), f"kubernetes-{version}-{digest.hexdigest()[:12]}", title, build)
 
 

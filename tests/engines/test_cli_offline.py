@@ -93,7 +93,7 @@ def test_plan_apply_verify_and_drift(
     planned = on_postgres("plan", *files)
     assert planned.returncode == 2, planned.stderr
     assert f'CREATE DATABASE "{database_name}"' in planned.stdout
-    assert "does not exist yet" in planned.stdout
+    assert 'CREATE SCHEMA "shared"' in planned.stdout
     assert "left out, only DatabaseSchemas are used here: Secret" in planned.stderr
     with postgres.connect() as connection:
         assert not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database_name]).fetchall()
@@ -134,7 +134,7 @@ def test_apply_does_not_guess_where_there_is_no_terminal(
 ) -> None:
     result = on_postgres("apply", "-f", str(manifest))
     assert result.returncode == 1
-    assert "error: 4 changes, and there is no terminal to ask at: add --yes" in result.stderr
+    assert "error: 7 changes, and there is no terminal to ask at: add --yes" in result.stderr
     with postgres.connect() as connection:
         assert not connection.execute("SELECT FROM pg_database WHERE datname = %s", [database_name]).fetchall()
 

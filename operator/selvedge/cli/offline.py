@@ -21,7 +21,7 @@ from selvedge.cli.output import Report, SchemaReport, in_our_words, summary
 from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.core.redact import Redactor
-from selvedge.core.unit import MemberResult, UnitResult
+from selvedge.core.unit import UnitResult
 from selvedge.engines.base import Engine, Member, ServerTarget, TlsOptions, Unit
 
 POSTGRES, MONGODB = "Postgres", "MongoDB"
@@ -143,9 +143,9 @@ def _run(wanted: Request, command: str, work: Callable[[Engine, Unit], Awaitable
                         message += f"; an administrator has to run: {'; '.join(facts.missing_privileges)}"
                     errors.append(wanted.redactor.redact(message))
                     continue
-                for member in unit.members:
-                    found = _with_advice(result.members[member.uid], unit.database)
-                    schemas.append(SchemaReport(unit.database, member.namespace, member.name, found))
+                schemas += [
+                    SchemaReport(unit.database, m.namespace, m.name, result.members[m.uid]) for m in unit.members
+                ]
         finally:
             await engine.close()
         return Report(command, tuple(schemas), tuple(errors))
@@ -155,13 +155,6 @@ def _run(wanted: Request, command: str, work: Callable[[Engine, Unit], Awaitable
     except SelvedgeError as error:
         message = wanted.redactor.redact(in_our_words(error.message, postgres=wanted.engine == POSTGRES))
         raise InvalidError(error.reason, message) from None
-
-
-def _with_advice(result: MemberResult, database: str) -> MemberResult:
-    if not any(change.ref.kind == "database" and change.statement.startswith("CREATE ") for change in result.pending):
-        return result
-    advice = f"database {database} does not exist yet: what is inside it is planned once it does"
-    return replace(result, advice=(*result.advice, advice))
 
 
 # --- manifests ---

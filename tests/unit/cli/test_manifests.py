@@ -92,7 +92,7 @@ def test_standard_input_and_default_namespace(monkeypatch: pytest.MonkeyPatch) -
     ("documents", "message"),
     [
         (
-            ["a: b", schema(more="owner: me")],
+            ["kind: ConfigMap\n", schema(more="owner: me")],
             "all.yaml, document 2: DatabaseSchema fashion-wallet: spec.owner: unknown",
         ),
         ([schema().replace("v1alpha1", "v9")], "document 1: DatabaseSchema has apiVersion 'selvedge.dev/v9': write"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
+from selvedge.core.names import reserved_role
 from selvedge.core.postgres.changes import (
     Change,
     CommentRole,
@@ -184,7 +185,8 @@ def _memberships(
             status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
             problems.append(Problem(role.member, status))
             continue
-        if name in roles and roles[name].privileged and name not in declared:
+        # Reserved names passed the server's access by being listed there; what is declared is checked by itself.
+        if name in roles and roles[name].privileged and name not in declared and not reserved_role(name):
             problems.append(_privileged(ref, role.member, name, "granted"))
             wanted = {other: kept for other, kept in wanted.items() if other != name}
             continue

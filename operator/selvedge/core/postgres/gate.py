@@ -7,7 +7,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from selvedge.core.postgres.changes import BOOKKEEPING, Change, DropClaims, DropDatabase, DropRole, WriteClaims
+from selvedge.core.postgres.changes import (
+    BOOKKEEPING,
+    Change,
+    CreateDatabase,
+    CreateExtension,
+    CreateRole,
+    CreateSchema,
+    DropClaims,
+    DropDatabase,
+    DropRole,
+    WriteClaims,
+)
 from selvedge.core.unit import ObjectRef, Risk
 
 
@@ -29,10 +40,16 @@ def digest(system_identifier: str, database: str, statements: Iterable[str]) -> 
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
+def approved(changes: Sequence[Change], policies: Mapping[str, Policy], digests: Mapping[str, str]) -> list[Change]:
+    """The changes of the members whose approval names exactly this plan; ``digests`` are those of their own parts."""
+    named = {uid for uid, policy in policies.items() if policy.approved and policy.approved == digests.get(uid)}
+    return [change for change in changes if change.member in named]
+
+
 def split(
-    changes: Sequence[Change], policies: Mapping[str, Policy], digests: Mapping[str, str], plan_only: bool
+    changes: Sequence[Change], policies: Mapping[str, Policy], granted: Sequence[Change], plan_only: bool
 ) -> tuple[list[Change], list[Change]]:
-    """Changes to make now, and changes that wait. ``digests`` is the digest of each member's own plan.
+    """Changes to make now, and changes that wait. ``granted`` are those that a person approved.
 
     Claims of objects with a waiting change wait too, or what was granted before would be forgotten.
     """
@@ -41,7 +58,8 @@ def split(
     for change in changes:
         if isinstance(change, BOOKKEEPING):
             continue
-        (waiting if plan_only or not _allowed(change, policies[change.member], digests) else now).append(change)
+        allowed = not plan_only and (change in granted or _allowed(change, policies[change.member]))
+        (now if allowed else waiting).append(change)
     held = {(change.ref, change.member) for change in waiting}
     for change in changes:
         if isinstance(change, BOOKKEEPING) and not plan_only:
@@ -52,9 +70,7 @@ def split(
     return now, waiting
 
 
-def _allowed(change: Change, policy: Policy, digests: Mapping[str, str]) -> bool:
-    if policy.approved and policy.approved == digests.get(change.member):
-        return True
+def _allowed(change: Change, policy: Policy) -> bool:
     if policy.verified and policy.report_drift:
         return False
     if change.risk is Risk.DESTRUCTIVE and not isinstance(change, DropDatabase):
@@ -62,12 +78,26 @@ def _allowed(change: Change, policy: Policy, digests: Mapping[str, str]) -> bool
     return policy.automatic
 
 
+def without_failed(changes: Sequence[Change], failed: Sequence[Change], policies: Mapping[str, Policy]) -> list[Change]:
+    """The changes without those that the server refused, and without all that needs an object it refused to make."""
+    creations = (CreateRole, CreateDatabase, CreateSchema, CreateExtension)
+    never_made = {(change.ref, change.member) for change in failed if isinstance(change, creations)}
+    kept: list[Change] = []
+    for change in changes:
+        if isinstance(change, BOOKKEEPING):
+            rest = without_claims(change, never_made, policies)
+            if rest is not None:
+                kept.append(rest)
+        elif change not in failed and (change.ref, change.member) not in never_made:
+            kept.append(change)
+    return kept
+
+
 def without_claims(change: Change, held: set[tuple[ObjectRef, str]], policies: Mapping[str, Policy]) -> Change | None:
     """The bookkeeping without the rows of objects that are held back; None when nothing is left of it."""
     names = set()
     for ref, member in held:
-        names.add(f"{ref.kind}:{ref.name}")
-        names.add(f"grant:{policies[member].resource}:{ref.name}" if ref.kind == "grant" else "")
+        names.add(f"grant:{policies[member].resource}:{ref.name}" if ref.kind == "grant" else f"{ref.kind}:{ref.name}")
     if isinstance(change, WriteClaims):
         rows = tuple(claim for claim in change.claims if claim.object not in names)
         return WriteClaims(change.ref, change.member, rows) if rows else None

@@ -105,6 +105,14 @@ class GrantTarget:
             return "sequence"
         return "column" if self.columns else "function"
 
+    def schema_names(self) -> frozenset[str]:
+        """Every schema that the grant names or has objects in."""
+        names = {*self.schemas, *self.tables_in, *self.sequences_in, *self.functions_in}
+        names.update(pair[0] for pair in (*self.tables, *self.sequences))
+        names.update(column[0] for column in self.columns)
+        names.update(signature.partition("(")[0].partition(".")[0] for signature in self.functions)
+        return frozenset(names)
+
 
 @dataclass(frozen=True, slots=True)
 class DesiredGrant:
@@ -165,10 +173,7 @@ class Desired:
         """Every schema whose contents the snapshot has to show."""
         names = {schema.name for schema in self.schemas} | self.remembered.schemas
         for grant in self._grants():
-            target = grant.target
-            names.update(target.schemas, target.tables_in, target.sequences_in, target.functions_in)
-            names.update(pair[0] for pair in (*target.tables, *target.sequences))
-            names.update(column[0] for column in target.columns)
+            names.update(grant.target.schema_names())
         return frozenset(names)
 
     def role_names(self) -> frozenset[str]:

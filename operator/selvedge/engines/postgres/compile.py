@@ -36,6 +36,7 @@ from selvedge.core.postgres.model import (
     GrantTarget,
     Membership,
 )
+from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
@@ -55,18 +56,22 @@ class Compiled:
     advice: dict[str, list[str]] = field(default_factory=dict)
 
 
-def compile_unit(unit: Unit) -> Compiled:
-    """Compile all members that are not being deleted, the oldest first: its claim wins where two want the same."""
+def compile_unit(unit: Unit, metadata_schema: str = "selvedge") -> Compiled:
+    """Compile all members that are not being deleted, the oldest first: its claim wins where two want the same.
+
+    ``metadata_schema`` is the operator's own and nobody's to declare.
+    """
     members = sorted((m for m in unit.members if not m.deleting), key=lambda m: (m.created, m.namespace, m.name))
-    builder = _Builder(unit)
+    builder = _Builder(unit, metadata_schema)
     for member in members:
         builder.add(member)
     return builder.build()
 
 
 class _Builder:
-    def __init__(self, unit: Unit) -> None:
+    def __init__(self, unit: Unit, metadata_schema: str) -> None:
         self.unit = unit
+        self.metadata_schema = metadata_schema
         self.owner: dict[ObjectRef, Member] = {}
         self.members: list[Member] = []
         self.problems: dict[str, list[ObjectStatus]] = {}
@@ -92,12 +97,13 @@ class _Builder:
             self._problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
             return
         if self.database is None:
-            settings = {name: _setting(value) for name, value in spec.settings.items()}
-            self.database = DesiredDatabase(member.uid, member.spec.database, spec.owner, settings)
+            ref = ObjectRef("database", member.spec.database)
+            owner = spec.owner if spec.owner and self._may_use_role(member, ref, spec.owner, access) else None
+            self.database = DesiredDatabase(member.uid, member.spec.database, owner, _settings(spec.settings))
         for role in spec.roles:
             self._role(member, role, access)
         for schema in spec.schemas:
-            self._schema(member, schema, spec)
+            self._schema(member, schema, spec, access)
         for extension in spec.extensions:
             self._extension(member, extension, access)
         for grant in spec.grants:
@@ -144,18 +150,27 @@ class _Builder:
         if not all(self._may_use_role(member, ref, name, access) for name in names) or not self._take(member, ref):
             return
         memberships = tuple(Membership(m.role, inherit=m.inherit, set=m.set) for m in role.member_of)
-        settings = {name: _setting(value) for name, value in role.settings.items()}
+        settings = _settings(role.settings)
         absent = role.ensure is Ensure.ABSENT
         self.roles.append(DesiredRole(member.uid, role.name, role.comment, settings, memberships, absent))
 
-    def _schema(self, member: Member, schema: PostgresSchema, spec: PostgresDatabase) -> None:
+    def _reserved_schema(self, name: str) -> str:
+        """Whose schema it is, where nobody may declare it or grant anything in it; empty for all others."""
+        if name.startswith("pg_") or name == "information_schema":
+            return "Postgres"
+        return "the operator" if name == self.metadata_schema else ""
+
+    def _schema(self, member: Member, schema: PostgresSchema, spec: PostgresDatabase, access: AccessRule) -> None:
         ref = ObjectRef("schema", schema.name)
-        if schema.name.startswith("pg_") or schema.name == "information_schema":
-            message = f"schema {schema.name} belongs to Postgres: choose another name"
+        owner = schema.owner or (None if schema.name == "public" else spec.owner)
+        holder = self._reserved_schema(schema.name)
+        if holder:
+            message = f"schema {schema.name} belongs to {holder}: choose another name"
             self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+        elif owner and not self._may_use_role(member, ref, owner, access):
+            return
         elif self._take(member, ref):
             absent = schema.ensure is Ensure.ABSENT
-            owner = schema.owner or (None if schema.name == "public" else spec.owner)
             self.schemas.append(DesiredSchema(member.uid, schema.name, owner, schema.comment, absent))
 
     def _extension(self, member: Member, extension: Extension, access: AccessRule) -> None:
@@ -185,6 +200,15 @@ class _Builder:
                 member, ref, Reason.UNSUPPORTED, f"grant {grant.name} is on types, which cannot be granted yet"
             )
             return
+        target = _target(grant)
+        for schema in sorted(target.schema_names()):
+            holder = self._reserved_schema(schema)
+            if holder:
+                message = (
+                    f"grant {grant.name} is on schema {schema}, which belongs to {holder}: nothing in it is granted"
+                )
+                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+                return
         if not all(name == PUBLIC or self._may_use_role(member, ref, name, access) for name in grant.to):
             return
         self.grants.append(
@@ -192,7 +216,7 @@ class _Builder:
                 member.uid,
                 grant.name,
                 frozenset(privilege.value for privilege in grant.privileges),
-                _target(grant),
+                target,
                 grant.to,
                 grant.ensure is Ensure.ABSENT,
             )
@@ -232,16 +256,9 @@ def policy(member: Member) -> Policy:
     )
 
 
-def _setting(value: str | tuple[str, ...] | list[str]) -> str:
-    """A setting as pg_db_role_setting stores it: the elements of a list quoted where needed and joined."""
-    if isinstance(value, str):
-        return value
-    return ", ".join(_quoted(part) for part in value)
-
-
-def _quoted(part: str) -> str:
-    plain = part.isascii() and part.replace("_", "a").isalnum() and part == part.lower() and not part[:1].isdigit()
-    return part if plain else '"' + part.replace('"', '""') + '"'
+def _settings(declared: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:
+    """Settings by lower-case name: Postgres takes any case, and two of them would be one."""
+    return {name.lower(): stored(name.lower(), value) for name, value in declared.items()}
 
 
 def _pair(name: str) -> tuple[str, str]:

@@ -7,6 +7,9 @@ so there is one budget for the server, and an idle connection gives way to whoev
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import socket
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
@@ -29,7 +32,7 @@ _PINNED = {
     "IntervalStyle": "postgres",
     "jit": "off",
     "role": "none",
-    "row_security": "on",
+    "row_security": "off",  # nobody's policy is evaluated by the administrator: reading such a table is an error
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "read\\ committed",
     "default_transaction_deferrable": "off",
@@ -41,17 +44,31 @@ _PINNED = {
     "default_tablespace": "",
     "default_table_access_method": "heap",
     "idle_in_transaction_session_timeout": "60s",
+    "idle_session_timeout": "0",
 }
 
 
-class Session:
-    """One connection of an administrator. Statements go one message at a time and are counted."""
+#: What a message may take beyond the server's own limits before the connection counts as dead.
+_ANSWER_MARGIN = 5.0
+#: A message of many statements gets this many times ``statement_timeout``, however many they are.
+_LONGEST = 4
 
-    def __init__(self, connection: psycopg.AsyncConnection, dbname: str, observer: Observer) -> None:
+
+class Session:
+    """One connection of an administrator. Statements go one message at a time and are counted.
+
+    libpq waits for an answer without end; ``statement_timeout`` (seconds) is also the client's own limit, so that a
+    server or a network that went silent holds nobody. 0 means no limit, as it does on the server.
+    """
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection, dbname: str, observer: Observer, statement_timeout: float = 0.0
+    ) -> None:
         self.connection = connection
         self.dbname = dbname
         self.opened = self.used = time.monotonic()
         self._observer = observer
+        self._statement_timeout = statement_timeout
 
     async def run(self, operation: str, *statements: sql.Composable) -> list[list[tuple[object, ...]]]:
         """Send statements as one message and return the rows of each; the server stops at the first that fails.
@@ -62,7 +79,8 @@ class Session:
         started = time.monotonic()
         error = ""
         try:
-            cursor = await self.connection.execute(query.encode(), prepare=False)
+            async with self._limit(len(statements)):
+                cursor = await self.connection.execute(query.encode(), prepare=False)
             results = []
             more: bool | None = True
             while more:
@@ -75,11 +93,36 @@ class Session:
         finally:
             self._observer.statement(operation, time.monotonic() - started, error)
 
+    @asynccontextmanager
+    async def _limit(self, statements: int) -> AsyncIterator[None]:
+        """Break the connection when no answer comes in time: a cancelled call would wait for the same answer."""
+        if self._statement_timeout <= 0:
+            yield
+            return
+        limit = self._statement_timeout * min(max(1, statements), _LONGEST) + _ANSWER_MARGIN
+        alarm = asyncio.get_running_loop().call_later(limit, self._hang_up)
+        try:
+            yield
+        finally:
+            alarm.cancel()
+
+    def _hang_up(self) -> None:
+        """Shut the socket down below libpq, which then reports a lost connection."""
+        with suppress(OSError), socket.socket(fileno=os.dup(self.connection.fileno())) as handle:
+            handle.shutdown(socket.SHUT_RDWR)
+
     async def rollback(self) -> None:
         """Leave a transaction, if the session still lives."""
         if not self.connection.closed and self.connection.info.transaction_status:
             with suppress(psycopg.Error):  # a broken session is thrown away by the caller's release
-                await self.connection.execute("ROLLBACK")
+                async with self._limit(1):
+                    await self.connection.execute("ROLLBACK")
+
+    def stale(self) -> bool:
+        """Whether an idle session has something to read: that is the server's farewell, or the end of the stream."""
+        poll = select.poll()
+        poll.register(self.connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     @property
     def broken(self) -> bool:
@@ -123,7 +166,7 @@ class Connections:
     async def _acquire(self, dbname: str) -> Session:
         deadline = time.monotonic() + self._target.limits.acquire_timeout
         while True:
-            found = self._take_idle(dbname)
+            found = await self._take_idle(dbname)
             if found is not None:
                 return found
             if self._open < self._target.limits.max:
@@ -141,15 +184,15 @@ class Connections:
             self._wake()
             raise
 
-    def _take_idle(self, dbname: str) -> Session | None:
-        for key in reversed(self._idle):
+    async def _take_idle(self, dbname: str) -> Session | None:
+        for key in list(reversed(self._idle)):
             session = self._idle[key]
             if session.dbname == dbname:
                 del self._idle[key]
-                if session.broken:
-                    self._open -= 1
-                    return None
-                return session
+                if not session.broken and not session.stale():
+                    return session
+                self._open -= 1
+                await session.connection.close()
         return None
 
     async def _wait(self, deadline: float) -> None:
@@ -161,10 +204,19 @@ class Connections:
         except TimeoutError:
             limit = self._target.limits.max
             message = f"all {limit} connections of spec.connections.max are in use; raise it, or wait"
+            self._pass_on(turn)
             raise TransientError(Reason.TOO_MANY_CONNECTIONS, message) from None
+        except BaseException:
+            self._pass_on(turn)
+            raise
         finally:
             with suppress(ValueError):
                 self._waiting.remove(turn)
+
+    def _pass_on(self, turn: asyncio.Future[None]) -> None:
+        """Who was woken and cannot come any more wakes the next one."""
+        if turn.done() and not turn.cancelled():
+            self._wake()
 
     def _wake(self) -> None:
         while self._waiting:
@@ -174,7 +226,13 @@ class Connections:
                 return
 
     async def _release(self, session: Session) -> None:
-        await session.rollback()
+        try:
+            await session.rollback()
+        except BaseException:
+            await session.connection.close()  # cancelled: the slot must not be lost with it
+            self._open -= 1
+            self._wake()
+            raise
         limits = self._target.limits
         expired = time.monotonic() - session.opened > limits.max_lifetime
         if self._closed or expired or session.broken or limits.idle_timeout <= 0:
@@ -208,7 +266,8 @@ class Connections:
             await session.connection.close()
 
     async def _connect(self, dbname: str) -> Session:
-        return Session(await open_connection(self._target, dbname), dbname, self._observer)
+        connection = await open_connection(self._target, dbname)
+        return Session(connection, dbname, self._observer, self._target.limits.statement_timeout)
 
     async def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
@@ -236,7 +295,7 @@ async def open_connection(target: ServerTarget, dbname: str) -> psycopg.AsyncCon
     options = " ".join(f"-c {name}={value}" for name, value in settings.items())
     where = ", ".join(f"{host}:{port}" for host, port in target.hosts)
     try:
-        async with asyncio.timeout(limits.connect_timeout + 1):
+        async with asyncio.timeout(limits.connect_timeout * max(1, len(target.hosts)) + 1):
             info = psycopg.conninfo.make_conninfo(**params, options=options)
             return await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
     except TimeoutError:

@@ -35,6 +35,10 @@ _CONNECT: tuple[tuple[str, type[SelvedgeError], Reason, str], ...] = (
 )  # fmt: skip
 
 
+class ConcurrentChangeError(TransientError):
+    """Somebody else changed the same rows of the catalogue at this moment; nothing stands, and trying again helps."""
+
+
 class DatabaseMissingError(Exception):
     """The database to connect to does not exist: the engine creates it, nobody else sees this."""
 
@@ -57,7 +61,7 @@ def connect_error(error: psycopg.Error, *, where: str, user: str, dbname: str) -
 
 
 #: SQLSTATEs that pass by themselves: concurrent change, deadlock, lock and statement timeouts, catalogue races.
-_RETRY = frozenset({"40001", "40P01", "55P03", "57014", "XX000", "55006"})
+_RETRY = frozenset({"40001", "40P01", "55P03", "57014", "XX000", "55006", "23505"})
 _LOST = ("08", "57P")
 
 
@@ -85,7 +89,7 @@ def statement_error(error: psycopg.Error, doing: str) -> SelvedgeError:
     if state == "57014":
         return TransientError(Reason.TIMEOUT, f"{doing} took longer than spec.connections.statementTimeout")
     if state in _RETRY:
-        return TransientError(Reason.WAITING_FOR_LOCK, f"{doing} met a concurrent change ({state}); tried again")
+        return ConcurrentChangeError(Reason.WAITING_FOR_LOCK, f"{doing} met a concurrent change ({state}); tried again")
     if state == "42501":
         return NotPermittedError(
             Reason.INSUFFICIENT_PRIVILEGES, f"{doing} was refused: {text}; see status.missingPrivileges of the server"

@@ -41,7 +41,8 @@ async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
     except DatabaseMissingError:
         raise InvalidError(
             Reason.INVALID_SPEC,
-            f"the maintenance database {target.maintenance_database} does not exist: set spec.postgres.maintenanceDatabase",
+            f"the maintenance database {target.maintenance_database} does not exist: "
+            "set spec.postgres.maintenanceDatabase",
         ) from None
     number, version, standby, system, superuser, createrole, createdb, me, may_create, database, extensions, pid = cast(
         "tuple[Any, ...]", rows[0][0]
@@ -88,9 +89,12 @@ async def _replica(target: ServerTarget, host: str, port: int) -> ReplicaState:
         connection = await open_connection(replace(target, hosts=((host, port),)), target.maintenance_database)
     except (SelvedgeError, DatabaseMissingError):
         return ReplicaState(name, "Unreachable")
-    async with connection:
-        cursor = await connection.execute(
-            "SELECT pg_catalog.pg_is_in_recovery(), EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
-        )
-        row = await cursor.fetchone()
+    try:
+        async with connection, asyncio.timeout(target.limits.connect_timeout):
+            cursor = await connection.execute(
+                "SELECT pg_catalog.pg_is_in_recovery(), EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
+            )
+            row = await cursor.fetchone()
+    except (psycopg.Error, TimeoutError):
+        return ReplicaState(name, "Unreachable")
     return ReplicaState(name, "Streaming" if row is not None and row[0] and row[1] else "Reachable")

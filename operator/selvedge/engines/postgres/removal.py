@@ -7,6 +7,7 @@ claims that are left say what is still to be done.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import psycopg
 
@@ -15,7 +16,7 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.database_diff import remembered_grants
 from selvedge.core.postgres.grants_diff import diff_grants
-from selvedge.core.postgres.model import Desired, DesiredDatabase, Snapshot
+from selvedge.core.postgres.model import Desired, DesiredDatabase, Remembered, Snapshot
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
 from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
@@ -59,7 +60,7 @@ class _Removal:
         self.member = member
         self.resource = f"{member.namespace}/{member.name}"
         self.may_write = may_write
-        self.others = compile_unit(unit).desired
+        self.others = compile_unit(unit, metadata_schema).desired
         self.done: list[ChangeSummary] = []
         self.version = 150000
 
@@ -88,11 +89,10 @@ class _Removal:
         self.version = view.snapshot.version
         book = self._book(view.snapshot)
         declared = {role.name for role in self.others.roles}
-        roles = [
-            claim.object.removeprefix("role:")
-            for claim in book.owned("role:", self.member.uid)
-            if claim.detail.get("created") and claim.object.removeprefix("role:") not in declared
+        created = [
+            x.object.removeprefix("role:") for x in book.owned("role:", self.member.uid) if x.detail.get("created")
         ]
+        roles = [role for role in created if role not in declared and role in view.snapshot.roles]
         database = view.snapshot.claims.get(f"database:{self.unit.database}")
         ours = database is not None and database.belongs_to(self.unit.cluster, self.resource)
         others = any(not member.deleting for member in self.unit.members)
@@ -114,9 +114,8 @@ class _Removal:
         empty = Desired(DesiredDatabase(self.member.uid, self.unit.database))
         book = self._book(await read_snapshot(session, empty, self.metadata_schema))
         left = remembered_grants(book)
-        shown = Desired(
-            empty.database, self.others.extensions, self.others.schemas, self.others.roles, (*left, *self.others.grants)
-        )
+        schemas = {claim.object.removeprefix("schema:") for claim in book.owned("schema:", self.member.uid)}
+        shown = replace(self.others, remembered=Remembered(frozenset(roles), frozenset(schemas), tuple(left)))
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
             snapshot = await transaction.snapshot(shown, self.metadata_schema)
             book = self._book(snapshot)
@@ -125,10 +124,7 @@ class _Removal:
             changes: list[c.Change] = [x for x in found if isinstance(x, c.RevokePrivileges)]
             changes += self._objects(book, snapshot)
             changes += [c.DropOwned(ObjectRef("role", role), self.member.uid, role) for role in roles]
-            claims = tuple(claim.object for claim in book.owned("", self.member.uid))
-            if claims:
-                ref = ObjectRef("database", self.unit.database)
-                changes.append(c.DropClaims(ref, self.member.uid, claims))
+            changes += self._claims(book)
             if changes:
                 await transaction.apply(c.ordered(changes), snapshot, shown, lambda _: [])
                 self._note(changes)
@@ -142,10 +138,33 @@ class _Removal:
             if claim.object in declared or not claim.detail.get("created"):
                 continue
             ref = ObjectRef(kind, name)
-            if kind == "schema":
+            if kind == "schema" and name in snapshot.schemas:
                 changes.append(c.DropSchema(ref, self.member.uid, name, cascade=True))
-            elif name in snapshot.extensions:
+            elif kind == "extension" and name in snapshot.extensions:
                 changes.append(c.DropExtension(ref, self.member.uid, name))
+        return changes
+
+    def _claims(self, book: ClaimBook) -> list[c.Change]:
+        """The member's claims go; those of objects that another member declares as well go over to him."""
+        heirs = {f"role:{role.name}": role.member for role in self.others.roles if not role.absent}
+        heirs |= {f"schema:{schema.name}": schema.member for schema in self.others.schemas if not schema.absent}
+        heirs |= {f"extension:{one.name}": one.member for one in self.others.extensions if not one.absent}
+        if self.others.database.member:
+            heirs |= dict.fromkeys(("database", f"database:{self.unit.database}"), self.others.database.member)
+        resources = {member.uid: f"{member.namespace}/{member.name}" for member in self.unit.members}
+        claims = book.owned("", self.member.uid)
+        handed = tuple(
+            replace(claim, resource=resources[heirs[claim.object]], uid=heirs[claim.object])
+            for claim in claims
+            if claim.object in heirs
+        )
+        dropped = tuple(claim.object for claim in claims if claim.object not in heirs)
+        ref = ObjectRef("database", self.unit.database)
+        changes: list[c.Change] = []
+        if handed:
+            changes.append(c.WriteClaims(ref, self.member.uid, handed))
+        if dropped:
+            changes.append(c.DropClaims(ref, self.member.uid, dropped))
         return changes
 
     async def _cluster(self, session: Session, roles: list[str], *, with_database: bool) -> None:
@@ -155,10 +174,7 @@ class _Removal:
             if with_database:
                 migrator = shorten(self.unit.database, "_migrator")
                 changes.append(c.DropRole(ObjectRef("role", migrator), self.member.uid, migrator))
-            claims = tuple(claim.object for claim in self._book(view.snapshot).owned("", self.member.uid))
-            if claims:
-                ref = ObjectRef("database", self.unit.database)
-                changes.append(c.DropClaims(ref, self.member.uid, claims))
+            changes += self._claims(self._book(view.snapshot))
             if changes:
                 empty = Desired(DesiredDatabase("", self.unit.database))
                 await transaction.apply_cluster(changes, view, empty, (), (self.resource,), lambda _: [])

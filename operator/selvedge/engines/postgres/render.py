@@ -10,6 +10,7 @@ from psycopg import sql
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import ALL_PRIVILEGES, PUBLIC
+from selvedge.core.postgres.settings import LIST_SETTINGS, split_list
 from selvedge.engines.postgres.snapshot import claims_table
 
 _KINDS = {
@@ -148,19 +149,6 @@ def _(change: c.DropOwned) -> sql.Composable:
     return sql.SQL("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}").format(role=role)
 
 
-#: Settings whose value is a list of names: SET takes them unquoted by element, and stores them joined.
-LIST_SETTINGS = frozenset(
-    {
-        "search_path",
-        "temp_tablespaces",
-        "local_preload_libraries",
-        "session_preload_libraries",
-        "DateStyle",
-        "datestyle",
-    }
-)
-
-
 def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Composable:
     # A setting's name may have two parts (app.tenant); each is an identifier of its own.
     setting = sql.SQL(".").join(sql.Identifier(part) for part in name.split("."))
@@ -170,12 +158,6 @@ def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Compos
     if name in LIST_SETTINGS:
         literal = sql.SQL(", ").join(sql.Literal(part) for part in split_list(value))
     return sql.SQL("{} SET {} TO {}").format(target, setting, literal)
-
-
-def split_list(value: str) -> list[str]:
-    """The elements of a list setting as pg_db_role_setting stores it: ``shared, "$user"``."""
-    parts = [part.strip() for part in value.split(",")]
-    return [part[1:-1].replace('""', '"') if part.startswith('"') and part.endswith('"') else part for part in parts]
 
 
 def _grant_role(change: c.GrantRole, version: int) -> sql.Composable:
@@ -251,9 +233,14 @@ def _claims(change: c.WriteClaims | c.DropClaims, metadata_schema: str) -> sql.C
     ).format(table=table, rows=sql.Literal(json.dumps(rows)))
 
 
-def create_metadata(metadata_schema: str) -> sql.Composable:
-    """The operator's own schema with the claims table, in one statement."""
-    return sql.SQL(
-        "CREATE SCHEMA {} CREATE TABLE claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
+def create_metadata(metadata_schema: str, *, schema_exists: bool) -> sql.Composable:
+    """The operator's own schema with the claims table.
+
+    Without IF NOT EXISTS: what somebody else made since we looked must not be used.
+    """
+    name = sql.Identifier(metadata_schema)
+    schema = sql.SQL("" if schema_exists else "CREATE SCHEMA {}; ").format(name)
+    return schema + sql.SQL(
+        "CREATE TABLE {}.claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
         "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now())"
-    ).format(sql.Identifier(metadata_schema))
+    ).format(name)

@@ -23,16 +23,39 @@ _SERVER = sql.SQL("""
 
 _ROLES = sql.SQL("""
  'roles', (SELECT json_agg(json_build_array(r.rolname, sd.description, s.setconfig, r.rolcanlogin, r.rolsuper,
-     (SELECT json_agg(json_build_array(p.rolname, m.admin_option, to_jsonb(m)->'inherit_option', to_jsonb(m)->'set_option'))
+     EXISTS (SELECT FROM pg_catalog.pg_roles p
+              WHERE (p.rolsuper OR p.rolcreaterole OR p.rolreplication OR p.rolbypassrls OR p.rolname IN
+                      ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
+                AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER')),
+     (SELECT json_agg(json_build_array(p.rolname, m.admin_option, to_jsonb(m)->'inherit_option',
+                                       to_jsonb(m)->'set_option'))
         FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles p ON p.oid = m.roleid WHERE m.member = r.oid)))
    FROM pg_catalog.pg_roles r
    LEFT JOIN pg_catalog.pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0
    LEFT JOIN pg_catalog.pg_shdescription sd ON sd.classoid = 'pg_catalog.pg_authid'::regclass AND sd.objoid = r.oid
-   WHERE r.rolname = ANY ({roles}))
+   WHERE r.rolname = ANY ({roles}){claimed_roles})
 """)
 
+#: Roles that the resources claim and perhaps declare no more.
+_CLAIMED_ROLES = sql.SQL("""
+   OR 'role:' || r.rolname IN (SELECT c.object FROM {claims} c WHERE c.resource = ANY ({resources}))
+""")
+
+#: Whoever owns the schema or the table of the claims can have his code run by whoever reads or writes them. So this
+#: stands before every look at them, in the same message: the cast fails, and the server stops there.
+_GUARD = sql.SQL("""
+SELECT pg_catalog.count(CASE WHEN r.rolsuper OR r.rolname = current_user THEN 1
+    ELSE ('{mark}' || r.rolname)::int END)
+  FROM pg_catalog.pg_namespace n
+  LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'claims'
+  JOIN pg_catalog.pg_roles r ON r.oid IN (n.nspowner, c.relowner)
+ WHERE n.nspname = {schema}
+""")
+UNTRUSTED = "claims owned by "
+
 _CLAIMS = sql.SQL("""
- 'claims', (SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detail)) FROM {claims} c{claims_filter})
+ 'claims', (SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detail))
+   FROM {claims} c{claims_filter})
 """)
 
 _DATABASE = sql.SQL("""
@@ -42,7 +65,8 @@ WITH
  obj AS MATERIALIZED (
    SELECT 'database'::text AS kind, ''::text AS sch, d.datdba AS owner, d.datacl AS acl, json_build_array('') AS names
      FROM pg_catalog.pg_database d WHERE d.datname = current_database()
-   UNION ALL SELECT 'schema', '', n.nspowner, n.nspacl, json_agg(n.nspname) FROM ns n GROUP BY n.nspowner, n.nspacl::text, n.nspacl
+   UNION ALL SELECT 'schema', '', n.nspowner, n.nspacl, json_agg(n.nspname) FROM ns n
+     GROUP BY n.nspowner, n.nspacl
    UNION ALL SELECT CASE WHEN c.relkind = 'S' THEN 'sequence' WHEN c.relispartition THEN 'partition' ELSE 'table' END,
        n.nspname, c.relowner, c.relacl, json_agg(c.relname)
      FROM ns n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid WHERE c.relkind IN ('r','p','v','m','f','S')
@@ -56,8 +80,10 @@ WITH
      FROM ns n JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
      GROUP BY n.nspname, p.proowner, p.proacl)
 SELECT json_build_object({server},
- 'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d WHERE d.datname = current_database()),
- 'settings', (SELECT s.setconfig FROM pg_catalog.pg_db_role_setting s JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+ 'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d
+             WHERE d.datname = current_database()),
+ 'settings', (SELECT s.setconfig FROM pg_catalog.pg_db_role_setting s
+                JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
                WHERE s.setrole = 0 AND d.datname = current_database()),
  {role_part},
  'schemas', (SELECT json_agg(json_build_array(n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
@@ -70,8 +96,8 @@ SELECT json_build_object({server},
            SELECT DISTINCT v.name, v.schema FROM pg_catalog.pg_available_extension_versions v
             WHERE v.name = ANY ({extensions})) a) END,
  'objects', (SELECT json_agg(json_build_array(o.kind, o.sch, pg_catalog.pg_get_userbyid(o.owner), o.names,
-     (SELECT json_agg(json_build_array(CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(e.grantee) END,
-               e.privilege_type))
+     (SELECT json_agg(json_build_array(
+               CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type))
         FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN NULL
           ELSE coalesce(o.acl, pg_catalog.acldefault(
           CASE o.kind WHEN 'database' THEN 'd' WHEN 'schema' THEN 'n' WHEN 'sequence' THEN 's' WHEN 'function' THEN 'f'
@@ -79,8 +105,10 @@ SELECT json_build_object({server},
  'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname,
                    p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')')
                  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-                WHERE p.oid = pg_catalog.to_regprocedure(w.signature)))
-               FROM unnest({functions}) w(signature)),
+                WHERE p.oid = CASE WHEN (SELECT pg_catalog.bool_and(pg_catalog.to_regtype(t.name) IS NOT NULL)
+                                           FROM json_array_elements_text(w.types) t(name)) IS NOT FALSE
+                                   THEN pg_catalog.to_regprocedure(w.quoted) END))
+               FROM json_to_recordset({functions}::json) w(signature text, quoted text, types json)),
  {claims_part})::text
 """)
 
@@ -90,6 +118,7 @@ SELECT json_build_object({server},
  {role_part}, {claims_part})::text
 """)
 
+_NOTHING = sql.SQL("")
 NO_CLAIMS = sql.SQL("'claims', NULL")
 
 
@@ -105,16 +134,44 @@ def claims_table(schema: str) -> sql.Identifier:
 
 def database_statement(desired: Desired, schemas: Iterable[str], metadata_schema: str | None) -> sql.Composed:
     """The snapshot of one database; ``metadata_schema`` None where the claims table does not exist."""
-    columns = any(grant.target.columns for grant in desired.grants)
     return _DATABASE.format(
         server=_SERVER,
-        role_part=_ROLES.format(roles=text_array(desired.role_names())),
+        role_part=_ROLES.format(roles=text_array(desired.role_names()), claimed_roles=sql.SQL("")),
         schemas=text_array(schemas),
-        columns=sql.SQL("true") if columns else sql.SQL("false"),
+        columns=sql.SQL("true") if desired.shows_columns() else sql.SQL("false"),
         extensions=text_array(e.name for e in desired.extensions if not e.absent),
-        functions=text_array(desired.function_signatures()),
+        functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
         claims_part=_claims_part(metadata_schema),
     )
+
+
+def guard_statement(metadata_schema: str) -> sql.Composed:
+    """How many trusted owners the claims have: 0 where their schema does not exist. Fails for one that is not."""
+    return _GUARD.format(mark=sql.SQL(UNTRUSTED), schema=sql.Literal(metadata_schema))
+
+
+def _signature(text: str) -> dict[str, object]:
+    """``schema.name(type, type)`` taken apart: the names are as in the catalogue, the types are SQL.
+
+    Postgres 15 raises an error for a signature with a type that does not exist; so the types are looked for first.
+    """
+    name, _, rest = text.partition("(")
+    schema, _, function = name.partition(".")
+    types = rest.rpartition(")")[0]
+    quoted = sql.Identifier(schema, function).as_string(None)
+    return {"signature": text, "quoted": f"{quoted}({types})", "types": _arguments(types)}
+
+
+def _arguments(types: str) -> list[str]:
+    """The types between the parentheses, split at commas that stand in no others: ``numeric(10, 2)`` is one."""
+    parts, depth = [""], 0
+    for character in types:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
 
 
 def cluster_statement(
@@ -129,30 +186,33 @@ def cluster_statement(
     With ``keys`` only the claims of these objects and ``resources`` are read, and only these databases looked for:
     a server with a thousand databases has thousands of claims.
     """
-    claims_filter: sql.Composable = sql.SQL("")
-    database_filter: sql.Composable = sql.SQL("")
+    claims_filter: sql.Composable = _NOTHING
+    database_filter: sql.Composable = _NOTHING
+    claimed_roles: sql.Composable = _NOTHING
     if keys is not None:
         keys = tuple(keys)
         claims_filter = sql.SQL(" WHERE c.object = ANY ({}) OR c.resource = ANY ({})").format(
             text_array(keys), text_array(resources)
         )
+        if metadata_schema is not None:
+            claimed_roles = _CLAIMED_ROLES.format(claims=claims_table(metadata_schema), resources=text_array(resources))
         names = [key.removeprefix("database:") for key in keys if key.startswith("database:")]
         database_filter = sql.SQL(" WHERE d.datname = ANY ({})").format(text_array(names))
     return _CLUSTER.format(
         server=_SERVER,
         database_filter=database_filter,
-        role_part=_ROLES.format(roles=text_array(roles)),
+        role_part=_ROLES.format(roles=text_array(roles), claimed_roles=claimed_roles),
         claims_part=_claims_part(metadata_schema, claims_filter),
     )
 
 
-def _claims_part(metadata_schema: str | None, claims_filter: sql.Composable = sql.SQL("")) -> sql.Composable:
+def _claims_part(metadata_schema: str | None, claims_filter: sql.Composable = _NOTHING) -> sql.Composable:
     if metadata_schema is None:
         return NO_CLAIMS
     return _CLAIMS.format(claims=claims_table(metadata_schema), claims_filter=claims_filter)
 
 
-def parse_snapshot(text: str, *, has_claims_table: bool) -> Snapshot:
+def parse_snapshot(text: str, *, has_claims_table: bool, has_metadata_schema: bool = False) -> Snapshot:
     """The frozen form of a snapshot statement's answer."""
     raw: dict[str, Any] = json.loads(text)
     return Snapshot(
@@ -171,6 +231,7 @@ def parse_snapshot(text: str, *, has_claims_table: bool) -> Snapshot:
         available=raw.get("available") or {},
         claims=_claims(raw["claims"]),
         has_claims_table=has_claims_table,
+        has_metadata_schema=has_metadata_schema or has_claims_table,
     )
 
 
@@ -180,19 +241,21 @@ def parse_databases(text: str) -> frozenset[str]:
 
 
 def _settings(rows: list[str] | None) -> dict[str, str]:
-    return dict(row.split("=", 1) for row in rows or ())
+    """By the name in lower case: the server stores DateStyle for datestyle, and takes both."""
+    pairs = (row.split("=", 1) for row in rows or ())
+    return {name.lower(): value for name, value in pairs}
 
 
 def _roles(rows: list[list[Any]] | None) -> dict[str, CurrentRole]:
     roles = {}
-    for name, comment, settings, login, superuser, memberships in rows or ():
+    for name, comment, settings, login, superuser, privileged, memberships in rows or ():
         found: dict[str, Membership] = {}
         for role, admin, inherit, set_option in memberships or ():
             one = Membership(role, bool(admin), inherit is not False, set_option is not False)
             before = found.get(role)
             # From 16 on there may be several rows, one for each grantor: what counts is what they allow together.
             found[role] = one if before is None else _united(before, one)
-        roles[name] = CurrentRole(name, comment, _settings(settings), found, login, superuser)
+        roles[name] = CurrentRole(name, comment, _settings(settings), found, login, superuser, privileged)
     return roles
 
 

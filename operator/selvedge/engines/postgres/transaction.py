@@ -14,7 +14,7 @@ from typing import Self, cast
 import psycopg
 from psycopg import sql
 
-from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.errors import RefusedError, SelvedgeError, TransientError
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
@@ -22,8 +22,10 @@ from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import is_transient, statement_error
 from selvedge.engines.postgres.render import create_metadata, render
 from selvedge.engines.postgres.snapshot import (
+    UNTRUSTED,
     cluster_statement,
     database_statement,
+    guard_statement,
     parse_databases,
     parse_snapshot,
 )
@@ -54,39 +56,67 @@ class ClusterView:
     snapshot: Snapshot
     databases: frozenset[str]
 
-    def merged(self, newer: ClusterView) -> ClusterView:
-        """This view with what a newer and narrower one knows better."""
-        claims = {**self.snapshot.claims, **newer.snapshot.claims}
-        snapshot = replace(newer.snapshot, claims=claims)
-        return ClusterView(snapshot, self.databases | newer.databases)
+    def merged(self, newer: ClusterView, keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
+        """This view with what a newer one knows better, which was narrowed to ``keys`` and ``resources``."""
+        claims = {
+            name: claim
+            for name, claim in self.snapshot.claims.items()
+            if name not in keys and claim.resource not in resources
+        }
+        snapshot = replace(newer.snapshot, claims={**claims, **newer.snapshot.claims})
+        gone = {key.removeprefix("database:") for key in keys if key.startswith("database:")}
+        return ClusterView(snapshot, (self.databases - gone) | newer.databases)
 
 
 async def read_snapshot(session: Session, desired: Desired, metadata_schema: str | None) -> Snapshot:
-    """The snapshot of a database without a lock. Where the claims table does not exist, it is asked for no more."""
+    """The snapshot of a database without a lock. Where the claims table does not exist, it is asked for no more.
+
+    Raises :class:`RefusedError` where somebody else owns the claims.
+    """
     schemas = desired.schema_names() | {"public"}
+    guard = [guard_statement(metadata_schema)] if metadata_schema is not None else []
     try:
-        rows = await session.run("snapshot", database_statement(desired, schemas, metadata_schema))
+        rows = await session.run("snapshot", *guard, database_statement(desired, schemas, metadata_schema))
     except psycopg.Error as error:
-        if metadata_schema is None or error.sqlstate not in _MISSING_TABLE:
-            raise
-        return await read_snapshot(session, desired, None)
+        if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
+            return await read_snapshot(session, desired, None)
+        raise _look_error(error, f"looking at database {session.dbname}") from None
     return parse_snapshot(_text(rows), has_claims_table=metadata_schema is not None)
 
 
 async def read_cluster(session: Session, metadata_schema: str | None, roles: Sequence[str]) -> ClusterView:
     """All claims and databases of the server, without a lock."""
+    guard = [guard_statement(metadata_schema)] if metadata_schema is not None else []
     try:
-        rows = await session.run("snapshot", cluster_statement(roles, metadata_schema))
+        rows = await session.run("snapshot", *guard, cluster_statement(roles, metadata_schema))
     except psycopg.Error as error:
-        if metadata_schema is None or error.sqlstate not in _MISSING_TABLE:
-            raise statement_error(error, "reading the claims in the maintenance database") from None
-        return await read_cluster(session, None, roles)
+        if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
+            return await read_cluster(session, None, roles)
+        raise _look_error(error, "reading the claims in the maintenance database") from None
     snapshot = parse_snapshot(_text(rows), has_claims_table=metadata_schema is not None)
     return ClusterView(snapshot, parse_databases(_text(rows)))
 
 
+def _look_error(error: psycopg.Error, doing: str) -> SelvedgeError:
+    """The error for a look; the guard's is told by its text, which no other cast can have."""
+    text = error.diag.message_primary or ""
+    if error.sqlstate == "22P02" and UNTRUSTED in text:
+        owner = text.partition(UNTRUSTED)[2].rstrip('"')
+        message = (
+            f"{doing} was stopped: role {owner} owns the operator's schema or its table claims there, and could have "
+            "the operator run its code; drop it, or give schema and table to the operator's login"
+        )
+        return RefusedError(Reason.CONFLICT, message)
+    return statement_error(error, doing)
+
+
 def _text(results: list[list[tuple[object, ...]]]) -> str:
     return cast("str", results[-1][0][0])
+
+
+def _guarded(results: list[list[tuple[object, ...]]]) -> bool:
+    """Whether the operator's schema exists: the guard's answer stands before the snapshot's."""
+    return bool(results[-2][0][0])
 
 
 class Transaction:
@@ -114,13 +144,15 @@ class Transaction:
         schemas = desired.schema_names() | {"public"}
         statement = database_statement(desired, schemas, metadata_schema)
         try:
-            rows = await self.session.run("snapshot", *self._begin(), statement)
+            rows = await self.session.run("snapshot", *self._begin(), guard_statement(self.metadata_schema), statement)
         except psycopg.Error as error:
             await self.session.rollback()
             if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
                 return await self.snapshot(desired, None)
-            raise statement_error(error, f"locking database {self.session.dbname}") from None
-        return parse_snapshot(_text(rows), has_claims_table=metadata_schema is not None)
+            raise _look_error(error, f"locking database {self.session.dbname}") from None
+        return parse_snapshot(
+            _text(rows), has_claims_table=metadata_schema is not None, has_metadata_schema=_guarded(rows)
+        )
 
     async def cluster(
         self, roles: frozenset[str], keys: Sequence[str], resources: Sequence[str], *, with_claims: bool = True
@@ -129,13 +161,14 @@ class Transaction:
         schema = self.metadata_schema if with_claims else None
         statement = cluster_statement(roles, schema, keys=keys, resources=resources)
         try:
-            rows = await self.session.run("snapshot", *self._begin(), statement)
+            rows = await self.session.run("snapshot", *self._begin(), guard_statement(self.metadata_schema), statement)
         except psycopg.Error as error:
             await self.session.rollback()
             if with_claims and error.sqlstate in _MISSING_TABLE:
                 return await self.cluster(roles, keys, resources, with_claims=False)
-            raise statement_error(error, f"locking database {self.session.dbname}") from None
-        return ClusterView(parse_snapshot(_text(rows), has_claims_table=with_claims), parse_databases(_text(rows)))
+            raise _look_error(error, f"locking database {self.session.dbname}") from None
+        snapshot = parse_snapshot(_text(rows), has_claims_table=with_claims, has_metadata_schema=_guarded(rows))
+        return ClusterView(snapshot, parse_databases(_text(rows)))
 
     async def apply(
         self,
@@ -182,7 +215,9 @@ class Transaction:
 
     async def _apply(self, changes: Sequence[c.Change], before: Snapshot, verify: sql.Composable) -> str:
         self.may_write()
-        prepared = [] if before.has_claims_table else [create_metadata(self.metadata_schema)]
+        prepared = []
+        if not before.has_claims_table:
+            prepared.append(create_metadata(self.metadata_schema, schema_exists=before.has_metadata_schema))
         rendered = [self._render(change, before.version) for change in changes]
         try:
             return _text(await self.session.run("apply", *prepared, *rendered, verify))

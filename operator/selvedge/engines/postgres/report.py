@@ -1,0 +1,64 @@
+"""What a pass tells each member: its problems, what was done and what waits, and advice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from selvedge.core.postgres.model import Problem
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, Risk
+from selvedge.engines.postgres.compile import Compiled
+
+#: What migrations need: while one of these is missing, the member is not Provisioned.
+_NEEDED = frozenset({"database", "schema", "role", "extension"})
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What a pass found: the problems of all members, and the changes and the drift of one."""
+
+    problems: tuple[Problem, ...]
+    applied: tuple[ChangeSummary, ...]
+    pending: tuple[ChangeSummary, ...]
+    drift: tuple[ObjectRef, ...]
+    digest: str
+
+
+def results(
+    compiled: Compiled, uid: str, found: Findings, *, exists: bool, version: int, available: frozenset[str] | None
+) -> MemberResult:
+    """The result of one member. A problem of the database itself is everybody's."""
+    mine = [*compiled.problems[uid]]
+    for problem in found.problems:
+        if problem.member == uid or problem.status.ref.kind == "database":
+            mine.append(problem.status)
+    blocked = any(status.ref.kind in _NEEDED for status in mine) or any(
+        change.ref.kind in _NEEDED for change in found.pending if change.risk is Risk.ADDITIVE
+    )
+    bad = {status.ref for status in mine} | {change.ref for change in found.pending}
+    return MemberResult(
+        ready=max(0, compiled.declared[uid] - len(bad)),
+        problems=tuple(mine),
+        applied=found.applied,
+        pending=found.pending,
+        drift=found.drift,
+        advice=_advice(compiled, uid, version, available),
+        provisioned=exists and not blocked,
+        digest=found.digest,
+    )
+
+
+def _advice(compiled: Compiled, uid: str, version: int, available: frozenset[str] | None) -> tuple[str, ...]:
+    advice = []
+    for role in compiled.desired.roles:
+        if version < 160000 and role.member == uid and any(not (m.inherit and m.set) for m in role.memberships):
+            advice.append(
+                f"role {role.name}: inherit and set of a membership exist from Postgres 16 on and are ignored here"
+            )
+    for extension in compiled.desired.extensions:
+        wanted = extension.member == uid and extension.optional and not extension.absent
+        if wanted and available is not None and extension.name not in available:
+            advice.append(
+                f"extension {extension.name} is optional and not installed on the server: what needs it is missing; "
+                "install its package there to have it"
+            )
+    return tuple(advice)

@@ -41,6 +41,7 @@ class Controller:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.queue = WorkQueue(self._work, context.settings.workers)
+        self._queued: dict[str, int] = {}
         context.enqueue = self.queue.add
         context.enqueue_after = self.queue.add_after
 
@@ -64,6 +65,7 @@ class Controller:
             before = store.remove(resource.plural, *key_of(obj))
             if before is not None:
                 self._enqueue(resource, before)
+                self._queued.pop(str(before["metadata"].get("uid")), None)
             return
         before = store.put(resource.plural, obj)
         changed = before is None or before["metadata"].get("generation") != obj["metadata"].get("generation")
@@ -73,12 +75,20 @@ class Controller:
             self._enqueue(resource, store.get(resource.plural, *key_of(obj)) or dict(obj))
 
     def wanted(self, resource: Resource, obj: Mapping[str, Any]) -> None:
-        """Somebody asks for a pass over this object, changed or not."""
-        self.context.store.put(resource.plural, obj)
-        self._enqueue(resource, dict(obj))
+        """The object was created, changed, or is there after a start: a pass over this generation is wanted.
+
+        Most often it was queued already when the watch showed it, or when everything was listed; a second pass would
+        find nothing to do and cost a statement.
+        """
+        uid, generation = str(obj["metadata"].get("uid")), int(obj["metadata"].get("generation", 0))
+        if self._queued.get(uid) != generation:
+            self.context.store.put(resource.plural, obj)
+            self._enqueue(resource, dict(obj))
 
     def _enqueue(self, resource: Resource, obj: Object) -> None:
         namespace, name = key_of(obj)
+        if resource in KINDS:
+            self._queued[str(obj["metadata"].get("uid"))] = int(obj["metadata"].get("generation", 0))
         if resource is DATABASE_SERVERS:
             self.queue.add(("server", namespace, name))
         elif resource is DATABASE_SCHEMAS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from selvedge.core.unit import ObjectRef, ObjectState, Risk
 from selvedge.engines.base import AccessRule, Unit
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.lock import locked
-from tests.engines.mongodb_support import Commands, Record, converge, member, running, target, yes
+from tests.engines.mongodb_support import CLUSTER, Commands, Record, converge, member, running, target, yes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from sandbox import MongoEndpoint
     from selvedge.engines.mongodb import MongoEngine
+
+# See _collect().
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 ROOT = Path(__file__).parents[2]
 FASHION_WALLET = yaml.safe_load((ROOT / "examples/fashion-wallet/30-schema-mongodb.yaml").read_text())["spec"][
@@ -78,6 +82,13 @@ collections:
   indexes: [{name: source, keys: [{field: source}]}]
 - name: with.dots
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collect() -> Iterator[None]:
+    """The driver leaves the socket of a connection that failed or was cancelled on its way to the garbage collector."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -539,3 +550,44 @@ def _options(live: Database[dict[str, Any]], name: str) -> dict[str, Any]:
     (entry,) = live.list_collections(filter={"name": name})
     options: dict[str, Any] = entry["options"]
     return options
+
+
+async def test_t46_an_index_under_construction_is_not_ready_and_is_joined_after_a_restart(
+    mongodb: MongoEndpoint, live: Database[dict[str, Any]]
+) -> None:
+    one = member("designs", live.name, "collections: [{name: designs}]")
+    two = member("designs", live.name, "collections: [{name: designs, indexes: [{name: n, keys: [{field: n}]}]}]")
+    async with running(target(mongodb)) as engine:
+        await converge(engine, live.name, one)
+        # one document makes a thousand keys: a build of seconds from an insert of a moment
+        live.designs.insert_many([{"n": list(range(i * 1000, i * 1000 + 1000))} for i in range(1500)])
+        first = asyncio.create_task(converge(engine, live.name, two))
+        while not _being_built(live, "designs"):
+            assert not first.done()
+            await asyncio.sleep(0.01)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert _being_built(live, "designs"), "the server goes on without us"
+    async with running(target(mongodb)) as engine:
+        planned = (await engine.plan(Unit(live.name, (two,), CLUSTER))).members[two.uid]
+        assert [change.ref.name for change in planned.pending] == ["designs.n"]
+        (result,) = await converge(engine, live.name, two)
+    assert result.verified
+    assert not _being_built(live, "designs")
+
+
+def _being_built(live: Database[dict[str, Any]], name: str) -> list[Any]:
+    reply = live.command("listIndexes", name, includeBuildUUIDs=True)
+    return [entry for entry in reply["cursor"]["firstBatch"] if "buildUUID" in entry]
+
+
+async def test_a_role_that_this_version_does_not_make_is_said(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    declared = DESIGNS + "roles: [{name: designReader, privileges: [{collections: [designs], actions: [find]}]}]\n"
+    (result,) = await converge(engine, live.name, member("designs", live.name, declared))
+    (status,) = result.problems
+    assert (str(status.ref), status.reason) == ("role designReader", Reason.UNSUPPORTED)
+    assert result.provisioned
+    assert not result.verified

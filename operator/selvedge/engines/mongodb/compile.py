@@ -92,6 +92,7 @@ class _Compiler:
                 result.statuses[member.uid].append(refusal)
                 self.refused.add(member.uid)
                 continue
+            self._roles(member)
             for entry in _declared(member):
                 result.declared[member.uid].append(collection_ref(entry.name))
                 indexes = [index_ref(entry.name, index.name) for index in entry.indexes]
@@ -122,6 +123,15 @@ class _Compiler:
                 )
                 return ObjectStatus(ref, ObjectState.FAILED, Reason.ACCESS_DENIED, message)
         return None
+
+    def _roles(self, member: Member) -> None:
+        """Said, not passed over: Ready would be a lie."""
+        mongodb = member.spec.mongodb
+        for role in () if member.deleting or mongodb is None else mongodb.roles:
+            ref = ObjectRef("role", role.name)
+            message = f"{ref} is not made by this version: create it with db.createRole() and leave it out of the spec"
+            self.result.declared[member.uid].append(ref)
+            self.result.statuses[member.uid].append(ObjectStatus(ref, ObjectState.FAILED, Reason.UNSUPPORTED, message))
 
     def _collection(self, claimants: list[tuple[Member, Collection]]) -> None:
         entry = claimants[0][1]

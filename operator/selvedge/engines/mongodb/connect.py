@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import AsyncMongoClient, ReadPreference
-from pymongo.errors import OperationFailure, PyMongoError, ServerSelectionTimeoutError, WTimeoutError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError, WTimeoutError
 from pymongo.monitoring import (
     CommandFailedEvent,
     CommandListener,
@@ -183,8 +183,8 @@ class Server:
 
     def error(self, error: BaseException, doing: str = "") -> Exception:
         """A driver's exception as the project's error."""
-        if isinstance(error, ServerSelectionTimeoutError) and self._client is not None:
-            # Why no member could be chosen stands with the members.
+        if isinstance(error, AutoReconnect) and self._client is not None:
+            # Why no member could be chosen, or its pool was closed, stands with the members.
             found = self._client.topology_description.server_descriptions().values()
             error = next((member.error for member in found if isinstance(member.error, OperationFailure)), error)
         return translate(error, self.where, doing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -117,8 +118,12 @@ class MongoEngine:
     async def _look(self, unit: Unit, doing: str = "snapshot") -> _View:
         with _during(doing):
             if self._system is None:
+                # Alone, so that a refused login is told as that and not as a crowd of broken connections.
                 self._system = await probe.system_identifier(self._server)
-            found = await snapshot(self._server, unit.database, declared_names(unit))
+            system, found = await asyncio.gather(
+                probe.system_identifier(self._server), snapshot(self._server, unit.database, declared_names(unit))
+            )
+            self._system = system
             compiled = compile_unit(unit, found)
             compared = difference(compiled.desired, found.live)
             if compared.look_into or compared.count:
@@ -128,7 +133,7 @@ class MongoEngine:
         changes = policy.by_owner(compared.changes, compiled.owners)
         for member in unit.members:
             view.decisions[member.uid] = policy.decide(
-                member, changes.get(member.uid, []), compiled.adopted, self._system, unit.database
+                member, changes.get(member.uid, []), compiled.adopted, system, unit.database
             )
         return view
 

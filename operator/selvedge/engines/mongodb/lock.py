@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 COLLECTION = "selvedge.lock"
-LEASE = 30.0
-_MARGIN = 5.0
+LEASE = 15.0
+_MARGIN = 3.0
 _POLL = 0.1
 _NAME = "database"
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
@@ -80,17 +80,21 @@ class Lock:
         """Give the lease back; the fence stays, so that it only ever grows."""
         expired = [{"$set": {"expires": _LONG_AGO}}]
         query = {"_id": _NAME, "holder": self._holder}
-        await self._command({"update": COLLECTION, "updates": [{"q": query, "u": expired}]})
+        command = {"update": COLLECTION, "updates": [{"q": query, "u": expired}]}
+        await self._command(command, self._server.target.limits.lock_timeout)
 
     async def remove(self) -> None:
         """Give the lease back for good, when nothing of ours is left in the database."""
-        await self._command({"drop": COLLECTION})
+        try:
+            await self._command({"drop": COLLECTION})
+        except (PyMongoError, OSError) as error:
+            raise self._server.error(error, "lock") from None
 
-    async def _command(self, command: dict[str, Any]) -> dict[str, Any]:
+    async def _command(self, command: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
         token = operation.set("lock")
         try:
             return await self._server.run(
-                self._database, command, self._server.target.limits.statement_timeout, read=False
+                self._database, command, limit or self._server.target.limits.statement_timeout, read=False
             )
         finally:
             operation.reset(token)
@@ -115,8 +119,7 @@ async def locked(server: Server, database: str, patience: float) -> AsyncIterato
         yield lock
     finally:
         renewal.cancel()
-        with contextlib.suppress(asyncio.CancelledError, SelvedgeError):
-            await renewal
+        await asyncio.wait({renewal})
         # Without an answer the lease ends by itself.
         with contextlib.suppress(PyMongoError, OSError):
             await lock.release()
@@ -125,8 +128,10 @@ async def locked(server: Server, database: str, patience: float) -> AsyncIterato
 async def _renew(lock: Lock) -> None:
     while True:
         await asyncio.sleep(LEASE / 3)
-        if not await lock.acquire():
-            return
+        # A renewal that failed is tried again; whether the lease still holds, check() tells by the time alone.
+        with contextlib.suppress(SelvedgeError):
+            if not await lock.acquire():
+                return
 
 
 def _mine(holder: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from selvedge.engines.mongodb.connect import Doc, Server
+from selvedge.engines.mongodb.errors import UNAUTHORIZED
 
 MINIMUM = (6, 0)
 _INTERNAL = frozenset({"admin", "config", "local"})
@@ -24,6 +25,14 @@ _DATA = frozenset(
 )
 _USERS = frozenset({"createUser", "dropUser", "grantRole", "revokeRole", "viewUser", "createRole", "viewRole"})
 _CLUSTER = frozenset({"replSetGetStatus", "replSetGetConfig", "serverStatus"})
+
+
+# NoReplicationEnabled; a mongos does not know the command.
+_NO_REPLICATION = frozenset({76, 59})
+
+
+class _NoReplicationError(Exception):
+    """The server is no member of a replica set."""
 
 
 async def probe(server: Server) -> ServerFacts:
@@ -44,26 +53,26 @@ async def probe(server: Server) -> ServerFacts:
     return ServerFacts(
         version=version,
         role=role,
-        system_identifier=await system_identifier(server, hello),
+        system_identifier=await system_identifier(server),
         replicas=await _replicas(server, hello) if hello.get("setName") else (),
         capabilities=_capabilities(build, hello),
         missing_privileges=missing_privileges(status["authInfo"], server.target.auth_source),
     )
 
 
-async def system_identifier(server: Server, hello: Mapping[str, Any] | None = None) -> str:
+async def system_identifier(server: Server) -> str:
     """What tells this replica set from every other: its id, or its name where that may not be read.
 
     A standalone server has neither, and says so by an empty text.
     """
-    if hello is None:
-        hello = await _any_member(server, {"hello": 1})
-    name = str(hello.get("setName") or "")
-    if not name:
+    try:
+        config = await _allowed(server, {"replSetGetConfig": 1})
+    except _NoReplicationError:
         return ""
-    config = await _allowed(server, {"replSetGetConfig": 1})
     identifier = ((config or {}).get("config") or {}).get("settings", {}).get("replicaSetId")
-    return str(identifier) if identifier is not None else name
+    if identifier is not None:
+        return str(identifier)
+    return str((await _any_member(server, {"hello": 1})).get("setName") or "")
 
 
 def missing_privileges(auth: Mapping[str, Any], source: str) -> tuple[str, ...]:
@@ -149,8 +158,10 @@ async def _allowed(server: Server, command: Doc) -> Doc | None:
     try:
         reply: Doc = await client.admin.command(command, read_preference=ReadPreference.PRIMARY_PREFERRED)
     except OperationFailure as error:
-        if error.code == 13:
+        if error.code == UNAUTHORIZED:
             return None
+        if error.code in _NO_REPLICATION:
+            raise _NoReplicationError from None
         raise server.error(error, next(iter(command))) from None
     except (PyMongoError, OSError) as error:
         raise server.error(error, next(iter(command))) from None

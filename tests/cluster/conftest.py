@@ -1,0 +1,93 @@
+"""A real API server with our CRDs, real databases, and for each test an operator process of its own.
+
+One operator for all tests would be one that watches everything, and xdist's workers would each bring one: so each
+watches one namespace and has a Lease of its own, which lets tests kill, stop and count without touching others.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sandbox import MongoEndpoint, PostgresEndpoint
+from tests.cluster.kube_api import KubeApi
+from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.world import World
+from tests.conftest import Kubectl
+
+_ROOT = Path(__file__).parents[2]
+_CRDS = ("databaseservers.selvedge.dev", "databaseschemas.selvedge.dev", "migrationruns.selvedge.dev")
+
+
+@pytest.fixture(scope="session")
+def served(kubectl: Kubectl) -> None:
+    """The CRDs, established and served. Another worker may create them at the same moment."""
+    deadline = time.monotonic() + 60
+
+    def until_it_works(*arguments: str) -> None:
+        while (answer := kubectl(*arguments, check=False)).returncode != 0:
+            assert time.monotonic() < deadline, answer.stderr
+            time.sleep(0.1)
+
+    until_it_works("apply", "--server-side", "-f", str(_ROOT / "crds"))
+    until_it_works("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in _CRDS))
+    until_it_works("get", ",".join(_CRDS), "-A")
+
+
+@pytest.fixture
+def endpoint(request: pytest.FixtureRequest) -> PostgresEndpoint:
+    """The Postgres server: of each version where the test asks for ``postgres``, else the newest."""
+    name = "postgres" if "postgres" in request.fixturenames else "postgres18"
+    found: PostgresEndpoint = request.getfixturevalue(name)
+    return found
+
+
+@pytest.fixture
+def api(kubeconfig: Path, namespace: str, served: None) -> Iterator[KubeApi]:
+    """The API server, in the test's namespace."""
+    api = KubeApi(kubeconfig, namespace)
+    yield api
+    api.close()
+
+
+@pytest.fixture
+def operator(kubeconfig: Path, namespace: str, served: None, tmp_path: Path) -> Iterator[OperatorProcess]:
+    """A running operator that watches only the test's namespace."""
+    operator = OperatorProcess(
+        kubeconfig, tmp_path / "operator.log", namespaces=(namespace,), lease_namespace=namespace
+    )
+    operator.start()
+    yield operator
+    operator.kill()
+
+
+@pytest.fixture
+def bare(
+    api: KubeApi, operator: OperatorProcess, namespace: str, endpoint: PostgresEndpoint, kubeconfig: Path
+) -> Iterator[World]:
+    """Everything but a DatabaseServer."""
+    world = World(api, operator, namespace, f"t{uuid.uuid4().hex[:10]}", endpoint, kubeconfig)
+    yield world
+    operator.kill()  # or it would put back what is cleaned up
+    world.clean()
+
+
+@pytest.fixture
+def world(bare: World) -> World:
+    """Everything, with the DatabaseServer ``main`` for Postgres."""
+    bare.server()
+    return bare
+
+
+@pytest.fixture
+def mongo(bare: World, mongodb: MongoEndpoint) -> Iterator[World]:
+    """Everything, with the DatabaseServer ``mongo`` for MongoDB; the database is the test's name."""
+    bare.mongo_server(mongodb)
+    yield bare
+    bare.operator.kill()
+    with mongodb.client() as client:
+        client.drop_database(bare.name)

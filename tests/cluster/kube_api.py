@@ -1,0 +1,118 @@
+"""A small client of the Kubernetes API for the tests: one kept connection for each thread, JSON in and out.
+
+kubectl is what users have, and the tests of manifests use it; a test that polls every few milliseconds cannot start a
+program each time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import yaml
+
+Document = dict[str, Any]
+
+_PATHS = {
+    "DatabaseServer": "/apis/selvedge.dev/v1alpha1/{}/databaseservers",
+    "DatabaseSchema": "/apis/selvedge.dev/v1alpha1/{}/databaseschemas",
+    "MigrationRun": "/apis/selvedge.dev/v1alpha1/{}/migrationruns",
+    "Secret": "/api/v1/{}/secrets",
+    "ConfigMap": "/api/v1/{}/configmaps",
+    "Event": "/apis/events.k8s.io/v1/{}/events",
+    "Lease": "/apis/coordination.k8s.io/v1/{}/leases",
+}
+_API_VERSIONS = {"Secret": "v1", "ConfigMap": "v1"}
+_SECONDS = 30.0
+
+
+class ApiError(Exception):
+    """The API server refused; the message is its own."""
+
+    def __init__(self, code: int, document: Document) -> None:
+        super().__init__(f"{code}: {document.get('message', document)}")
+        self.code = code
+        self.message = str(document.get("message", ""))
+
+
+class KubeApi:
+    """The API server of a kubeconfig, in one namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+        url = urlsplit(cluster["server"])
+        self._host, self._port = str(url.hostname), url.port or 443
+        self._tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        self._tls.load_cert_chain(user["client-certificate"], user["client-key"])
+        self._local = threading.local()
+        self._connections: list[http.client.HTTPSConnection] = []
+        self.namespace = namespace
+
+    def close(self) -> None:
+        """Close the connections of all threads."""
+        for connection in self._connections:
+            connection.close()
+
+    def apply(self, document: Document, *, namespace: str = "") -> Document:
+        """Server-side apply; a field that was applied before and is left out now is removed."""
+        body = {"apiVersion": _API_VERSIONS.get(document["kind"], "selvedge.dev/v1alpha1"), **document}
+        query = urlencode({"fieldManager": "test", "force": "true"})
+        path = f"{self._path(document['kind'], document['metadata']['name'], namespace)}?{query}"
+        return self._call("PATCH", path, body, "application/apply-patch+yaml")
+
+    def patch(self, kind: str, name: str, patch: Document) -> Document:
+        """Merge patch."""
+        return self._call("PATCH", self._path(kind, name), patch, "application/merge-patch+json")
+
+    def get(self, kind: str, name: str) -> Document | None:
+        """The object, or None."""
+        try:
+            return self._call("GET", self._path(kind, name))
+        except ApiError as error:
+            if error.code == 404:
+                return None
+            raise
+
+    def list(self, kind: str) -> list[Document]:
+        """All objects of a kind in the namespace."""
+        items: list[Document] = self._call("GET", self._path(kind))["items"]
+        return items
+
+    def delete(self, kind: str, name: str = "") -> None:
+        """Delete one object, or all of a kind."""
+        self._call("DELETE", self._path(kind, name))
+
+    def events(self, name: str, reason: str = "") -> list[Document]:
+        """The events about an object."""
+        found = self.list("Event")
+        return [e for e in found if e["regarding"]["name"] == name and (not reason or e["reason"] == reason)]
+
+    def _path(self, kind: str, name: str = "", namespace: str = "") -> str:
+        path = _PATHS[kind].format(f"namespaces/{namespace or self.namespace}")
+        return f"{path}/{name}" if name else path
+
+    def _call(
+        self, method: str, path: str, body: Document | None = None, content_type: str = "application/json"
+    ) -> Document:
+        connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=_SECONDS)
+            self._local.connection = connection
+            self._connections.append(connection)
+        try:
+            connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": content_type})
+            response = connection.getresponse()
+            document: Document = json.loads(response.read() or b"{}")
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            self._local.connection = None
+            raise
+        if response.status >= 300:
+            raise ApiError(response.status, document)
+        return document

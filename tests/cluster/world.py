@@ -1,0 +1,175 @@
+"""One test's part of the cluster: a namespace, an operator that watches only it, and servers to declare."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from psycopg import sql
+
+from sandbox import MongoEndpoint, PostgresEndpoint
+from tests.cluster.kube_api import Document, KubeApi
+from tests.cluster.operator_process import OperatorProcess
+
+T = TypeVar("T")
+SECONDS = 20.0
+
+
+def wait_for(condition: Callable[[], T], timeout: float = SECONDS, *, what: Callable[[], object] | None = None) -> T:
+    """Wait until ``condition()`` is true, and return what it returned; fails after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = condition()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            seen = f"; last seen: {what()}" if what else ""
+            raise AssertionError(f"waited {timeout:g} s in vain{seen}")
+        time.sleep(0.03)
+
+
+def condition(document: Document | None, kind: str = "Ready") -> Document:
+    """The condition of that type, or an empty one; ``current`` says whether it is about the present generation."""
+    found = ((document or {}).get("status") or {}).get("conditions") or ()
+    for entry in found:
+        if entry["type"] == kind:
+            current = entry.get("observedGeneration") == (document or {})["metadata"]["generation"]
+            return {**entry, "current": current}
+    return {"status": "", "reason": "", "message": "", "current": False}
+
+
+def verdict(document: Document | None) -> tuple[str, str, str]:
+    """Status, reason and message of Ready, if they are about the present generation."""
+    ready = condition(document)
+    return (ready["status"], ready["reason"], ready["message"]) if ready["current"] else ("", "", "")
+
+
+def secret(name: str, **values: str) -> Document:
+    """A Secret."""
+    data = {key.replace("__", "."): base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    return {"kind": "Secret", "metadata": {"name": name}, "data": data}
+
+
+@dataclass(slots=True)
+class World:
+    """What a test works with; ``name`` is the prefix of every database and role that it makes."""
+
+    api: KubeApi
+    operator: OperatorProcess
+    namespace: str
+    name: str
+    endpoint: PostgresEndpoint
+    kubeconfig: Path
+    databases: set[str] = field(default_factory=set)
+
+    # Declaring
+
+    def credentials(self, endpoint: PostgresEndpoint | MongoEndpoint, name: str, **override: str) -> None:
+        """The Secrets of an administrator and of a CA."""
+        login = {"username": endpoint.username, "password": endpoint.password, **override}
+        self.api.apply(secret(f"{name}-admin", **login))
+        self.api.apply(secret(f"{name}-ca", ca__crt=endpoint.ca))
+
+    def server(self, endpoint: PostgresEndpoint | None = None, name: str = "main", **spec: Any) -> str:
+        """A DatabaseServer with its Secrets: TLS verified in full; returns its name."""
+        endpoint = endpoint or self.endpoint
+        self.credentials(endpoint, name)
+        self.api.apply(self.server_document(endpoint, name, **spec))
+        return name
+
+    def server_document(self, endpoint: PostgresEndpoint, name: str = "main", **spec: Any) -> Document:
+        """The manifest of :meth:`server`."""
+        declared = {
+            "engine": "Postgres",
+            "hosts": [{"host": endpoint.host, "port": endpoint.port}],
+            "credentials": {"secretRef": {"name": f"{name}-admin"}},
+            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": f"{name}-ca"}},
+        }
+        return {"kind": "DatabaseServer", "metadata": {"name": name}, "spec": {**declared, **spec}}
+
+    def mongo_server(self, endpoint: MongoEndpoint, name: str = "mongo") -> str:
+        """A DatabaseServer for MongoDB."""
+        self.credentials(endpoint, name)
+        spec = {
+            "engine": "MongoDB",
+            "hosts": [{"host": endpoint.host, "port": endpoint.port}],
+            "credentials": {"secretRef": {"name": f"{name}-admin"}},
+            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": f"{name}-ca"}},
+            "mongodb": {"replicaSet": endpoint.replica_set},
+        }
+        self.api.apply({"kind": "DatabaseServer", "metadata": {"name": name}, "spec": spec})
+        return name
+
+    def schema_document(self, name: str, *, server: str = "main", database: str = "", **spec: Any) -> Document:
+        """The manifest of a DatabaseSchema on ``database`` (default: this test's)."""
+        database = database or self.name
+        self.databases.add(database)
+        declared = {"serverRef": {"name": server}, "database": database, "interval": "10s", **spec}
+        return {"kind": "DatabaseSchema", "metadata": {"name": name}, "spec": declared}
+
+    def schema(self, name: str, *, server: str = "main", database: str = "", **spec: Any) -> Document:
+        """Apply a DatabaseSchema; returns it as the API server has it."""
+        return self.api.apply(self.schema_document(name, server=server, database=database, **spec))
+
+    def role(self, suffix: str) -> str:
+        """A role name of this test's own."""
+        return f"{self.name}_{suffix}"
+
+    def touch(self, name: str) -> None:
+        """Have a DatabaseSchema looked at now: suspended and taken up again would change it, its server does not."""
+        self.api.patch("DatabaseServer", name, {"metadata": {"annotations": {"test/touched": str(time.time())}}})
+
+    # Looking
+
+    def ready(self, kind: str, name: str, timeout: float = SECONDS) -> Document:
+        """Wait until Ready is True for the present generation; returns the object."""
+        return self.until(kind, name, "True", timeout=timeout)
+
+    def until(self, kind: str, name: str, status: str, reason: str = "", timeout: float = SECONDS) -> Document:
+        """Wait until Ready has this status and reason for the present generation; returns the object."""
+
+        def reached() -> Document | None:
+            document = self.api.get(kind, name)
+            found = verdict(document)
+            return document if found[0] == status and reason in ("", found[1]) else None
+
+        return wait_for(reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-1500:]))
+
+    def sql(self, statement: str, *, database: str = "") -> list[tuple[Any, ...]]:
+        """Run one statement as the administrator in the test's database."""
+        with closing(self.endpoint.connect(database or self.name)) as connection:
+            cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def ask(self, question: str, *, database: str = "") -> Any:
+        """The first value of the first row."""
+        return self.sql(question, database=database)[0][0]
+
+    def clean(self) -> None:
+        """Drop the databases and roles of this test, whatever it left."""
+        drop(self.endpoint, self.name, self.databases | {self.name})
+
+
+def drop(endpoint: PostgresEndpoint, prefix: str, databases: set[str]) -> None:
+    """Drop databases, and the roles whose names start with ``prefix`` or belong to one of the databases."""
+    with closing(endpoint.connect()) as connection:
+        for name in sorted(databases):
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        rows = connection.execute("SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [prefix]).fetchall()
+        for (role,) in rows:
+            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
+        for (role,) in rows:
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@contextmanager
+def stopped(operator: OperatorProcess) -> Iterator[None]:
+    """Without the operator for a while."""
+    operator.stop()
+    yield
+    operator.start()

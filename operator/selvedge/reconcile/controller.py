@@ -23,6 +23,7 @@ from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
 from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
 from selvedge.reconcile.migrationrun import reconcile_run
+from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.queue import WorkQueue
 from selvedge.reconcile.store import Object, key_of, unit_of
 from selvedge.telemetry.logs import bind
@@ -33,6 +34,7 @@ KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, MIGRATION_RUNS)
 WATCH_LABEL = "selvedge.dev/watch=true"
 _RELIST_SECONDS = 600.0
 _INTERNAL_RETRY = 60.0
+_NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
 
 
 class Controller:
@@ -126,9 +128,27 @@ class Controller:
                 self.queue.add_after(key, self.context.random.uniform(1.0, 5.0))
             except Exception:  # noqa: BLE001 - one resource never ends the operator; the log has the traceback
                 _log.exception("a defect ended the pass; it is tried again", retry_seconds=_INTERNAL_RETRY)
-                self.context.metrics.reconciled(kind, str(Reason.INTERNAL_ERROR), time.monotonic() - started)
+                self.context.metrics.reconciled(
+                    _NAMES.get(kind, kind), str(Reason.INTERNAL_ERROR), time.monotonic() - started
+                )
                 self.queue.add_after(key, _INTERNAL_RETRY)
+                await self._confess(kind, rest)
         self.context.metrics.queue_depth(self.queue.depth())
+
+    async def _confess(self, kind: str, rest: list[str]) -> None:
+        """A defect shows in the status too: an empty one would leave its reader with nothing to go on."""
+        store = self.context.store
+        if kind == "unit":
+            resource, objects = DATABASE_SCHEMAS, store.unit((rest[0], rest[1]), rest[2])
+        else:
+            resource = DATABASE_SERVERS if kind == "server" else MIGRATION_RUNS
+            objects = [obj for obj in [store.get(resource.plural, rest[0], rest[1])] if obj is not None]
+        message = f"a defect in the operator ended the pass; it is tried again every {_INTERNAL_RETRY:g} s: see its log"
+        for obj in objects:
+            try:
+                await self.context.write_status(resource, obj, Outcome(False, Reason.INTERNAL_ERROR, message))
+            except SelvedgeError as error:
+                _log.warning("the status could not be written", error=error.message)
 
     async def _list(self) -> None:
         for resource in KINDS:
@@ -166,6 +186,5 @@ def _version(obj: Mapping[str, Any]) -> str:
 
 
 def _describe(kind: str, rest: list[str]) -> dict[str, str]:
-    names = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
-    described = {"resource": names.get(kind, kind), "namespace": rest[0], "name": rest[1]}
+    described = {"resource": _NAMES.get(kind, kind), "namespace": rest[0], "name": rest[1]}
     return {**described, "database": rest[2]} if kind == "unit" else described

@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 from psycopg import sql
 
 from sandbox import MongoEndpoint, PostgresEndpoint
@@ -177,6 +178,41 @@ def test_what_loses_data_waits_for_its_digest(
     assert approved.returncode == 0, approved.stdout + approved.stderr
     with postgres.connect(database_name) as connection:
         assert not connection.execute("SELECT FROM pg_namespace WHERE nspname = 'old'").fetchall()
+
+
+def test_the_digest_of_a_plan_lets_all_of_it_through(
+    on_postgres: Run, postgres: PostgresEndpoint, manifest: Path, database_name: str
+) -> None:
+    """Also where one plan concerns the server (a role) and the database (a schema that goes)."""
+    manifest.write_text(postgres_manifest(database_name, "[{name: shared}, {name: old}]"), encoding="utf-8")
+    assert on_postgres("apply", "-f", str(manifest), "--yes").returncode == 0
+    text = postgres_manifest(database_name, "[{name: shared}, {name: old, ensure: Absent}]")
+    manifest.write_text(
+        text.replace("    roles:\n", f"    roles:\n    - {{name: {database_name}_new}}\n"), encoding="utf-8"
+    )
+    planned = on_postgres("plan", "-f", str(manifest), "-o", "yaml")
+    [schema] = yaml.safe_load(planned.stdout)["schemas"]
+    assert [(change["kind"], change["risk"]) for change in schema["changes"]] == [
+        ("role", "Additive"),
+        ("schema", "Destructive"),
+    ]
+    approved = on_postgres("apply", "-f", str(manifest), "--yes", "--approve", schema["digest"])
+    assert approved.returncode == 0, approved.stdout + approved.stderr
+
+
+def test_what_waits_for_a_migration_is_nothing_to_do_and_not_equal(
+    on_postgres: Run, manifest: Path, database_name: str
+) -> None:
+    late = (
+        f"    - {{name: late, privileges: [SELECT], objects: {{tables: [shared.users]}}, to: [{database_name}_ro]}}\n"
+    )
+    with manifest.open("a", encoding="utf-8") as file:
+        file.write(late)
+    assert on_postgres("apply", "-f", str(manifest), "--yes").returncode == 2
+    assert on_postgres("plan", "-f", str(manifest)).returncode == 0
+    verified = on_postgres("verify", "-f", str(manifest))
+    assert verified.returncode == 2
+    assert "  Waiting  grant  late  " in verified.stdout
 
 
 def test_two_declarations_of_one_database_are_one_unit(on_postgres: Run, manifest: Path, database_name: str) -> None:

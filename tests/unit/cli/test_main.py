@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
@@ -63,6 +67,23 @@ def test_a_server_that_is_not_there_is_one_sentence() -> None:
     result = invoke("plan", "-f", "-", "--url", URL, stdin=MANIFEST)
     assert result.exit_code == 1
     assert result.stderr == "error: server localhost:1 cannot be reached: check host, port and network policies\n"
+
+
+def test_an_interrupt_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "fashion-wallet.yaml"
+    path.write_text(MANIFEST, encoding="utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(30)
+        url = f"postgresql://selvedge@127.0.0.1:{silent.getsockname()[1]}/?sslmode=disable"
+        command = [sys.executable, "-m", "selvedge", "plan", "-f", str(path), "--url", url]
+        environ = {**os.environ, "SELVEDGE_PASSWORD": "marked"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ) as process:
+            connection, _ = silent.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert stderr.strip() == "error: interrupted: see with `verify` how the databases stand"
 
 
 def test_run_names_a_bad_setting() -> None:

@@ -1,4 +1,4 @@
-"""Fashion Wallet in a sandbox: what a person would apply to a cluster, put in with kubectl, and the operator beside it."""
+"""Fashion Wallet in a sandbox: what a person would apply to a cluster, put in by kubectl, and the operator."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ class Wallet:
         """``kubectl apply`` of a text; what kubectl printed."""
         return self.sandbox.kubectl("apply", "-f", "-", input=manifest).stdout
 
-    def wait_ready(self, kinds: str, *names: str, timeout: int = 120) -> None:
+    def wait_ready(self, kinds: str, *names: str, timeout: int = 60) -> None:
         """``kubectl wait --for=condition=Ready``."""
-        arguments = ("-n", NAMESPACE, "wait", "--for=condition=Ready", f"--timeout={timeout}s", kinds)
+        arguments = ("wait", "--for=condition=Ready", f"--timeout={timeout}s", "-n", NAMESPACE, kinds)
         self.sandbox.kubectl(*arguments, *(names or ("--all",)), timeout=timeout * 3)
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
         """One resource, whole."""
         found: dict[str, Any] = json.loads(
-            self.sandbox.kubectl("-n", NAMESPACE, "get", kind, name, "-o", "json").stdout
+            self.sandbox.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json").stdout
         )
         return found
 
@@ -129,7 +129,7 @@ class Wallet:
     def events(self, reason: str) -> list[str]:
         """The messages of the namespace's events with this reason."""
         selector = f"--field-selector=reason={reason}"
-        answer = self.sandbox.kubectl("-n", NAMESPACE, "get", "events", selector, "-o", "json").stdout
+        answer = self.sandbox.kubectl("get", "events", "-n", NAMESPACE, selector, "-o", "json").stdout
         items = json.loads(answer)["items"]
         return [f"{item['involvedObject']['name']}: {item['message']}" for item in items]
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.core.unit import UnitResult
+from selvedge.migrate.protocol import MigrationSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,15 @@ class Engine(Protocol):
 
     async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """Take away what only the unit's ``deleting`` members made; the other members' objects are left alone."""
+        ...
+
+    def migrations(
+        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+    ) -> AbstractAsyncContextManager[MigrationSession]:
+        """A session of the database's migrator, never of the administrator, for one run (a resource's uid).
+
+        ``run_as`` and ``owner`` are roles of a Postgres database; MongoDB has none.
+        """
         ...
 
     def connections(self) -> dict[str, int]:

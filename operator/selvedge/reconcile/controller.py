@@ -112,7 +112,7 @@ class Controller:
                 self.queue.add(("unit", *unit_of(schema)))
 
     async def _work(self, key: Hashable) -> None:
-        kind, *rest = key if isinstance(key, tuple) else ("", str(key))
+        kind, *rest = (str(part) for part in key) if isinstance(key, tuple) else ("", str(key))
         with bind(**_describe(kind, rest)):
             started = time.monotonic()
             try:

@@ -6,8 +6,6 @@ The history in the database is the truth. A run that was cut off is simply run a
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,19 +20,14 @@ from selvedge.core.backoff import delay
 from selvedge.core.conditions import find, timestamp
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
-
-from selvedge.engines.postgres.connections import open_connection
-from selvedge.engines.postgres.migrator import open_session as open_postgres
-
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
 from selvedge.migrate.load import load
 from selvedge.migrate.plan import RunPlan, digest, plan
-from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress, Timeouts
+from selvedge.migrate.protocol import MigrationState, Progress, Timeouts
 from selvedge.migrate.runner import RunResult, run
 from selvedge.reconcile.autoapply import FINISHED, read_files, source_of
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
-from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, unit_of
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile.migrationrun")
@@ -91,9 +84,11 @@ async def _run(context: Context, obj: Object, board: _Board) -> None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     files = await _files(context, obj, schema_obj)
     migrations = load(files, server.spec.engine.value)
+    role, owner = _roles(schema)
+    uid = str(obj["metadata"]["uid"])
     async with (
         server.migrating(),
-        _session(server, schema, context.settings.metadata_schema, str(obj["metadata"]["uid"])) as session,
+        server.engine.migrations(schema.database, run_as=role, owner=owner, run=uid) as session,
     ):
         todo = plan(
             migrations,
@@ -139,28 +134,16 @@ async def _files(context: Context, obj: Object, schema: Object) -> dict[str, str
     return await read_files(context, str(obj["metadata"]["namespace"]), source)
 
 
-@asynccontextmanager
-async def _session(
-    server: Server, schema: DatabaseSchemaSpec, metadata_schema: str, uid: str
-) -> AsyncIterator[MigrationSession]:
-    """The migrator's session: never the administrator's (design §5)."""
+def _roles(schema: DatabaseSchemaSpec) -> tuple[str, str]:
+    """The role that migrations run as, and the database's owner; empty for MongoDB, which has neither."""
     if schema.postgres is None:
-        async with open_mongodb(server.target, database=schema.database) as session:
-            yield session
-        return
-    owner = schema.postgres.owner
+        return "", ""
+    owner = schema.postgres.owner or ""
     role = (schema.migrations.role if schema.migrations else None) or owner
-    if role is None:
+    if not role:
         message = "migrations need a role to run as: set spec.postgres.owner or spec.migrations.role"
         raise InvalidError(Reason.INVALID_SPEC, message)
-    admin = await open_connection(server.target, schema.database)
-    async with (
-        admin,
-        open_postgres(
-            server.target, admin, database=schema.database, run_as=role, owner=owner, schema=metadata_schema, run=uid
-        ) as session,
-    ):
-        yield session
+    return role, owner
 
 
 @dataclass(slots=True)

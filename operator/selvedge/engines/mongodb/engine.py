@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,16 @@ from selvedge.engines.mongodb.compile import Compilation, compile_unit, declared
 from selvedge.engines.mongodb.connect import Server, operation
 from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
 from selvedge.engines.mongodb.lock import Lock, locked
+from selvedge.engines.mongodb.migrations import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from selvedge.core.mongodb.changes import Change
     from selvedge.engines.base import Member, Observer, ServerFacts, ServerTarget, Unit
     from selvedge.engines.mongodb.claims import Claim
     from selvedge.engines.mongodb.policy import Decision
+    from selvedge.migrate.protocol import MigrationSession
 
 _ROUNDS = 4
 
@@ -66,6 +68,8 @@ class MongoEngine:
     """One MongoDB server or replica set."""
 
     def __init__(self, target: ServerTarget, observer: Observer) -> None:
+        self._target = target
+        self._observer = observer
         self._server = Server(target, observer)
         self._system: str | None = None
 
@@ -106,6 +110,16 @@ class MongoEngine:
                 digest = policy.plan_digest(self._system or "", unit.database, changes[uid])
                 members[uid] = replace(member, digest=digest)
         return replace(result, members=members)
+
+    @asynccontextmanager
+    async def migrations(
+        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+    ) -> AsyncIterator[MigrationSession]:
+        """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as."""
+        async with open_session(
+            self._target, self._server, database=database, observer=self._observer, run=run
+        ) as session:
+            yield session
 
     def connections(self) -> dict[str, int]:
         """Connections that are open now, by state: active, idle, waiting."""

@@ -46,7 +46,7 @@ class Lease:
         if time.monotonic() - self._renewed > self._lease - min(_MARGIN, self._lease / 4):
             raise TransientError(
                 Reason.WAITING_FOR_LOCK,
-                f"the migrations' lease of database {self._database} could not be renewed in time; tried again by itself",
+                f"the migrations' lease of database {self._database} could not be renewed in time; tried again",
             )
 
     async def acquire(self) -> bool:
@@ -84,14 +84,19 @@ class Lease:
         value = reply.get("value")
         if value is None:
             return False
-        if int(value["fence"]) != self.fence:
-            # a document of its own: the renewals of the lease would conflict with long transactions that guard theirs
-            newest = {"q": {"_id": _FENCE}, "u": {"$max": {"fence": int(value["fence"])}}, "upsert": True}
-            await self._send({"update": COLLECTION, "updates": [newest]})
         self.fence, self._renewed = int(value["fence"]), sent
         if self._task is None:
             self._task = asyncio.create_task(self._beat())
         return True
+
+    async def publish(self) -> None:
+        """Make our fence the newest: from here on nobody who held the lease before can commit.
+
+        It is a document of its own, because the renewals of the lease would conflict with every long transaction that
+        guards itself by it. This waits for a transaction of the holder before, which is to be ended first.
+        """
+        newest = {"q": {"_id": _FENCE}, "u": {"$max": {"fence": self.fence}}, "upsert": True}
+        await self._send({"update": COLLECTION, "updates": [newest]})
 
     async def release(self) -> None:
         """Let the next one in at once."""

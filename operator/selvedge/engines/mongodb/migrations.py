@@ -137,6 +137,8 @@ class MongoMigrations:
             await asyncio.sleep(self._random.uniform(*_POLL))
         await waiting("")
         await self._make_user()
+        await self._end_leftovers()
+        await self._lease.publish()
         for collection in (HISTORY, EVENTS):
             try:
                 await self._admin.run(self._database, {"create": collection}, None, read=False)
@@ -172,7 +174,12 @@ class MongoMigrations:
                 await self._together(migration, commands[done : done + 1], done + 1, started, control)
             else:
                 await self._record(migration, done, started, control, sent=True)
-                await self._alone(migration, command, pending and done == first)
+                try:
+                    await self._alone(migration, command, pending and done == first)
+                except StatementFailedError:
+                    # the server's answer is known: what exists later was not made by this command
+                    await self._record(migration, done, started, control)
+                    raise
                 await self._record(migration, done + 1, started, control)
             await control.advance(done + 1)
 
@@ -346,12 +353,20 @@ class MongoMigrations:
             limits=replace(self._target.limits, max=3),
         )
         self._work = Server(target, self._observer)
-        pipeline = [{"$currentOp": {"allUsers": False}}, {"$match": {"command.aggregate": {"$ne": 1}}}]
-        listing = {"aggregate": 1, "pipeline": pipeline, "cursor": {}}
-        reply = await self._work.command("admin", listing, limit)
-        for operation in reply["cursor"]["firstBatch"]:
-            if operation.get("opid") is not None and operation.get("active"):
-                await self._work.command("admin", {"killOp": 1, "op": operation["opid"]}, limit)
+
+    async def _end_leftovers(self) -> None:
+        """End commands and transactions of a run that was killed: both would go on on the server for a while."""
+        try:
+            client = await self._server.client()
+            async with client.start_session() as session:
+                sessions = {"aggregate": 1, "pipeline": [{"$listLocalSessions": {}}], "cursor": {}}
+                reply: Doc = await client["admin"].command(sessions, session=session)
+                ours = session.session_id["id"]
+                others = [{"id": one["_id"]["id"]} for one in reply["cursor"]["firstBatch"] if one["_id"]["id"] != ours]
+                if others:
+                    await client["admin"].command({"killSessions": others}, session=session)
+        except (PyMongoError, OSError) as error:
+            raise self._server.error(error, "ending the sessions of an earlier run") from None
 
     async def _drop_user(self) -> None:
         command = {"dropUser": user_name(self._database)}

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 
 import psycopg
@@ -19,12 +20,14 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.base import Observer, ServerFacts, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
-from selvedge.engines.postgres.connections import Connections, Session
+from selvedge.engines.postgres.connections import Connections, Session, open_connection
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
+from selvedge.engines.postgres.migrator import open_session
 from selvedge.engines.postgres.passes import Pass, Work
 from selvedge.engines.postgres.probe import probe
 from selvedge.engines.postgres.removal import remove_members
 from selvedge.engines.postgres.transaction import ChangeFailedError, ClusterView, Transaction, read_cluster
+from selvedge.migrate.protocol import MigrationSession
 
 #: How long what other databases' claims look like is believed before it is read again, for passes that only look.
 _VIEW_SECONDS = 30.0
@@ -58,6 +61,26 @@ class PostgresEngine:
     async def probe(self) -> ServerFacts:
         """Log in and look; see :meth:`Engine.probe`."""
         return await probe(self.pool, self.target)
+
+    @asynccontextmanager
+    async def migrations(
+        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+    ) -> AsyncIterator[MigrationSession]:
+        """See :meth:`selvedge.engines.base.Engine.migrations`."""
+        admin = await open_connection(self.target, database)
+        async with (
+            admin,
+            open_session(
+                self.target,
+                admin,
+                database=database,
+                run_as=run_as,
+                owner=owner or None,
+                schema=self.metadata_schema,
+                run=run,
+            ) as session,
+        ):
+            yield session
 
     def connections(self) -> dict[str, int]:
         """Connections by state."""

@@ -283,24 +283,25 @@ def mongo_url(mongodb: MongoEndpoint) -> str:
     return f"mongodb://{mongodb.username}@{mongodb.host}:{mongodb.port}/?replicaSet={mongodb.replica_set}{ca}"
 
 
-def test_mongodb_plan_apply_verify_and_drift(mongodb: MongoEndpoint, mongo_database: str, tmp_path: Path) -> None:
-    path = tmp_path / "designs.yaml"
-    path.write_text(
-        f"""\
+def mongo_manifest(database: str, name: str = "designs") -> str:
+    return f"""\
 apiVersion: selvedge.dev/v1alpha1
 kind: DatabaseSchema
-metadata: {{name: designs, namespace: shop}}
+metadata: {{name: {name}, namespace: shop}}
 spec:
   serverRef: {{name: main-mongo}}
-  database: {mongo_database}
+  database: {database}
   mongodb:
     collections:
     - name: designs
       validator: {{$jsonSchema: {{bsonType: object, required: [userId]}}}}
       indexes: [{{name: userId, keys: [{{field: userId}}]}}]
-""",
-        encoding="utf-8",
-    )
+"""
+
+
+def test_mongodb_plan_apply_verify_and_drift(mongodb: MongoEndpoint, mongo_database: str, tmp_path: Path) -> None:
+    path = tmp_path / "designs.yaml"
+    path.write_text(mongo_manifest(mongo_database), encoding="utf-8")
 
     def call(command: str, *more: str, password: str = "") -> subprocess.CompletedProcess[str]:
         environ = {"SELVEDGE_PASSWORD": password or mongodb.password}
@@ -321,6 +322,15 @@ spec:
     assert [(change["kind"], change["name"]) for change in schema["changes"]] == [("index", "designs.userId")]
     assert call("apply", "--yes").returncode == 0
     assert call("verify").returncode == 0
+
+    # Whether `designs` is gone or only in another file cannot be known here: its claims hold.
+    path.write_text(mongo_manifest(mongo_database, "other"), encoding="utf-8")
+    conflict = call("plan", "-o", "json")
+    assert conflict.returncode == 2
+    [schema] = json.loads(conflict.stdout)["schemas"]
+    assert {problem["reason"] for problem in schema["problems"]} == {"Conflict"}
+    assert schema["changes"] == []
+
     wrong = f"marked{uuid.uuid4().hex}"
     refused = call("verify", password=wrong)
     assert refused.returncode == 1

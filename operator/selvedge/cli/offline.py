@@ -70,7 +70,8 @@ def request(
         members.setdefault(resource.spec.database, []).append(_member(resource))
     redactor = Redactor()
     redactor.add(target.password)
-    units = tuple(Unit(database, tuple(of), cluster) for database, of in members.items())
+    # Nobody here can say that another DatabaseSchema is gone: its claims hold.
+    units = tuple(Unit(database, tuple(of), cluster, alive=lambda _: True) for database, of in members.items())
     return Request(engine, target, units, redactor)
 
 

@@ -82,6 +82,14 @@ class GrantRole(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class RevokeAdminOption(Narrowing):
+    """``REVOKE ADMIN OPTION FOR role FROM member``: before Postgres 16 a second GRANT does not take it away."""
+
+    grantee: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class RevokeRole(Narrowing):
     """``REVOKE role FROM member``."""
 
@@ -239,6 +247,7 @@ ORDER: tuple[type[Change], ...] = (
     CommentRole,
     SetRoleSetting,
     GrantRole,
+    RevokeAdminOption,
     CreateDatabase,
     AlterDatabaseOwner,
     SetDatabaseSetting,

@@ -13,6 +13,7 @@ from selvedge.core.postgres.changes import (
     DropClaims,
     DropRole,
     GrantRole,
+    RevokeAdminOption,
     RevokeRole,
     SetRoleSetting,
     WriteClaims,
@@ -191,7 +192,9 @@ def _memberships(
             wanted = {other: kept for other, kept in wanted.items() if other != name}
             continue
         live = current.memberships.get(name)
-        if live is None or (version >= 160000 and live != membership) or live.admin != membership.admin:
+        if live is not None and version < 160000 and live.admin and not membership.admin:
+            changes.append(RevokeAdminOption(ref, role.member, role.name, name))
+        elif live is None or (version >= 160000 and live != membership) or live.admin != membership.admin:
             changes.append(GrantRole(ref, role.member, role.name, membership))
     for name in sorted(current.memberships.keys() - wanted.keys()):
         changes.append(RevokeRole(ref, role.member, role.name, name))

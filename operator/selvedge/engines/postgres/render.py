@@ -67,6 +67,12 @@ def _(change: c.RevokeRole) -> sql.Composable:
 
 
 @_render.register
+def _(change: c.RevokeAdminOption) -> sql.Composable:
+    statement = sql.SQL("REVOKE ADMIN OPTION FOR {} FROM {}")
+    return statement.format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+
+
+@_render.register
 def _(change: c.DropRole) -> sql.Composable:
     return sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(change.role))
 

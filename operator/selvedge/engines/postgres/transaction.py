@@ -297,6 +297,7 @@ _DOING = {
     c.RevokePrivileges: "REVOKE",
     c.GrantRole: "GRANT",
     c.RevokeRole: "REVOKE",
+    c.RevokeAdminOption: "REVOKE",
 }
 
 

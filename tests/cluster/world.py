@@ -120,9 +120,17 @@ class World:
         """A role name of this test's own."""
         return f"{self.name}_{suffix}"
 
-    def touch(self, name: str) -> None:
-        """Have a DatabaseSchema looked at now: suspended and taken up again would change it, its server does not."""
-        self.api.patch("DatabaseServer", name, {"metadata": {"annotations": {"test/touched": str(time.time())}}})
+    def trigger(self) -> Document:
+        """A migration source that nothing is applied from: a change of its ConfigMap makes a pass (:meth:`look`)."""
+        labels = {"selvedge.dev/watch": "true"}
+        self.api.apply({"kind": "ConfigMap", "metadata": {"name": "trigger", "labels": labels}, "data": {}})
+        return {"autoApply": False, "source": {"configMaps": [{"name": "trigger"}]}}
+
+    def look(self) -> None:
+        """Have every DatabaseSchema with ``migrations`` of :meth:`trigger` looked at now, and wait until one was."""
+        before = self.operator.value("selvedge_reconcile_total", kind="DatabaseSchema")
+        self.api.patch("ConfigMap", "trigger", {"metadata": {"annotations": {"test/touched": str(time.time())}}})
+        wait_for(lambda: self.operator.value("selvedge_reconcile_total", kind="DatabaseSchema") > before)
 
     # Looking
 

@@ -108,7 +108,8 @@ async def test_the_history_is_written_after_an_escape(shop: Shop, escape: str) -
 async def test_operators_of_the_migration_do_not_run_in_the_history_write(shop: Shop) -> None:
     text = (
         "CREATE FUNCTION shop.now() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE 'caught'; END $$;"
-        "CREATE FUNCTION shop.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS $$ BEGIN RAISE 'caught'; END $$;"
+        "CREATE FUNCTION shop.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql "
+        "AS $$ BEGIN RAISE 'caught'; END $$;"
         "GRANT USAGE ON SCHEMA shop TO PUBLIC; SET search_path = shop, pg_catalog;"
     )
     assert (await shop.up({FILE: text})).error is None

@@ -74,7 +74,7 @@ class Child:
         await self.process.wait()
 
 
-async def _converges(shop: Shop, files: dict[str, str] = FILES, done: set[tuple[str]] = DONE) -> None:  # noqa: B006
+async def _converges(shop: Shop, files: dict[str, str] = FILES, done: set[tuple[str]] = DONE) -> None:
     result = await shop.up(files)
     assert result.error is None, result.error
     assert sorted(shop.query("SELECT what FROM shop.log")) == sorted(done)

@@ -180,6 +180,8 @@ async def test_a_valid_index_is_never_dropped(shop: Shop) -> None:
     result = await shop.up(INDEX_FILES)
     assert result.migrations[0].error is not None
     assert result.migrations[0].error.sqlstate == "42P07"
+    again = await shop.up(INDEX_FILES)
+    assert again.error is not None, "somebody else's index is not taken for ours"
     assert shop.value("SELECT 'shop.designs_owner'::regclass::oid") == before
 
 

@@ -1,0 +1,306 @@
+"""MongoDB's migrations on a real replica set."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from bson import ObjectId
+from pymongo.errors import OperationFailure
+
+from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.base import ConnectionLimits, ServerTarget, TlsOptions
+from selvedge.engines.mongodb.connect import Server
+from selvedge.engines.mongodb.migration_lease import COLLECTION, Lease
+from selvedge.engines.mongodb.migrations import MongoMigrations, open_session
+from selvedge.migrate import MigrationState, Progress, RunResult, Timeouts, load, make_plan, run
+from tests.engines.mongodb_support import Record
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandbox import MongoEndpoint
+
+USERS = "20250101000000_users.json"
+INDEX = "20250201000000_index.json"
+
+
+def up(*commands: dict[str, Any], **options: Any) -> str:
+    return json.dumps({"up": commands, **options}, indent=1)
+
+
+FILES = {
+    USERS: up(
+        {"create": "users", "validator": {"$jsonSchema": {"required": ["name"]}}},
+        {"insert": "users", "documents": [{"_id": {"$oid": "65a000000000000000000001"}, "name": "a", "n": 0}]},
+        {"update": "users", "updates": [{"q": {}, "u": {"$inc": {"n": 1}}, "multi": True}]},
+    ),
+    INDEX: up({"createIndexes": "users", "indexes": [{"key": {"name": 1}, "name": "name", "unique": True}]}),
+}
+
+
+@dataclass
+class Shop:
+    endpoint: MongoEndpoint
+    database: str
+    rows: list[Progress] = field(default_factory=list)
+
+    def target(self) -> ServerTarget:
+        endpoint = self.endpoint
+        return ServerTarget(
+            hosts=((endpoint.host, endpoint.port),),
+            username=endpoint.username,
+            password=endpoint.password,
+            tls=TlsOptions("VerifyFull", endpoint.ca) if endpoint.ca else TlsOptions("Disable"),
+            limits=ConnectionLimits(),
+            replica_set=endpoint.replica_set,
+        )
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[MongoMigrations]:
+        admin = Server(self.target(), Record())
+        try:
+            async with open_session(
+                self.target(), admin, database=self.database, observer=Record(), run="run-uid"
+            ) as session:
+                yield session
+        finally:
+            await admin.close()
+
+    async def up(self, files: dict[str, str], **options: Any) -> RunResult:
+        async def remember(row: Progress) -> None:
+            self.rows.append(row)
+
+        async with self.session() as session:
+            plan = make_plan(load(files, "MongoDB"), await session.history())
+            known: dict[str, Any] = {"stop": asyncio.Event(), "may_write": lambda: None, "timeouts": Timeouts()}
+            return await run(session, plan, on_progress=remember, **{**known, **options})
+
+    def find(self, collection: str, **query: Any) -> list[dict[str, Any]]:
+        with self.endpoint.client() as client:
+            return list(client[self.database][collection].find(query))
+
+    def command(self, document: dict[str, Any]) -> dict[str, Any]:
+        with self.endpoint.client() as client:
+            return client[self.database].command(document)
+
+
+@pytest.fixture
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
+    return Shop(mongodb, mongo_database)
+
+
+async def test_up(shop: Shop) -> None:
+    result = await shop.up(FILES)
+    assert result.error is None, result.error
+    assert [row.state for row in result.migrations] == [MigrationState.APPLIED] * 2
+    assert shop.find("users") == [{"_id": ObjectId("65a000000000000000000001"), "name": "a", "n": 1}]
+    rows = shop.find("selvedge.history")
+    assert [(row["_id"], row["state"], row["runUid"]) for row in rows] == [
+        ("20250101000000", "Applied", "run-uid"),
+        ("20250201000000", "Applied", "run-uid"),
+    ]
+    assert rows[0]["appliedAt"] is not None
+    assert len(shop.find("selvedge.events")) == 2
+    assert shop.command({"usersInfo": 1})["users"] == []
+    assert (await shop.up(FILES)).migrations == ()
+
+
+async def test_a_command_fails(shop: Shop) -> None:
+    files = {
+        **FILES,
+        INDEX: up({"create": "a"}, {"insert": "users", "documents": [{"x": "secret"}]}, {"create": "b"}),
+    }
+    result = await shop.up(files)
+    error = result.migrations[1].error
+    assert error is not None
+    assert (error.file, error.line, error.sqlstate) == (INDEX, 6, "121")
+    assert '"insert": "users"' in error.statement
+    assert result.migrations[1].statements == "1/3"
+    assert [row["commandsDone"] for row in shop.find("selvedge.history", state="Partial")] == [1]
+    mended = json.loads(files[INDEX])
+    mended["up"][1] = {"insert": "users", "documents": [{"name": "b"}]}
+    result = await shop.up({**files, INDEX: json.dumps(mended, indent=1)})
+    assert result.error is None, result.error
+    assert len(shop.find("users")) == 2
+
+
+async def test_duplicate_key_tells_no_value(shop: Shop) -> None:
+    files = {
+        **FILES,
+        INDEX: up(
+            {"insert": "users", "documents": [{"name": "hidden"}, {"name": "hidden"}]},
+            {"createIndexes": "users", "indexes": [{"key": {"name": 1}, "name": "n", "unique": True}]},
+        ),
+    }
+    result = await shop.up(files)
+    error = result.migrations[1].error
+    assert error is not None
+    assert "E11000" in error.message
+    assert "hidden" not in error.message
+
+
+async def test_changed_after_it_ran(shop: Shop) -> None:
+    await shop.up(FILES)
+    with pytest.raises(InvalidError) as error:
+        await shop.up({**FILES, INDEX: up({"create": "x"})})
+    assert error.value.reason is Reason.CHECKSUM_MISMATCH
+
+
+async def test_tolerated_only_where_the_file_says_so(shop: Shop) -> None:
+    shop.command({"create": "a", "capped": True, "size": 4096})
+    result = await shop.up({USERS: up({"create": "a"})})
+    assert result.migrations[0].error is not None
+    assert result.migrations[0].error.sqlstate == "NamespaceExists"
+    result = await shop.up({USERS: up({"create": "a", "ifNotExists": True, "capped": False})})
+    assert result.error is not None
+    result = await shop.up({USERS: up({"create": "a", "ifNotExists": True}, {"drop": "none", "ifNotExists": True})})
+    assert result.error is None, result.error
+
+
+async def test_options_conflict_of_indexes(shop: Shop) -> None:
+    await shop.up(FILES)
+    for keys, name, code in (
+        ({"name": 1}, "other", "IndexOptionsConflict"),
+        ({"n": 1}, "name", "IndexKeySpecsConflict"),
+    ):
+        command = {"createIndexes": "users", "indexes": [{"key": keys, "name": name, "unique": True}]}
+        result = await shop.up({**FILES, "20250301000000_more.json": up(command)})
+        assert result.migrations[0].error is not None
+        assert result.migrations[0].error.sqlstate == code
+    same = {"createIndexes": "users", "indexes": [{"key": {"name": 1}, "name": "name", "unique": True}]}
+    assert (await shop.up({**FILES, "20250301000000_more.json": up(same)})).error is None
+
+
+async def test_one_transaction(shop: Shop) -> None:
+    insert = {"insert": "b", "documents": [{"_id": 1}]}
+    result = await shop.up({USERS: up({"create": "b"}, insert, insert, transaction=True)})
+    assert result.migrations[0].error is not None
+    assert result.migrations[0].error.sqlstate == "11000"
+    assert shop.find("b") == []
+    assert shop.find("selvedge.history") == []
+    assert (await shop.up({USERS: up({"create": "b"}, insert, transaction=True)})).error is None
+
+
+async def test_what_a_transaction_cannot_hold(shop: Shop) -> None:
+    await shop.up(FILES)
+    result = await shop.up({**FILES, "20250301000000_more.json": up({"drop": "users"}, transaction=True)})
+    error = result.migrations[0].error
+    assert error is not None
+    assert error.sqlstate == "OperationNotSupportedInTransaction"
+    assert "remove" in error.hint
+
+
+async def test_the_migrator_reaches_its_database_only(shop: Shop) -> None:
+    for command in (
+        {"createUser": "evil", "pwd": "x", "roles": ["root"]},
+        {"grantRolesToUser": f"{shop.database}_migrator", "roles": [{"role": "root", "db": "admin"}]},
+        {"renameCollection": f"{shop.database}.users", "to": "other.users"},
+        {"aggregate": "users", "pipeline": [{"$out": {"db": "admin", "coll": "evil"}}], "cursor": {}},
+        {"dropUser": "root"},
+        {"shutdown": 1},
+    ):
+        result = await shop.up({USERS: up(command)})
+        assert result.migrations[0].error is not None, command
+        assert result.migrations[0].error.sqlstate in ("Unauthorized", "13"), result.migrations[0].error
+    assert shop.command({"usersInfo": 1})["users"] == []
+
+
+async def test_two_runners_at_once(shop: Shop) -> None:
+    results = await asyncio.gather(*(Shop(shop.endpoint, shop.database).up(FILES) for _ in range(3)))
+    assert [result.error for result in results] == [None] * 3
+    assert shop.find("users")[0]["n"] == 1
+    assert len(shop.find("selvedge.events")) == 2
+
+
+async def test_the_lease_goes_over_with_a_new_fence(shop: Shop) -> None:
+    servers = [Server(shop.target(), Record()) for _ in range(2)]
+    try:
+        first, second = (Lease(server, shop.database, lease=0.5) for server in servers)
+        assert await first.acquire()
+        assert first._task is not None
+        first._task.cancel()  # a holder that hangs
+        assert not await second.acquire()
+        deadline = asyncio.get_running_loop().time() + 5
+        while not await second.acquire():
+            await asyncio.sleep(0.05)
+            assert asyncio.get_running_loop().time() < deadline
+        assert (first.fence, second.fence) == (1, 2)
+        with pytest.raises(TransientError):
+            first.check()
+        await second.publish()
+        assert shop.command(first.guard())["n"] == 0
+        assert shop.command(second.guard())["n"] == 1
+        with contextlib.suppress(asyncio.CancelledError):
+            await first.release()
+        assert shop.find(COLLECTION, _id="lease")[0]["fence"] == 2
+        await second.release()
+    finally:
+        for server in servers:
+            await server.close()
+
+
+async def test_a_runner_that_lost_its_lease_writes_nothing(shop: Shop) -> None:
+    taken = False
+
+    def may_write() -> None:
+        nonlocal taken
+        if shop.rows and shop.rows[-1].done == 1 and not taken:
+            taken = True
+            shop.command({"update": COLLECTION, "updates": [{"q": {"_id": "fence"}, "u": {"$inc": {"fence": 1}}}]})
+
+    result = await shop.up(FILES, may_write=may_write)
+    assert isinstance(result.error, TransientError)
+    assert shop.find("users") == []
+    shop.command({"update": COLLECTION, "updates": [{"q": {"_id": "lease"}, "u": {"$inc": {"fence": 1}}}]})
+    assert (await shop.up(FILES)).error is None
+
+
+@pytest.mark.parametrize("line", range(3, 12))
+async def test_killed(shop: Shop, line: int) -> None:
+    target = shop.target()
+    order = {
+        "engine": "MongoDB",
+        "host": target.hosts[0][0],
+        "port": target.hosts[0][1],
+        "username": target.username,
+        "password": target.password,
+        "replica_set": target.replica_set,
+        "tls": [target.tls.mode, target.tls.ca],
+        "database": shop.database,
+        "files": FILES,
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("migrations_child.py")),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(order).encode())
+        process.stdin.close()
+        for _ in range(line):
+            await process.stdout.readline()
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    # the lease of the dead is waited for in production; here it ends at once
+    with contextlib.suppress(OperationFailure):
+        shop.command(
+            {"update": COLLECTION, "updates": [{"q": {"_id": "lease"}, "u": [{"$set": {"expires": "$$NOW"}}]}]}
+        )
+    result = await shop.up(FILES)
+    assert result.error is None, result.error
+    assert [row["n"] for row in shop.find("users")] == [1]
+    assert {row["state"] for row in shop.find("selvedge.history")} == {"Applied"}
+    assert len(shop.find("selvedge.events")) == 2

@@ -1,0 +1,175 @@
+"""Names, markers, directives and checksums of migration files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from selvedge.core.errors import InvalidError
+from selvedge.core.reasons import Reason
+from selvedge.migrate import load
+from selvedge.migrate.names import parse_name, sort_key
+
+
+def test_both_styles_and_the_order() -> None:
+    found = load(
+        {
+            "README.md": "not a migration",
+            "20250102000000_pair.up.sql": "SELECT 1;",
+            "20250102000000_pair.down.sql": "SELECT 2;",
+            "0001_first.sql": "SELECT 3;",
+            "20250101000000_single.sql": "-- migrate:up\nSELECT 4;\n-- migrate:down\nSELECT 5;\n",
+            "2025010100000001_more.sql": "SELECT 6;",
+        }
+    )
+    assert [(one.version, one.name, one.down) for one in found] == [
+        (1, "first", None),
+        (20250101000000, "single", "\nSELECT 5;"),
+        (2025010100000001, "more", None),
+        (20250102000000, "pair", "SELECT 2;"),
+    ]
+
+
+@pytest.mark.parametrize("digits", ["1", "0001", "1700000000", "20250101000000", "202501010000000001", "9" * 20])
+def test_versions_of_every_length(digits: str) -> None:
+    name = parse_name(f"{digits}_x.sql", "Postgres")
+    assert name is not None
+    assert name.version == int(digits)
+
+
+def test_versions_sort_by_their_first_14_digits() -> None:
+    versions = [20250102000000, 202501010000000009, 2025010100000001, 20250101000000, 5, 1700000000]
+    assert sorted(versions, key=sort_key) == [
+        5,
+        1700000000,
+        20250101000000,
+        2025010100000001,
+        202501010000000009,
+        20250102000000,
+    ]
+
+
+REFUSED = {
+    "no version": ({"users.sql": "SELECT 1"}, "is not YYYYMMDDHHMMSS_description.sql"),
+    "spaces": ({"1_a b.sql": "SELECT 1"}, "is not YYYYMMDDHHMMSS_description.sql"),
+    "too long": ({"1" * 21 + "_a.sql": "SELECT 1"}, "21 digits"),
+    "zero": ({"000_a.sql": "SELECT 1"}, "version 0"),
+    "twice": ({"1_a.sql": "SELECT 1", "01_b.sql": "SELECT 1"}, "version 1 is used twice"),
+    "two styles": ({"1_a.sql": "SELECT 1", "1_a.down.sql": "SELECT 1"}, "version 1 is used twice"),
+    "only down": ({"1_a.down.sql": "SELECT 1"}, "no up file"),
+    "a pair with two names": ({"1_a.up.sql": "SELECT 1", "1_b.down.sql": "SELECT 1"}, "same description"),
+    "json": ({"1_a.json": "[]"}, "this database is Postgres"),
+    "empty": ({"1_a.sql": "\n \n"}, "nothing to run"),
+    "empty up": ({"1_a.sql": "-- migrate:up\n\n-- migrate:down\nSELECT 1;"}, "nothing to run"),
+    "binary": ({"1_a.sql": "\0\1"}, "binary"),
+    "repeatable": ({"R__views.sql": "SELECT 1"}, "only versioned migrations"),
+    "goose": ({"1_a.sql": "-- +goose Up\nSELECT 1;"}, "line 1: markers of another tool"),
+    "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),
+    "two ups": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:up\n"}, "markers up, up"),
+    "before the marker": ({"1_a.sql": "-- x\nSELECT 1;\n-- migrate:up\nSELECT 2;"}, "line 2: a statement before"),
+    "option": ({"1_a.sql": "-- migrate:up transactions:false\nSELECT 1;"}, "unknown option"),
+    "transaction": ({"1_a.sql": "-- transaction: no\nSELECT 1;"}, "line 1: transaction is 'no'"),
+    "timeout": ({"1_a.sql": "-- lock-timeout: 2 seconds\nSELECT 1;"}, "line 1: lock-timeout"),
+    "requires": ({"1_a.sql": "-- requires-version: 16\nSELECT 1;"}, "write >=16"),
+}
+
+
+@pytest.mark.parametrize(("files", "why"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused(files: dict[str, str], why: str) -> None:
+    with pytest.raises(InvalidError) as error:
+        load(files)
+    assert why in str(error.value)
+    assert error.value.reason in (Reason.INVALID_MIGRATION, Reason.UNSUPPORTED)
+
+
+def test_directives() -> None:
+    (found,) = load(
+        {
+            "1_a.sql": "-- Adds users.\n-- lock-timeout: 2s\n-- statement-timeout: 0\n"
+            "-- allow: drop-table, drop-column\n"
+            "-- requires-version: >=16\n-- env: staging\n-- irreversible\n-- note: nothing\n\n-- transaction: false\n"
+            "SELECT 1;\n-- lock-timeout: 9s\n"
+        }
+    )
+    directives = found.directives
+    assert (directives.lock_timeout, directives.statement_timeout, directives.transaction) == (2.0, 0.0, False)
+    assert directives.allow == ("drop-table", "drop-column")
+    assert (directives.requires_version, directives.environments, directives.irreversible) == (16, ("staging",), True)
+
+
+def test_directives_of_each_direction() -> None:
+    text = (
+        "-- lock-timeout: 3s\n-- migrate:up transaction:false\nSELECT 1;\n"
+        "-- migrate:down\n-- lock-timeout: 4s\nSELECT 2;"
+    )
+    (found,) = load({"1_a.sql": text})
+    assert (found.directives.transaction, found.directives.lock_timeout) == (False, 3.0)
+    assert (found.down_directives.transaction, found.down_directives.lock_timeout) == (None, 4.0)
+
+
+def test_lines_are_those_of_the_file() -> None:
+    (found,) = load({"1_a.sql": "-- header\n-- migrate:up\n\nSELECT 1;\n"})
+    assert [statement.line for statement in found.script.statements] == [4]
+
+
+def test_checksum_survives_editors_but_not_changes() -> None:
+    texts = [
+        "SELECT 1;\n-- a\nSELECT 2;\n",
+        "\ufeffSELECT 1;\r\n-- a\r\nSELECT 2;\r\n\r\n",
+        "SELECT 1;\n-- a\nSELECT 2;",
+    ]
+    assert len({load({"1_a.sql": text})[0].checksum for text in texts}) == 1
+    assert load({"1_a.sql": "SELECT 1;\n-- b\nSELECT 2;\n"})[0].checksum != load({"1_a.sql": texts[0]})[0].checksum
+
+
+def test_the_way_down_has_a_checksum_of_its_own() -> None:
+    one, other = (
+        load({"1_a.sql": f"-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT {number};"})[0] for number in (1, 2)
+    )
+    assert one.checksum == other.checksum
+    assert one.down_checksum != other.down_checksum
+
+
+def test_mongodb() -> None:
+    text = '{\n "up": [\n  {"create": "a"},\n  {"drop": "b",\n   "ifNotExists": true}\n ],\n "down": [{"drop": "a"}]\n}'
+    array, both, pair = load(
+        {
+            "1_array.json": '[{"create": "a", "capped": true}]',
+            "2_both.json": text,
+            "3_pair.up.json": '[{"ping": 1}]',
+            "3_pair.down.json": '[{"ping": 2}]',
+        },
+        "MongoDB",
+    )
+    assert array.commands[0].document == {"create": "a", "capped": True}
+    assert [(one.name, one.line, one.if_not_exists) for one in both.commands] == [
+        ("create", 3, False),
+        ("drop", 4, True),
+    ]
+    assert both.commands[1].document == {"drop": "b"}
+    assert both.down == '[{"drop": "a"}]'
+    assert pair.down == '[{"ping": 2}]'
+
+
+MONGO_REFUSED = {
+    "not JSON": ('[\n{"create": }]', "line 2: not JSON"),
+    "a trailing comma": ('[{"ping": 1},\n]', "not JSON: a comma or ] belongs here"),
+    "something behind": ('[{"ping": 1}] x', "something follows the end"),
+    "unknown key": ('{"up": [], "Down": []}', "unknown or repeated key 'Down'"),
+    "no up": ('{"down": []}', 'no "up"'),
+    "no command": ('[\n\n"create"]', "line 3: a command is an object"),
+    "a driver's field": ('[{"create": "a", "$db": "admin"}]', "$db is the driver's"),
+    "a session": ('[{"create": "a", "lsid": {}}]', "lsid is the driver's"),
+    "repeated key": ('[{"create": "a", "create": "b"}]', "the key create is there twice"),
+    "JavaScript": ("db.users.drop()", "neither [command"),
+    "up is no array": ('{"up": {"create": "a"}}', "arrays of commands"),
+}
+
+
+@pytest.mark.parametrize(("text", "why"), MONGO_REFUSED.values(), ids=MONGO_REFUSED.keys())
+def test_mongodb_refused(text: str, why: str) -> None:
+    with pytest.raises(InvalidError) as error:
+        load({"1_a.json": text}, "MongoDB")[0].check()
+    assert why in str(error.value)
+    json.dumps(str(error.value))

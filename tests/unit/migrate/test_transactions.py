@@ -1,0 +1,125 @@
+"""Which scripts run in a transaction."""
+
+from __future__ import annotations
+
+import pytest
+
+from selvedge.core.errors import InvalidError
+from selvedge.migrate.directives import Directives
+from selvedge.migrate.splitter import split
+from selvedge.migrate.transactions import IndexBuild, forbids_transaction, index_build, prepare
+
+FORBIDS = [
+    "CREATE INDEX CONCURRENTLY a ON t (b)",
+    "create /* x */ unique index -- y\n concurrently if not exists a on t (b)",
+    "DROP INDEX CONCURRENTLY a",
+    "REINDEX INDEX CONCURRENTLY a",
+    "REINDEX (VERBOSE, CONCURRENTLY) TABLE a",
+    "REINDEX (VERBOSE) TABLE CONCURRENTLY a",
+    "REINDEX SCHEMA shop",
+    "REINDEX DATABASE shop",
+    "VACUUM ANALYZE t",
+    "VACUUM",
+    "CLUSTER",
+    "CLUSTER VERBOSE",
+    "CLUSTER (VERBOSE)",
+    "ALTER SYSTEM SET work_mem = '1MB'",
+    "CREATE DATABASE a",
+    "DROP DATABASE a",
+    "CREATE TABLESPACE a LOCATION '/x'",
+    "ALTER DATABASE a SET TABLESPACE b",
+    "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p",
+    "ALTER TABLE a DETACH PARTITION b CONCURRENTLY",
+    "DISCARD ALL",
+]
+ALLOWS = [
+    "REFRESH MATERIALIZED VIEW CONCURRENTLY m",
+    "ALTER TYPE t ADD VALUE 'x'",
+    "CREATE INDEX a ON t (b) /* not CONCURRENTLY */",
+    "CREATE INDEX a ON t (concurrently)",
+    "COMMENT ON INDEX a IS 'made CONCURRENTLY'",
+    "CREATE TABLE vacuum_log (id int)",
+    "REINDEX TABLE a",
+    "CLUSTER t USING i",
+    "ALTER TABLE a DETACH PARTITION b",
+    "ALTER DATABASE a SET work_mem = '1MB'",
+    "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p WITH (create_slot = false)",
+    "DROP INDEX a",
+]
+
+
+@pytest.mark.parametrize("text", FORBIDS)
+def test_forbids(text: str) -> None:
+    (statement,) = split(text)
+    assert forbids_transaction(statement)
+
+
+@pytest.mark.parametrize("text", ALLOWS)
+def test_allows(text: str) -> None:
+    (statement,) = split(text)
+    assert not forbids_transaction(statement)
+
+
+@pytest.mark.parametrize("opening", ["BEGIN", "begin transaction", "START TRANSACTION", "BEGIN WORK"])
+@pytest.mark.parametrize("closing", ["COMMIT", "end", "COMMIT WORK", "COMMIT TRANSACTION"])
+def test_an_envelope_is_stripped(opening: str, closing: str) -> None:
+    script = prepare(split(f"{opening}; SELECT 1; SELECT 2; {closing};"), Directives(), "a.sql")
+    assert [statement.text for statement in script.statements] == ["SELECT 1", "SELECT 2"]
+    assert script.transactional
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "BEGIN; SELECT 1",
+        "SELECT 1; COMMIT",
+        "BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2; COMMIT",
+        "BEGIN ISOLATION LEVEL SERIALIZABLE; SELECT 1; COMMIT",
+        "BEGIN; SELECT 1; ROLLBACK",
+        "BEGIN; SELECT 1; COMMIT AND CHAIN",
+        "SELECT 1; PREPARE TRANSACTION 'x'",
+        "COMMIT PREPARED 'x'",
+        "ABORT",
+        "START TRANSACTION",
+    ],
+)
+def test_other_control_is_refused(text: str) -> None:
+    with pytest.raises(InvalidError, match=r"a\.sql, line 1: \w+ would end the transaction"):
+        prepare(split(text), Directives(), "a.sql")
+
+
+@pytest.mark.parametrize(
+    "text", ["SAVEPOINT a; ROLLBACK TO a; RELEASE a", "ROLLBACK TO SAVEPOINT a", "PREPARE p AS SELECT 1"]
+)
+def test_what_stays_inside_is_allowed(text: str) -> None:
+    assert prepare(split(text), Directives(), "a.sql").transactional
+
+
+def test_the_marker() -> None:
+    statements = split("SELECT 1")
+    assert not prepare(statements, Directives(transaction=False), "a.sql").transactional
+    concurrently = split("SELECT 1;\nDROP INDEX CONCURRENTLY a")
+    assert not prepare(concurrently, Directives(), "a.sql").transactional
+    with pytest.raises(InvalidError, match="line 2: DROP INDEX CONCURRENTLY A cannot run in a transaction"):
+        prepare(concurrently, Directives(transaction=True), "a.sql")
+
+
+def test_refused_statements() -> None:
+    with pytest.raises(InvalidError, match="needs a name"):
+        prepare(split("CREATE INDEX CONCURRENTLY ON t (a)"), Directives(), "a.sql")
+    with pytest.raises(InvalidError, match="TO STDOUT"):
+        prepare(split("COPY t TO STDOUT"), Directives(), "a.sql")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CREATE INDEX CONCURRENTLY Big_ix ON Shop.T (a)", IndexBuild("big_ix", "shop.t", False)),
+        ('CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS "A ""b" ON ONLY "X y" (a)', IndexBuild('A "b', '"X y"', True)),
+        ("CREATE INDEX CONCURRENTLY a ON t USING gin (b)", IndexBuild("a", "t", False)),
+        ("CREATE INDEX a ON t (b)", None),
+        ("DROP INDEX CONCURRENTLY a", None),
+    ],
+)
+def test_index_build(text: str, expected: IndexBuild | None) -> None:
+    assert index_build(split(text)[0]) == expected

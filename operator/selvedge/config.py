@@ -155,7 +155,15 @@ _PARSERS: dict[str, Callable[[str], object]] = {
 }
 
 # read by the sandbox and the tests, never by the operator
-_OTHERS = frozenset({"SELVEDGE_CACHE", "SELVEDGE_KUBECONFIG", "SELVEDGE_POSTGRES_URL", "SELVEDGE_MONGODB_URL"})
+_OTHERS = frozenset(
+    {
+        "SELVEDGE_CACHE",
+        "SELVEDGE_KUBECONFIG",
+        "SELVEDGE_MONGODB_URL",
+        "SELVEDGE_PASSWORD",
+        "SELVEDGE_POSTGRES_URL",
+    }
+)
 
 # a Service named selvedge or selvedge-… puts these into every pod of its namespace (`enableServiceLinks`)
 _SERVICE_LINK = re.compile(r"SELVEDGE_(\w+_)?(SERVICE_(HOST|PORT)(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)")

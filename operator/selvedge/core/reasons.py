@@ -31,13 +31,13 @@ class Reason(StrEnum):
     # on the way
     RECONCILING = "Reconciling", "work is under way"
     WAITING_FOR_SERVER = "WaitingForServer", "the DatabaseServer that is referred to does not exist or is not ready yet"
-    WAITING_FOR_SCHEMA = "WaitingForSchema", "the DatabaseSchema that is referred to does not exist or is not Provisioned yet"
+    WAITING_FOR_SCHEMA = "WaitingForSchema", "the DatabaseSchema referred to does not exist or is not Provisioned yet"
     WAITING_FOR_SOURCE = "WaitingForSource", "a ConfigMap with migrations does not exist yet"
-    WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that does not exist yet"
+    WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that is not there yet"
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
     WAITING_FOR_MIGRATIONS = "WaitingForMigrations", "migrations of this database have not all run yet"
     WAITING_FOR_APPROVAL = "WaitingForApproval", "the plan holds a change that a person has to approve"
-    VALIDATION_VIOLATED = "ValidationViolated", "documents violate the validator; it stays at warn until they are corrected"
+    VALIDATION_VIOLATED = "ValidationViolated", "documents violate the validator; it stays at warn until they do not"
     BUILDING_INDEX = "BuildingIndex", "the server is building an index; looked at again by itself"
     RUNNING = "Running", "the migrations are running"
 
@@ -46,7 +46,7 @@ class Reason(StrEnum):
     HOST_NOT_FOUND = "HostNotFound", "the host name does not resolve"
     CONNECTION_TIMEOUT = "ConnectionTimeout", "the server accepted the connection and did not answer in time"
     CONNECTION_LOST = "ConnectionLost", "the connection broke during the work"
-    TOO_MANY_CONNECTIONS = "TooManyConnections", "the server has no connection left, or the operator's own limit is used up"
+    TOO_MANY_CONNECTIONS = "TooManyConnections", "the server has no connection left, or the operator's limit is used up"
     SERVER_STARTING = "ServerStarting", "the server is starting up or shutting down"
     CIRCUIT_OPEN = "CircuitOpen", "the server failed several times in a row; it is probed again after a pause"
     TIMEOUT = "Timeout", "a statement or the whole pass took longer than its limit"
@@ -65,7 +65,10 @@ class Reason(StrEnum):
     UNSUPPORTED_VERSION = "UnsupportedVersion", "the server is older than Postgres 15 or MongoDB 6"
     STANDBY = "Standby", "the server is a read-only standby; changes need the primary"
     POOLER_DETECTED = "PoolerDetected", "a connection pooler answers; locks and settings need a direct connection"
-    INSUFFICIENT_PRIVILEGES = "InsufficientPrivileges", "the operator's login lacks rights; the message names the GRANTs"
+    INSUFFICIENT_PRIVILEGES = (
+        "InsufficientPrivileges",
+        "the operator's login lacks rights; the message names what it needs",
+    )
     EXTENSION_NOT_AVAILABLE = "ExtensionNotAvailable", "the extension's files are not installed on the server"
     UNSUPPORTED = "Unsupported", "the server, or this version of the operator, cannot do this"
     SERVER_REPLACED = "ServerReplaced", "the server has another system identifier than before: nothing is written"

@@ -117,7 +117,7 @@ class Observer(Protocol):
     """Receives the duration of every statement that an engine sends; telemetry implements it."""
 
     def statement(self, operation: str, seconds: float, error: str = "") -> None:
-        """Record one statement: ``operation`` is probe, snapshot, apply, verify …; ``error`` an SQLSTATE class or code."""
+        """Record one statement: ``operation`` is probe, snapshot, apply …; ``error`` an SQLSTATE class or code."""
 
 
 class Engine(Protocol):

@@ -28,7 +28,7 @@ from selvedge.reconcile.access import access_rule, needs_labels
 from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Outcome, from_error
-from selvedge.reconcile.schemastatus import outcome_of
+from selvedge.reconcile.schemastatus import known_drift, outcome_of
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of
 
@@ -205,9 +205,10 @@ async def _settle(context: Context, candidate: _Candidate, result: MemberResult,
     if result.provisioned and candidate.spec.migrations is not None:
         waiting = await apply_migrations(context, candidate.obj, candidate.spec.migrations, server)
     outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now())
-    if result.drift:
-        repaired = 0 if outcome.reason is Reason.DRIFT_DETECTED else len(result.drift)
-        context.metrics.drift("DatabaseSchema", found=len(result.drift), repaired=repaired)
+    if result.drift and not known_drift(candidate.obj, result):
+        applied = {change.ref for change in result.applied}
+        for ref in result.drift:
+            context.metrics.drift(ref.kind, found=1, repaired=int(ref in applied))
     return outcome
 
 

@@ -42,6 +42,8 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)
         outcome = _outcome(facts, before)
+        replaced = outcome.reason is Reason.SERVER_REPLACED
+        server.blocked = InvalidError(outcome.reason, outcome.message) if replaced else None
         context.failures.pop(key, None)
         first = (namespace, name) not in context.servers_tried
         if first or not was_closed or _ready_before(obj) is not outcome.ready:

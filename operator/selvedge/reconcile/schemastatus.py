@@ -35,7 +35,7 @@ def outcome_of(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, migr
         reason=reason,
         message=message,
         retrying=retrying,
-        status=_status(result, now),
+        status=_status(obj, result, now),
         extra=(("Provisioned", result.provisioned, *provisioned),),
         notices=_notices(obj, result, reason),
     )
@@ -64,7 +64,15 @@ def _verdict(spec: DatabaseSchemaSpec, result: MemberResult, migrations: str) ->
     return Reason.VERIFIED, f"the live database equals this declaration: {result.ready} objects", True
 
 
-def _status(result: MemberResult, now: datetime) -> dict[str, Any]:
+def known_drift(obj: Object, result: MemberResult) -> bool:
+    """Whether the drift was told of by a pass before, and left as it is: a sweep over it says and counts nothing."""
+    status = obj.get("status") or {}
+    ready = find(status.get("conditions") or (), "Ready")
+    told = ready is not None and ready.reason == Reason.DRIFT_DETECTED
+    return told and not result.applied and status.get("drift") == len(result.drift)
+
+
+def _status(obj: Object, result: MemberResult, now: datetime) -> dict[str, Any]:
     problems = {problem.ref: problem for problem in result.problems}
     waiting = sum(problem.state is ObjectState.WAITING for problem in problems.values())
     waiting += len({change.ref for change in result.pending} - problems.keys())
@@ -84,7 +92,7 @@ def _status(result: MemberResult, now: datetime) -> dict[str, Any]:
         "pending": len(result.pending),
         "advice": list(result.advice[:_MAX_ADVICE]) or None,
     }
-    if result.drift:
+    if result.drift and not known_drift(obj, result):
         status["lastDrift"] = {"time": timestamp(now), "objects": len(result.drift)}
     return status
 

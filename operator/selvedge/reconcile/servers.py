@@ -49,6 +49,7 @@ class Server:
     gate: asyncio.Semaphore
     system_identifier: str = ""
     last_error: str = ""
+    blocked: SelvedgeError | None = None
     runs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
     @property
@@ -62,11 +63,9 @@ class Server:
 
         Raises :class:`TransientError` with ``CircuitOpen`` while the server is left alone.
         """
-        if self.breaker.state(clock()) is not BreakerState.CLOSED:
-            raise self.circuit_open(clock())
+        self.check(clock())
         async with self.gate:
-            if self.breaker.state(clock()) is not BreakerState.CLOSED:
-                raise self.circuit_open(clock())
+            self.check(clock())
             try:
                 yield self.engine
             except SelvedgeError as error:
@@ -81,13 +80,19 @@ class Server:
         Raises :class:`TransientError` with ``CircuitOpen`` while the server is left alone.
         """
         async with self.runs:
-            if self.breaker.state(clock()) is not BreakerState.CLOSED:
-                raise self.circuit_open(clock())
+            self.check(clock())
             try:
                 yield
             except SelvedgeError as error:
                 self.note(error, clock())
                 raise
+
+    def check(self, now: float) -> None:
+        """Raise what keeps everybody from this server: another server in its place, or an open circuit."""
+        if self.blocked is not None:
+            raise self.blocked
+        if self.breaker.state(now) is not BreakerState.CLOSED:
+            raise self.circuit_open(now)
 
     def circuit_open(self, now: float) -> TransientError:
         """The error for who comes while the server is left alone."""

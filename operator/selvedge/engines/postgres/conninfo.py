@@ -93,7 +93,7 @@ def conninfo(
         "client_encoding": "UTF8",
         "connect_timeout": str(max(1, math.ceil(target.limits.connect_timeout))),
         "gssencmode": "disable",
-        "passfile": os.devnull,  # a password file of the surroundings must not log in as somebody else
+        "passfile": _ABSENT,  # a password file of the surroundings must not log in as somebody else
         **_KEEPALIVE,
         **_tls(target),
     }

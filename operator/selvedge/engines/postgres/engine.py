@@ -60,7 +60,10 @@ class PostgresEngine:
 
     async def probe(self) -> ServerFacts:
         """Log in and look; see :meth:`Engine.probe`."""
-        return await probe(self.pool, self.target)
+        facts = await probe(self.pool, self.target)
+        # From here on, whatever answers at this address has to be the same server.
+        self._system_identifier = self._system_identifier or facts.system_identifier
+        return facts
 
     @asynccontextmanager
     async def migrations(

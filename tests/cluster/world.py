@@ -146,7 +146,9 @@ class World:
             found = verdict(document)
             return document if found[0] == status and reason in ("", found[1]) else None
 
-        return wait_for(reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-1500:]))
+        return wait_for(
+            reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-1500:])
+        )
 
     def sql(self, statement: str, *, database: str = "") -> list[tuple[Any, ...]]:
         """Run one statement as the administrator in the test's database."""

@@ -1,0 +1,200 @@
+"""What somebody changes by hand is found, put back, and told once; ``drift: Report`` only tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from sandbox import MongoEndpoint
+from tests.cluster.world import World, wait_for
+
+#: An interval of 10 s, a tenth of jitter, and time to work.
+INTERVAL_SECONDS = 16.0
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A declaration, what somebody does to it, and what shows that it was put back. ``{r}`` is a role, ``{d}`` the
+    database; ``kind`` is the declared object's."""
+
+    kind: str
+    postgres: dict[str, Any]
+    statement: str
+    healthy: str
+    database: str = ""
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+USE = {"name": "use", "privileges": ["USAGE"], "objects": {"schemas": ["shared"]}, "to": ["{r}"]}
+BASE: dict[str, Any] = {"schemas": [{"name": "shared"}], "roles": [{"name": "{r}"}]}
+DAMAGES = {
+    "extension-dropped": Damage(
+        "extension",
+        {"extensions": [{"name": "pgcrypto"}]},
+        "DROP EXTENSION pgcrypto",
+        "SELECT count(*) = 1 FROM pg_extension WHERE extname = 'pgcrypto'",
+    ),
+    "grant-revoked": Damage(
+        "grant",
+        {**BASE, "grants": [USE]},
+        "REVOKE USAGE ON SCHEMA shared FROM {r}",
+        "SELECT has_schema_privilege('{r}', 'shared', 'USAGE')",
+    ),
+    "grant-undeclared": Damage(
+        "role",
+        {**BASE, "grants": [USE], "grantMode": "Authoritative"},
+        "GRANT CREATE ON SCHEMA shared TO {r}",
+        "SELECT NOT has_schema_privilege('{r}', 'shared', 'CREATE')",
+    ),
+    "grant-to-public": Damage(
+        "grant",
+        {"grants": [{"name": "p", "privileges": ["CREATE"], "objects": {"schemas": ["public"]}, "to": ["PUBLIC"],
+                     "ensure": "Absent"}]},
+        "GRANT CREATE ON SCHEMA public TO PUBLIC",
+        "SELECT NOT EXISTS (SELECT FROM pg_namespace, aclexplode(nspacl) WHERE nspname = 'public' AND grantee = 0"
+        " AND privilege_type = 'CREATE')",
+    ),
+    "role-setting": Damage(
+        "role",
+        {"roles": [{"name": "{r}", "settings": {"statement_timeout": "5s"}}]},
+        "ALTER ROLE {r} SET statement_timeout = '1h'",
+        "SELECT rolconfig = '{{statement_timeout=5s}}' FROM pg_roles WHERE rolname = '{r}'",
+    ),
+    "role-dropped": Damage(
+        "role",
+        {"roles": [{"name": "{r}"}]},
+        "DROP ROLE {r}",
+        "SELECT count(*) = 1 FROM pg_roles WHERE rolname = '{r}'",
+    ),
+    "schema-owner": Damage(
+        "schema",
+        {"roles": [{"name": "{r}"}], "schemas": [{"name": "shared", "owner": "{r}"}]},
+        "ALTER SCHEMA shared OWNER TO CURRENT_USER",
+        "SELECT pg_get_userbyid(nspowner) = '{r}' FROM pg_namespace WHERE nspname = 'shared'",
+    ),
+    "schema-dropped": Damage(
+        "schema",
+        BASE,
+        "DROP SCHEMA shared",
+        "SELECT count(*) = 1 FROM pg_namespace WHERE nspname = 'shared'",
+    ),
+    "membership-removed": Damage(
+        "role",
+        {"roles": [{"name": "{r}"}, {"name": "{r}_writer", "memberOf": [{"role": "{r}"}]}]},
+        "REVOKE {r} FROM {r}_writer",
+        "SELECT pg_has_role('{r}_writer', '{r}', 'MEMBER')",
+    ),
+    "membership-added": Damage(
+        "role",
+        {"roles": [{"name": "{r}"}, {"name": "{r}_other"}]},
+        "GRANT {r}_other TO {r}",
+        "SELECT NOT pg_has_role('{r}', '{r}_other', 'MEMBER')",
+    ),
+    "database-setting": Damage(
+        "database",
+        {"settings": {"statement_timeout": "30s"}},
+        "ALTER DATABASE {d} SET statement_timeout = '1h'",
+        "SELECT setconfig = '{{statement_timeout=30s}}' FROM pg_db_role_setting s JOIN pg_database d"
+        " ON d.oid = s.setdatabase AND s.setrole = 0 WHERE datname = '{d}'",
+    ),
+    "database-owner": Damage(
+        "database",
+        {"owner": "{r}", "roles": [{"name": "{r}"}]},
+        "ALTER DATABASE {d} OWNER TO CURRENT_USER",
+        "SELECT pg_get_userbyid(datdba) = '{r}' FROM pg_database WHERE datname = '{d}'",
+    ),
+}  # fmt: skip
+
+
+def filled(value: Any, names: dict[str, str]) -> Any:
+    """The value with ``{r}`` and ``{d}`` replaced in every string."""
+    if isinstance(value, str):
+        return value.format(**names)
+    if isinstance(value, dict):
+        return {key: filled(inner, names) for key, inner in value.items()}
+    return [filled(inner, names) for inner in value] if isinstance(value, list) else value
+
+
+@pytest.mark.usefixtures("postgres")
+def test_drift_of_every_kind_is_put_back_within_the_interval_and_told_once(world: World):
+    names = {}
+    for number, (case, damage) in enumerate(DAMAGES.items()):
+        names[case] = {"r": world.role(f"r{number}"), "d": f"{world.name}_{number}"}
+        world.schema(case, database=names[case]["d"], postgres=filled(damage.postgres, names[case]))
+    ready = {case: world.ready("DatabaseSchema", case) for case in DAMAGES}
+    for case, damage in DAMAGES.items():
+        database = names[case]["d"]
+        assert world.ask(damage.healthy.format(**names[case]), database=database) is True, case
+        world.sql(damage.statement.format(**names[case]), database=database)
+    for case, damage in DAMAGES.items():
+        question = damage.healthy.format(**names[case])
+        wait_for(
+            lambda q=question, c=case: world.ask(q, database=names[c]["d"]) is True,
+            INTERVAL_SECONDS,
+            what=lambda c=case: c,
+        )
+    kinds = Counter(damage.kind for damage in DAMAGES.values())
+    for case in DAMAGES:
+        wait_for(lambda c=case: world.api.events(c, "DriftCorrected"))
+        assert len(world.api.events(case, "DriftCorrected")) == 1, case
+        document = world.ready("DatabaseSchema", case)
+        assert document["status"]["lastDrift"]["objects"] == 1, case
+        assert document["metadata"]["generation"] == ready[case]["metadata"]["generation"]
+        assert document["status"]["drift"] == 0
+    repaired = {kind: world.operator.value("selvedge_drift_repaired_total", kind=kind) for kind in kinds}
+    found = {kind: world.operator.value("selvedge_drift_found_total", kind=kind) for kind in kinds}
+    assert repaired == found == kinds
+
+
+def test_report_repairs_nothing_and_says_so_once(world: World):
+    role = world.role("r")
+    world.schema(
+        "shop",
+        drift="Report",
+        migrations=world.trigger(),
+        postgres={"roles": [{"name": role, "settings": {"statement_timeout": "5s"}}]},
+    )
+    world.ready("DatabaseSchema", "shop")
+    world.sql(f"ALTER ROLE {role} SET statement_timeout = '1h'")
+    world.look()
+    document = world.until("DatabaseSchema", "shop", "False", "DriftDetected")
+    assert document["status"]["drift"] == 1
+    assert document["status"]["lastDrift"]["objects"] == 1
+    version, writes = document["metadata"]["resourceVersion"], world.operator.writes()
+    for _ in range(3):
+        world.look()
+    assert world.api.get("DatabaseSchema", "shop")["metadata"]["resourceVersion"] == version
+    assert world.operator.writes() == writes
+    assert len(world.api.events("shop", "DriftDetected")) == 1
+    assert world.api.events("shop", "DriftCorrected") == []
+    assert world.operator.value("selvedge_drift_repaired_total") == 0
+    assert world.operator.value("selvedge_drift_found_total") == 1
+    assert world.ask(f"SELECT rolconfig FROM pg_roles WHERE rolname = '{role}'") == ["statement_timeout=1h"]
+    # Put back by hand, it is as declared again; and with Correct, the next difference is repaired.
+    world.sql(f"ALTER ROLE {role} SET statement_timeout = '5s'")
+    world.look()
+    world.ready("DatabaseSchema", "shop")
+
+
+def test_drift_of_a_mongodb_database_is_put_back(mongo: World, mongodb: MongoEndpoint):
+    validator = {"$jsonSchema": {"bsonType": "object", "required": ["name"]}}
+    designs = {"name": "designs", "validator": validator, "indexes": [{"name": "name", "keys": [{"field": "name"}]}]}
+    mongo.schema("designs", server="mongo", migrations=mongo.trigger(), mongodb={"collections": [designs]})
+    mongo.ready("DatabaseSchema", "designs")
+    with mongodb.client() as client:
+        database = client[mongo.name]
+        database.command("collMod", "designs", validator={})
+        mongo.look()
+        wait_for(lambda: database.command("listCollections", filter={"name": "designs"})["cursor"]["firstBatch"][0]
+                 ["options"].get("validator") == validator)  # fmt: skip
+        wait_for(lambda: len(mongo.api.events("designs", "DriftCorrected")) == 1)
+        mongo.ready("DatabaseSchema", "designs")
+        database.designs.drop_index("name")
+        mongo.look()
+        wait_for(lambda: "name" in database.designs.index_information())
+        wait_for(lambda: len(mongo.api.events("designs", "DriftCorrected")) == 2)
+    assert mongo.operator.value("selvedge_drift_repaired_total", kind="collection") == 1
+    assert mongo.operator.value("selvedge_drift_repaired_total", kind="index") == 1

@@ -67,7 +67,7 @@ class Reason(StrEnum):
     POOLER_DETECTED = "PoolerDetected", "a connection pooler answers; locks and settings need a direct connection"
     INSUFFICIENT_PRIVILEGES = (
         "InsufficientPrivileges",
-        "the operator's login lacks rights; the message names what it needs",
+        "the operator's login lacks rights; the message names them",
     )
     EXTENSION_NOT_AVAILABLE = "ExtensionNotAvailable", "the extension's files are not installed on the server"
     UNSUPPORTED = "Unsupported", "the server, or this version of the operator, cannot do this"

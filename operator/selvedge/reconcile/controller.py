@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -113,7 +114,7 @@ class Controller:
 
     async def _work(self, key: Hashable) -> None:
         kind, *rest = (str(part) for part in key) if isinstance(key, tuple) else ("", str(key))
-        with bind(**_describe(kind, rest)):
+        with bind(**_describe(kind, rest), generation=self._generation(kind, rest), reconcile=secrets.token_hex(4)):
             started = time.monotonic()
             try:
                 if kind == "server":
@@ -135,14 +136,25 @@ class Controller:
                 await self._confess(kind, rest)
         self.context.metrics.queue_depth(self.queue.depth())
 
-    async def _confess(self, kind: str, rest: list[str]) -> None:
-        """A defect shows in the status too: an empty one would leave its reader with nothing to go on."""
+    def _objects(self, kind: str, rest: list[str]) -> tuple[Resource, list[Object]]:
+        """The objects that a key is about."""
         store = self.context.store
         if kind == "unit":
-            resource, objects = DATABASE_SCHEMAS, store.unit((rest[0], rest[1]), rest[2])
-        else:
-            resource = DATABASE_SERVERS if kind == "server" else MIGRATION_RUNS
-            objects = [obj for obj in [store.get(resource.plural, rest[0], rest[1])] if obj is not None]
+            return DATABASE_SCHEMAS, store.unit((rest[0], rest[1]), rest[2])
+        resource = DATABASE_SERVERS if kind == "server" else MIGRATION_RUNS
+        found = store.get(resource.plural, rest[0], rest[1])
+        return resource, [found] if found is not None else []
+
+    def _generation(self, kind: str, rest: list[str]) -> object:
+        """For the log: the generation of the one object, or of each DatabaseSchema of the database by its name."""
+        _, objects = self._objects(kind, rest)
+        if kind != "unit":
+            return objects[0]["metadata"].get("generation") if objects else None
+        return {"/".join(key_of(obj)): obj["metadata"].get("generation") for obj in objects}
+
+    async def _confess(self, kind: str, rest: list[str]) -> None:
+        """A defect shows in the status too: an empty one would leave its reader with nothing to go on."""
+        resource, objects = self._objects(kind, rest)
         message = f"a defect in the operator ended the pass; it is tried again every {_INTERNAL_RETRY:g} s: see its log"
         for obj in objects:
             try:

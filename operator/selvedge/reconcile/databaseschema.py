@@ -204,6 +204,9 @@ async def _settle(context: Context, candidate: _Candidate, result: MemberResult,
     waiting = ""
     if result.provisioned and candidate.spec.migrations is not None:
         waiting = await apply_migrations(context, candidate.obj, candidate.spec.migrations, server)
+    if result.applied or result.drift:
+        name = "/".join(key_of(candidate.obj))
+        _log.info("changed the database", schema=name, changes=len(result.applied), drift=len(result.drift))
     outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now())
     if result.drift and not known_drift(candidate.obj, result):
         applied = {change.ref for change in result.applied}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from selvedge.core.reasons import Reason
 from tests.engines.migrations_support import Shop
@@ -148,10 +149,11 @@ async def test_the_password_is_nowhere(shop: Shop, monkeypatch: pytest.MonkeyPat
     seen: list[str] = []
     connect = psycopg.AsyncConnection.connect
 
-    async def spy(*arguments: object, **options: object) -> object:
-        if options.get("user") == shop.login:
-            seen.append(str(options["password"]))
-        return await connect(*arguments, **options)  # type: ignore[arg-type]
+    async def spy(info: str, **options: object) -> object:
+        parameters = conninfo_to_dict(info)
+        if parameters["user"] == shop.login:
+            seen.append(str(parameters["password"]))
+        return await connect(info, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(psycopg.AsyncConnection, "connect", spy)
     shop.query('ALTER DATABASE "' + shop.database + "\" SET log_statement = 'all'")

@@ -147,7 +147,7 @@ class Ledger:
         )
 
     def _sql(self, text: str, **names: sql.Identifier) -> sql.Composed:
-        return sql.SQL(text).format(**self._names, **names)  # type: ignore[arg-type]  # every text is a constant above
+        return sql.SQL(text).format(**self._names, **names)  # every text is a constant above
 
 
 def fingerprint(statements: Sequence[Statement]) -> str:

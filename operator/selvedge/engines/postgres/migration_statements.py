@@ -53,7 +53,7 @@ SELECT coalesce(
 """
 
 
-async def send(connection: psycopg.AsyncConnection, query: sql.Composable) -> None:
+async def send(connection: psycopg.AsyncConnection, query: sql.SQL | sql.Composed) -> None:
     """Our own statements, several at once: the simple protocol."""
     await connection.execute(query)
 
@@ -168,4 +168,5 @@ def _failure(
 
 def _send_one(pgconn: PGconn, text: bytes) -> Generator[Any, Any, list[PGresult]]:
     pgconn.send_query_params(text, None)
-    return (yield from execute_generator(pgconn))
+    results: list[PGresult] = yield from execute_generator(pgconn)
+    return results

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
 from selvedge.core.errors import InvalidError, TransientError
@@ -310,7 +311,8 @@ class PostgresMigrations:
         )
         try:
             async with asyncio.timeout(self._target.limits.connect_timeout + 1):
-                work = await psycopg.AsyncConnection.connect(**params, autocommit=True, prepare_threshold=None)
+                info = make_conninfo(**params)
+                work = await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
         except TimeoutError:
             raise TransientError(
                 Reason.CONNECTION_TIMEOUT, f"the server did not answer login {name} in time; tried again by itself"
@@ -362,13 +364,13 @@ def _milliseconds(seconds: float) -> sql.Literal:
 
 
 async def _one(connection: psycopg.AsyncConnection, query: str, values: tuple[object, ...] = ()) -> object:
-    cursor = await connection.execute(query, values)  # type: ignore[arg-type]  # every query is a constant above
+    cursor = await connection.execute(query, values)  # every query is a constant above
     row = await cursor.fetchone()
     return row[0] if row else None
 
 
 async def _none(connection: psycopg.AsyncConnection, query: str, values: tuple[object, ...] = ()) -> bool:
-    cursor = await connection.execute(query, values)  # type: ignore[arg-type]  # every query is a constant above
+    cursor = await connection.execute(query, values)  # every query is a constant above
     return cursor.rowcount == 0
 
 

@@ -23,8 +23,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: up
-up: setup ## start Kubernetes, Postgres and MongoDB, leave them running, print how to use them
-	@$(BIN)/python -m sandbox up --detach
+up: setup ## the same deployment, operator included, left running; prints how to use it
+	@$(BIN)/python -m sandbox.demo --keep .sandbox
 
 .PHONY: down
 down: setup ## end what `make up` started

@@ -15,6 +15,7 @@ import psycopg
 from pymongo.errors import PyMongoError
 
 from sandbox import tools
+from sandbox.control import is_running
 from sandbox.demo_steps import Steps
 from sandbox.errors import SandboxError
 from sandbox.narrator import Narrator
@@ -110,6 +111,8 @@ def _telling(line: str) -> str:
 
 def _keep(directory: Path, examples: Path) -> int:
     """``make up``: the same deployment, left running until ``make down``."""
+    if is_running(directory):
+        return _how_to_go_on(Sandbox.attach(directory))
     with step("Kubernetes, Postgres and MongoDB start"):
         sandbox = Sandbox.start(postgres=(POSTGRES,), directory=directory, owner=0)
     try:
@@ -125,6 +128,10 @@ def _keep(directory: Path, examples: Path) -> int:
     except BaseException:
         sandbox.close()
         raise
+    return _how_to_go_on(sandbox)
+
+
+def _how_to_go_on(sandbox: Sandbox) -> int:
     print(f"export KUBECONFIG={sandbox.kubeconfig} PATH={tools.control_plane()}:{tools.postgres_client()}:$PATH")
     print(f"kubectl get dbsrv,dbs,mig -n {NAMESPACE}", flush=True)
     return 0

@@ -96,7 +96,10 @@ class Wallet:
 
     def apply(self, manifest: str) -> str:
         """``kubectl apply`` of a text; what kubectl printed."""
-        return self.sandbox.kubectl("apply", "-f", "-", input=manifest).stdout
+        answer = self.sandbox.kubectl("apply", "-f", "-", input=manifest, check=False)
+        if answer.returncode != 0:
+            raise SandboxError(f"kubectl apply was refused: {' '.join(answer.stderr.split())}")
+        return answer.stdout
 
     def wait_ready(self, kinds: str, *names: str, timeout: int = 60) -> None:
         """``kubectl wait --for=condition=Ready``."""

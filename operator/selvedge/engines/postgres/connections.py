@@ -18,11 +18,11 @@ from contextlib import asynccontextmanager, suppress
 import psycopg
 from psycopg import sql
 
-from selvedge.core.errors import TransientError
+from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import Observer, ServerTarget
 from selvedge.engines.postgres.conninfo import conninfo
-from selvedge.engines.postgres.errors import connect_error, is_connection_lost
+from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, is_connection_lost
 
 #: An administrator's session pins whatever a database or role could have changed: startup options outrank both.
 _PINNED = {
@@ -266,7 +266,13 @@ class Connections:
             await session.connection.close()
 
     async def _connect(self, dbname: str) -> Session:
-        connection = await open_connection(self._target, dbname)
+        try:
+            connection = await open_connection(self._target, dbname)
+        except DatabaseMissingError:
+            if dbname != self._target.maintenance_database:
+                raise
+            message = f"the maintenance database {dbname} does not exist: set spec.postgres.maintenanceDatabase"
+            raise InvalidError(Reason.INVALID_SPEC, message) from None
         return Session(connection, dbname, self._observer, self._target.limits.statement_timeout)
 
     async def close(self) -> None:

@@ -177,6 +177,7 @@ class Pass:
             if self._remember(snapshot):
                 await session.rollback()
                 snapshot = await transaction.snapshot(self.desired, engine.claims_in(session.dbname))
+            engine.note_claims(session.dbname, exist=snapshot.has_claims_table)
             changes, self.inside_problems = self._database_diff(snapshot)
             now, self.pending_inside = self._gate(changes)
             if now:

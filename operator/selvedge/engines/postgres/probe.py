@@ -31,24 +31,16 @@ FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 
 async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
     """Look at a server. Raises our errors: what is wrong with the connection, the version, or a pooler in between."""
-    try:
-        async with pool.session(target.maintenance_database) as session:
-            try:
-                rows = await session.run("probe", _PROBE)
-            except psycopg.Error as error:
-                raise statement_error(error, "probing the server") from None
-            backend = session.connection.info.backend_pid
-    except DatabaseMissingError:
-        raise InvalidError(
-            Reason.INVALID_SPEC,
-            f"the maintenance database {target.maintenance_database} does not exist: "
-            "set spec.postgres.maintenanceDatabase",
-        ) from None
+    async with pool.session(target.maintenance_database) as session:
+        try:
+            rows = await session.run("probe", _PROBE)
+        except psycopg.Error as error:
+            raise statement_error(error, "probing the server") from None
+        backend = session.connection.info.backend_pid
     number, version, standby, system, superuser, createrole, createdb, me, may_create, database, extensions, pid = cast(
         "tuple[Any, ...]", rows[0][0]
     )
-    if number < _OLDEST:
-        raise InvalidError(Reason.UNSUPPORTED_VERSION, f"the server is Postgres {version}; 15 or newer is needed")
+    check_version(number, version)
     if pid != backend:
         # A pooler answers with a process of its own: advisory locks and settings would land in somebody's session.
         raise InvalidError(
@@ -65,6 +57,12 @@ async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
         capabilities=tuple(capabilities),
         missing_privileges=missing,
     )
+
+
+def check_version(number: int, version: str) -> None:
+    """Raise :class:`InvalidError` for a server that is too old; ``number`` is ``server_version_num``."""
+    if number < _OLDEST:
+        raise InvalidError(Reason.UNSUPPORTED_VERSION, f"the server is Postgres {version}; 15 or newer is needed")
 
 
 def _missing(

@@ -45,7 +45,7 @@ _CLAIMED_ROLES = sql.SQL("""
 #: stands before every look at them, in the same message: the cast fails, and the server stops there.
 _GUARD = sql.SQL("""
 SELECT pg_catalog.count(CASE WHEN r.rolsuper OR r.rolname = current_user THEN 1
-    ELSE ('{mark}' || r.rolname)::int END)
+    ELSE ('{mark}' || r.rolname)::int END), pg_catalog.count(c.oid)
   FROM pg_catalog.pg_namespace n
   LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'claims'
   JOIN pg_catalog.pg_roles r ON r.oid IN (n.nspowner, c.relowner)
@@ -146,7 +146,10 @@ def database_statement(desired: Desired, schemas: Iterable[str], metadata_schema
 
 
 def guard_statement(metadata_schema: str) -> sql.Composed:
-    """How many trusted owners the claims have: 0 where their schema does not exist. Fails for one that is not."""
+    """How many trusted owners the schema of the claims has, and how many their table: 0 where one does not exist.
+
+    Fails for an owner who is not trusted.
+    """
     return _GUARD.format(mark=sql.SQL(UNTRUSTED), schema=sql.Literal(metadata_schema))
 
 

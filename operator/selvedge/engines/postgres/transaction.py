@@ -114,9 +114,10 @@ def _text(results: list[list[tuple[object, ...]]]) -> str:
     return cast("str", results[-1][0][0])
 
 
-def _guarded(results: list[list[tuple[object, ...]]]) -> bool:
-    """Whether the operator's schema exists: the guard's answer stands before the snapshot's."""
-    return bool(results[-2][0][0])
+def _guarded(results: list[list[tuple[object, ...]]]) -> tuple[bool, bool]:
+    """Whether the operator's schema exists, and its claims: the guard's answer stands before the snapshot's."""
+    schema, claims = results[-2][0]
+    return bool(schema), bool(claims)
 
 
 class Transaction:
@@ -150,8 +151,12 @@ class Transaction:
             if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
                 return await self.snapshot(desired, None)
             raise _look_error(error, f"locking database {self.session.dbname}") from None
+        schema_exists, claims_exist = _guarded(rows)
+        if claims_exist and metadata_schema is None:
+            await self.session.rollback()  # somebody made them since they were looked for without the lock
+            return await self.snapshot(desired, self.metadata_schema)
         return parse_snapshot(
-            _text(rows), has_claims_table=metadata_schema is not None, has_metadata_schema=_guarded(rows)
+            _text(rows), has_claims_table=metadata_schema is not None, has_metadata_schema=schema_exists
         )
 
     async def cluster(
@@ -167,7 +172,11 @@ class Transaction:
             if with_claims and error.sqlstate in _MISSING_TABLE:
                 return await self.cluster(roles, keys, resources, with_claims=False)
             raise _look_error(error, f"locking database {self.session.dbname}") from None
-        snapshot = parse_snapshot(_text(rows), has_claims_table=with_claims, has_metadata_schema=_guarded(rows))
+        schema_exists, claims_exist = _guarded(rows)
+        if claims_exist and not with_claims:
+            await self.session.rollback()
+            return await self.cluster(roles, keys, resources)
+        snapshot = parse_snapshot(_text(rows), has_claims_table=with_claims, has_metadata_schema=schema_exists)
         return ClusterView(snapshot, parse_databases(_text(rows)))
 
     async def apply(

@@ -69,16 +69,28 @@ class World:
 
     # Declaring
 
-    def credentials(self, endpoint: PostgresEndpoint | MongoEndpoint, name: str, **override: str) -> None:
+    def credentials(self, endpoint: PostgresEndpoint | MongoEndpoint, name: str) -> None:
         """The Secrets of an administrator and of a CA."""
-        login = {"username": endpoint.username, "password": endpoint.password, **override}
-        self.api.apply(secret(f"{name}-admin", **login))
+        self.api.apply(secret(f"{name}-admin", username=endpoint.username, password=endpoint.password))
         self.api.apply(secret(f"{name}-ca", ca__crt=endpoint.ca))
 
-    def server(self, endpoint: PostgresEndpoint | None = None, name: str = "main", **spec: Any) -> str:
-        """A DatabaseServer with its Secrets: TLS verified in full; returns its name."""
+    def server(
+        self,
+        endpoint: PostgresEndpoint | None = None,
+        name: str = "main",
+        *,
+        login: tuple[str, str] | None = None,
+        ca: str = "",
+        **spec: Any,
+    ) -> str:
+        """A DatabaseServer with its Secrets: TLS verified in full; returns its name.
+
+        ``login`` and ``ca`` stand in its Secrets instead of those of ``endpoint``.
+        """
         endpoint = endpoint or self.endpoint
-        self.credentials(endpoint, name)
+        user, password = login or (endpoint.username, endpoint.password)
+        self.api.apply(secret(f"{name}-admin", username=user, password=password))
+        self.api.apply(secret(f"{name}-ca", ca__crt=ca or endpoint.ca))
         self.api.apply(self.server_document(endpoint, name, **spec))
         return name
 

@@ -85,6 +85,9 @@ def _failed(
 ) -> tuple[float, Outcome]:
     """How long to wait after a failed pass, and what the members are told."""
     _log.warning("the pass failed", reason=str(error.reason), error=error.message)
+    if error.reason is Reason.AUTHENTICATION_FAILED and not context.failures.get(("server", *server.key)):
+        # The password may have been changed: the Secret is read again, and if it is another one, this is woken.
+        context.enqueue(("server", *server.key))
     if not isinstance(error, TransientError):
         return pause, from_error(error)
     attempt = context.failures[key] = context.failures.get(key, 0) + 1

@@ -38,6 +38,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         keys = spec.credentials.keys
         plain = [key for key in (keys.username, keys.host, keys.port) if key]
         target = await read_target(spec, lambda secret: context.secret(namespace, secret, plain))
+        known = context.servers.get((namespace, name))
         server = await context.servers.put((namespace, name), spec, target, before)
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)
@@ -46,7 +47,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         server.blocked = InvalidError(outcome.reason, outcome.message) if replaced else None
         context.failures.pop(key, None)
         first = (namespace, name) not in context.servers_tried
-        if first or not was_closed or _ready_before(obj) is not outcome.ready:
+        if first or server is not known or not was_closed or _ready_before(obj) is not outcome.ready:
             _wake_units(context, namespace, name)
         pause = interval * context.random.uniform(0.9, 1.1)
     except SelvedgeError as error:
@@ -131,7 +132,7 @@ def _outcome(facts: ServerFacts, before: str) -> Outcome:
             Reason.INSUFFICIENT_PRIVILEGES,
             "the operator's login lacks rights; an administrator has to run: " + "; ".join(facts.missing_privileges),
         )
-        return Outcome(False, error.reason, error.message, status=status)
+        return Outcome(False, error.reason, error.message, retrying=False, status=status)
     message = f"the server answers as {facts.role}, version {facts.version}"
     return Outcome(True, Reason.REACHABLE, message, status=status)
 

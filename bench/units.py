@@ -1,0 +1,187 @@
+"""The unit of the comparison, one at a time, two hundred at once, idle, after a restart, and fifty in one database."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from psycopg import sql
+
+from bench import manifests, outage
+from bench.counters import Meter
+from bench.results import load, medians, spread
+from bench.world import World, world
+
+Figures = dict[str, Any]
+_ROUNDS = 3
+_INTERVAL = "5m"
+_INTERVAL_SECONDS = 300.0
+
+
+def single(scale: float = 1.0) -> Figures:
+    """One unit after the other, three rounds of 20: from the request to Ready, beside a bare CREATE DATABASE."""
+    rounds, number = [], max(5, int(20 * scale))
+    use: Figures = {}
+    with world() as here:
+        for turn in range(_ROUNDS):
+            bare, ours = [], []
+            for index in range(-1, number):
+                name = f"one-{turn}-{index + 1}"
+                seconds = here.create_databases([f"bare_{turn}_{index + 1}"])
+                sent = here.api.create(manifests.unit(name))
+                ready = here.watch.wait_ready([name], 30)[name]
+                if index >= 0:
+                    bare.append(seconds)
+                    ours.append(ready - sent)
+            rounds.append({"bare": spread(bare), "ours": spread(ours), "load": load()})
+        meter = Meter(here)
+        here.api.create(manifests.unit("one-last"))
+        here.watch.wait_ready(["one-last"], 30)
+        time.sleep(1.0)  # what is still under way: events
+        use = meter.read().document()
+    p50 = medians({"ours": one["ours"]["p50"], "bare": one["bare"]["p50"]} for one in rounds)
+    return {
+        "rows": {
+            "one unit, p50 s": p50["ours"],
+            "one unit, max s": medians({"max": one["ours"]["max"]} for one in rounds)["max"],
+            "one unit, p50 s beyond CREATE DATABASE": round(p50["ours"] - p50["bare"], 3),
+        },
+        "ratio_to_create_database": round(p50["ours"] / p50["bare"], 2),
+        "use_of_one": use,
+        "rounds": rounds,
+    }
+
+
+def fleet(scale: float = 1.0) -> Figures:
+    """200 units at once in three rounds; the last stays for the idle, restart and outage rows."""
+    number = max(10, int(200 * scale))
+    rounds: list[dict[str, float]] = []
+    loads = []
+    rest: Figures = {}
+    for turn in range(_ROUNDS):
+        with world() as here:
+            rounds.append(_at_once(here, number))
+            loads.append(load())
+            if turn == _ROUNDS - 1:
+                names = [f"unit-{index}" for index in range(number)]
+                rest["idle"] = _idle(here, number, 2 * _INTERVAL_SECONDS * min(1.0, scale))
+                rest["restart"] = _restart(here, names)
+                rest["away"] = outage.away(here, names)
+    middle = medians(rounds)
+    idle, restart, away = rest["idle"], rest["restart"], rest["away"]
+    return {
+        "rows": {
+            "200 units at once, all ready, s": middle["seconds"],
+            "200 units: CPU s of the operator": middle["cpu_seconds"],
+            "200 units: peak MiB of the operator": middle["peak_mib"],
+            "200 units: logins": middle["logins"],
+            "200 units: statements": middle["statements"],
+            "200 units: peak connections": middle["peak_connections"],
+            "200 units: API writes": middle["api_writes"],
+            "200 units idle: statements a minute": idle["statements_a_minute"],
+            "200 units idle: logins a minute": idle["logins_a_minute"],
+            "200 units idle: API writes a minute": idle["api_writes_a_minute"],
+            "200 units idle: statements per unit and interval": idle["statements_per_unit_and_interval"],
+            "200 units idle: logins per unit and interval": idle["logins_per_unit_and_interval"],
+            "restart with 200 units, settled s": restart["settled_seconds"],
+            "restart with 200 units: API writes": restart["api_writes"],
+            "Postgres away 30 s, all right after s": away["seconds"],
+        },
+        "units": number,
+        "bare_create_database_seconds": middle["bare_create_database_seconds"],
+        "ratio_to_create_database": round(middle["seconds"] / middle["bare_create_database_seconds"], 2),
+        "rounds": rounds,
+        "loads": loads,
+        **rest,
+    }
+
+
+def _at_once(here: World, number: int) -> dict[str, float]:
+    bare = here.create_databases([f"bare_{index}" for index in range(number)])
+    with here.sql() as connection:
+        for index in range(number):
+            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(f"bare_{index}")))
+        connection.execute("CHECKPOINT")
+    here.operator.settle(30)
+    meter = Meter(here)
+    documents = [manifests.unit(f"unit-{index}", interval=_INTERVAL) for index in range(number)]
+    started = time.monotonic()
+    sent = here.api.create_all(documents)
+    created = time.monotonic() - started
+    ready = here.watch.wait_ready(sent, 600)
+    seconds = max(ready.values()) - started
+    here.operator.settle(20)
+    use = meter.read()
+    return {
+        "seconds": round(seconds, 3),
+        "creator_seconds": round(created, 3),
+        "bare_create_database_seconds": round(bare, 3),
+        **use.document(),
+    }
+
+
+def _idle(here: World, number: int, seconds: float) -> Figures:
+    """Two intervals without anything to do."""
+    here.operator.settle(60)
+    meter = Meter(here)
+    started = time.monotonic()
+    time.sleep(seconds)
+    minutes = (time.monotonic() - started) / 60
+    use = meter.read()
+    intervals = minutes * 60 / _INTERVAL_SECONDS
+    return {
+        "minutes": round(minutes, 2),
+        "interval": _INTERVAL,
+        "statements_a_minute": round(use.statements / minutes, 1),
+        "logins_a_minute": round(use.logins / minutes, 1),
+        "api_writes_a_minute": round(use.api_writes / minutes, 1),
+        "api_reads_a_minute": round(use.api_reads / minutes, 1),
+        "lease_requests_a_minute": round(use.api_leases / minutes, 1),
+        "statements_per_unit_and_interval": round(use.statements / number / intervals, 2),
+        "logins_per_unit_and_interval": round(use.logins / number / intervals, 2),
+        "cpu_percent": round(use.cpu_seconds / minutes / 0.6, 2),
+        "use": use.document(),
+    }
+
+
+def _restart(here: World, names: list[str]) -> Figures:
+    """Stop and start the operator: until it has looked at every unit again and rests."""
+    here.operator.stop()
+    meter_before = here.operator
+    started = time.monotonic()
+    meter_before.start()
+    leads = time.monotonic() - started
+    meter = Meter(here)
+    wanted = len(names)
+    while here.operator.sample("selvedge_reconcile_duration_seconds_count") < wanted + 1:
+        time.sleep(0.1)
+        if time.monotonic() - started > 120:
+            raise TimeoutError("the operator has not looked at every unit 120 s after its restart")
+    settled = time.monotonic() - started
+    here.operator.settle(10)
+    use = meter.read()
+    here.watch.wait_ready(names, 1)
+    return {
+        "leads_seconds": round(leads, 3),
+        "settled_seconds": round(settled, 3),
+        "api_writes": use.api_writes,
+        "cpu_seconds_in_all": round(here.operator.cpu_seconds(), 2),
+        "use": use.document(),
+    }
+
+
+def one_database(scale: float = 1.0) -> Figures:
+    """Fifty DatabaseSchemas in one database at once."""
+    number = max(5, int(50 * scale))
+    rounds = []
+    for _ in range(_ROUNDS):
+        with world() as here:
+            meter = Meter(here)
+            documents = [manifests.share(f"team-{index}", "together") for index in range(number)]
+            started = time.monotonic()
+            ready = here.watch.wait_ready(here.api.create_all(documents), 300)
+            seconds = max(ready.values()) - started
+            here.operator.settle(10)
+            rounds.append({"seconds": round(seconds, 3), **meter.read().document()})
+    middle = medians(rounds)
+    return {"rows": {"50 units in one database, all ready, s": middle["seconds"]}, "median": middle, "rounds": rounds}

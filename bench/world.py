@@ -1,0 +1,155 @@
+"""What every measurement stands on: a cluster, a Postgres server as in earnest (fsync on), and the operator."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from bench.api import Api, Document, Watch
+from bench.operator import Operator
+from sandbox import Sandbox
+from sandbox.postgres import PostgresServer
+
+NAMESPACE = "bench"
+#: The operator's login and its user in the cluster, so that nobody else's work is counted as its own.
+LOGIN = "bench_operator"
+_CRDS = Path(__file__).resolve().parent.parent / "crds"
+_SETTINGS = {
+    "fsync": "on",
+    "full_page_writes": "on",
+    "wal_level": "replica",
+    "max_connections": "300",
+    "pg_stat_statements.max": "100000",
+    "log_connections": "on",
+    "log_disconnections": "on",
+    "log_min_messages": "log",
+}
+
+
+@dataclass(slots=True)
+class World:
+    """Everything of one measurement; gone when it ends."""
+
+    sandbox: Sandbox
+    postgres: PostgresServer
+    api: Api
+    operator: Operator
+    watch: Watch
+    servers: Watch
+
+    def sql(self, dbname: str = "postgres") -> psycopg.Connection[Any]:
+        """An autocommit connection of the administrator, who is not the operator."""
+        return self.postgres.connect(dbname)
+
+    def create_databases(self, names: list[str]) -> float:
+        """CREATE DATABASE for each, over one connection; the seconds it took."""
+        started = time.monotonic()
+        with self.sql() as connection:
+            for name in names:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return time.monotonic() - started
+
+
+@contextmanager
+def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, identity: str = "") -> Iterator[World]:
+    """Start everything and wait until the DatabaseServer ``main`` is Ready."""
+    with ExitStack() as stack:
+        sandbox = stack.enter_context(Sandbox.start(postgres=(), mongodb=False))
+        server = stack.enter_context(PostgresServer.launch(postgres, settings={**_SETTINGS, **(settings or {})}))
+        password = _prepare_postgres(server)
+        _prepare_cluster(sandbox)
+        api = Api(sandbox.kubeconfig, NAMESPACE)
+        directory = Path(tempfile.mkdtemp(prefix="selvedge-bench-"))
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        operator = Operator(sandbox.kubeconfig_for("bench-operator"), directory, identity)
+        operator.start()
+        stack.callback(operator.kill)
+        servers = stack.enter_context(Watch(api, "databaseservers"))
+        for document in _server(server, password):
+            plural = "databaseservers" if document["kind"] == "DatabaseServer" else "secrets"
+            path = api.path(plural) if plural == "databaseservers" else f"/api/v1/namespaces/{NAMESPACE}/secrets"
+            api.text("POST", path, document)
+        servers.wait_ready(["main"], 30)
+        watch = stack.enter_context(Watch(api))
+        yield World(sandbox, server, api, operator, watch, servers)
+
+
+def _prepare_postgres(server: PostgresServer) -> str:
+    with server.connect() as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        connection.execute(
+            sql.SQL("CREATE ROLE {} LOGIN SUPERUSER PASSWORD {}").format(
+                sql.Identifier(LOGIN), sql.Literal(server.password)
+            )
+        )
+    return server.password
+
+
+def _prepare_cluster(sandbox: Sandbox) -> None:
+    sandbox.kubectl("apply", "--server-side", "-f", str(_CRDS))
+    sandbox.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")
+    sandbox.kubectl("create", "namespace", NAMESPACE)
+    sandbox.kubectl(
+        "create", "clusterrolebinding", "bench-operator", "--clusterrole=cluster-admin", "--user=bench-operator"
+    )
+    rules = {
+        # precedence, and what it counts
+        "bench-leases": (100, ["*"], ["coordination.k8s.io"], ["leases"]),
+        "bench-writes": (101, ["create", "update", "patch", "delete", "deletecollection"], ["*"], ["*"]),
+        "bench-reads": (102, ["*"], ["*"], ["*"]),
+    }
+    documents = [_flow_schema(name, *rule) for name, rule in rules.items()]
+    for document in documents:
+        sandbox.kubectl("apply", "-f", "-", input=_json(document))
+
+
+def _flow_schema(name: str, precedence: int, verbs: list[str], groups: list[str], resources: list[str]) -> Document:
+    """A class of its own for the operator's requests: the API server counts what it dispatches in each class."""
+    rule = {"verbs": verbs, "apiGroups": groups, "resources": resources, "namespaces": ["*"], "clusterScope": True}
+    return {
+        "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
+        "kind": "FlowSchema",
+        "metadata": {"name": name},
+        "spec": {
+            "matchingPrecedence": precedence,
+            "priorityLevelConfiguration": {"name": "workload-low"},  # where a pod's service account lands
+            "distinguisherMethod": {"type": "ByUser"},
+            "rules": [{"subjects": [{"kind": "User", "user": {"name": "bench-operator"}}], "resourceRules": [rule]}],
+        },
+    }
+
+
+def _server(server: PostgresServer, password: str) -> Iterator[Document]:
+    def secret(name: str, **values: str) -> Document:
+        data = {key.replace("_", "."): base64.b64encode(value.encode()).decode() for key, value in values.items()}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+
+    yield secret("main-login", username=LOGIN, password=password)
+    yield secret("main-ca", ca_crt=server.ca)
+    yield {
+        "apiVersion": "selvedge.dev/v1alpha1",
+        "kind": "DatabaseServer",
+        "metadata": {"name": "main"},
+        "spec": {
+            "engine": "Postgres",
+            "hosts": [{"host": server.host, "port": server.port}],
+            "credentials": {"secretRef": {"name": "main-login"}},
+            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "main-ca", "key": "ca.crt"}},
+        },
+    }
+
+
+def _json(document: Document) -> str:
+    import json
+
+    return json.dumps(document)

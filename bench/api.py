@@ -196,7 +196,7 @@ class Watch:
             raise ApiError(f"the watch ended: {obj.get('message')}")
         name, generation = obj["metadata"]["name"], obj["metadata"]["generation"]
         conditions = (obj.get("status") or {}).get("conditions") or ()
-        found = next((condition for condition in conditions if condition["type"] == "Ready"), {})
+        found: Document = next((condition for condition in conditions if condition["type"] == "Ready"), {})
         ready = found.get("status") == "True" and found.get("observedGeneration") == generation
         ready = ready and event["type"] != "DELETED"
         with self._changed:

@@ -46,8 +46,8 @@ class Meter:
         self._world = world
         self._log_start = _size(world)
         self._before = self._totals()
-        self._cpu = world.operator.cpu_seconds()
         self._pid = world.operator.pid
+        self._cpu = world.operator.cpu_seconds() if self._pid else 0.0
 
     def read(self) -> Use:
         """What was used since."""

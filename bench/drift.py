@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -145,5 +144,5 @@ def _intact(here: World, database: str, query: str) -> bool:
 
 def _named(text: str, prefix: str) -> sql.SQL:
     """A statement of this file with the unit's own names; both are constants of ours."""
-    replaced: Callable[[str, str], str] = text.replace
-    return sql.SQL(replaced("{p}", prefix))  # type: ignore[arg-type]
+    replaced: Any = text.replace("{p}", prefix)
+    return sql.SQL(replaced)

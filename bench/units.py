@@ -20,7 +20,8 @@ _INTERVAL_SECONDS = 300.0
 
 def single(scale: float = 1.0) -> Figures:
     """One unit after the other, three rounds of 20: from the request to Ready, beside a bare CREATE DATABASE."""
-    rounds, number = [], max(5, int(20 * scale))
+    rounds: list[Figures] = []
+    number = max(5, int(20 * scale))
     use: Figures = {}
     with world() as here:
         for turn in range(_ROUNDS):
@@ -147,11 +148,10 @@ def _idle(here: World, number: int, seconds: float) -> Figures:
 def _restart(here: World, names: list[str]) -> Figures:
     """Stop and start the operator: until it has looked at every unit again and rests."""
     here.operator.stop()
-    meter_before = here.operator
-    started = time.monotonic()
-    meter_before.start()
-    leads = time.monotonic() - started
     meter = Meter(here)
+    started = time.monotonic()
+    here.operator.start()
+    leads = time.monotonic() - started
     wanted = len(names)
     while here.operator.sample("selvedge_reconcile_duration_seconds_count") < wanted + 1:
         time.sleep(0.1)
@@ -165,7 +165,6 @@ def _restart(here: World, names: list[str]) -> Figures:
         "leads_seconds": round(leads, 3),
         "settled_seconds": round(settled, 3),
         "api_writes": use.api_writes,
-        "cpu_seconds_in_all": round(here.operator.cpu_seconds(), 2),
         "use": use.document(),
     }
 

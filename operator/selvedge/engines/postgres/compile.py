@@ -82,6 +82,7 @@ class _Builder:
         self.grants: list[DesiredGrant] = []
         self.scopes: list[AuthoritativeScope] = []
         self.declared: dict[str, int] = {}
+        self.admitted: list[Member] = []
 
     def add(self, member: Member) -> None:
         spec = member.spec.postgres or PostgresDatabase()
@@ -96,6 +97,7 @@ class _Builder:
             )
             self._problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
             return
+        self.admitted.append(member)
         if self.database is None:
             ref = ObjectRef("database", member.spec.database)
             owner = spec.owner if spec.owner and self._may_use_role(member, ref, spec.owner, access) else None
@@ -231,16 +233,26 @@ class _Builder:
             tuple(self.roles),
             tuple(self.grants),
             tuple(self.scopes),
+            refused=self._refused(),
         )
         return Compiled(
             desired,
             policies={member.uid: policy(member) for member in self.members},
-            resources={member.uid: f"{member.namespace}/{member.name}" for member in self.members},
+            resources={member.uid: f"{member.namespace}/{member.name}" for member in self.admitted},
             prune={member.uid: member.spec.prune is Prune.OWNED for member in self.members},
             adopt={member.uid: member.spec.adoption is Adoption.ALLOW for member in self.members},
             declared=self.declared,
             problems=self.problems,
         )
+
+    def _refused(self) -> frozenset[str]:
+        """The claims of what a member declares and may not have: it is left as it is, not taken away."""
+        names = set()
+        for member in self.admitted:
+            for status in self.problems[member.uid]:
+                middle = f"{member.namespace}/{member.name}:" if status.ref.kind == "grant" else ""
+                names.add(f"{status.ref.kind}:{middle}{status.ref.name}")
+        return frozenset(names)
 
 
 def policy(member: Member) -> Policy:

@@ -239,10 +239,14 @@ def _claims(change: c.WriteClaims | c.DropClaims, metadata_schema: str) -> sql.C
     ).format(table=table, rows=sql.Literal(json.dumps(rows)))
 
 
-def create_metadata(metadata_schema: str) -> sql.Composable:
-    """The operator's own schema with the claims table; the schema may stand already, made for the migration history."""
-    return sql.SQL(
-        "CREATE SCHEMA IF NOT EXISTS {schema}; CREATE TABLE {table} (object text PRIMARY KEY, cluster text NOT NULL, "
-        "resource text NOT NULL, uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', "
-        "since timestamptz NOT NULL DEFAULT now())"
-    ).format(schema=sql.Identifier(metadata_schema), table=claims_table(metadata_schema))
+def create_metadata(metadata_schema: str, *, schema_exists: bool) -> sql.Composable:
+    """The operator's own schema with the claims table.
+
+    Without IF NOT EXISTS: what somebody else made since we looked must not be used.
+    """
+    name = sql.Identifier(metadata_schema)
+    schema = sql.SQL("" if schema_exists else "CREATE SCHEMA {}; ").format(name)
+    return schema + sql.SQL(
+        "CREATE TABLE {}.claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
+        "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now())"
+    ).format(name)

@@ -226,7 +226,7 @@ class Transaction:
         self.may_write()
         prepared = []
         if not before.has_claims_table:
-            prepared.append(create_metadata(self.metadata_schema))
+            prepared.append(create_metadata(self.metadata_schema, schema_exists=before.has_metadata_schema))
         rendered = [self._render(change, before.version) for change in changes]
         try:
             return _text(await self.session.run("apply", *prepared, *rendered, verify))

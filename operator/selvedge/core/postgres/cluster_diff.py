@@ -41,16 +41,20 @@ class ClaimBook:
         self.new: dict[str, Claim] = {}
 
     def mine(self, object_name: str, member: str) -> bool:
-        """Whether the member owns the object already."""
-        claim = self.claims.get(object_name)
-        return claim is not None and claim.belongs_to(self.cluster, self.resources[member])
+        """Whether the object is the member's to have: it, or another member of this unit, owns it already.
 
-    def foreign(self, object_name: str, member: str) -> Claim | None:
-        """The claim of somebody else that still holds, if there is one."""
+        Which of the members has it was decided when they were compiled; the claim follows the declaration.
+        """
         claim = self.claims.get(object_name)
-        if claim is None or claim.belongs_to(self.cluster, self.resources[member]):
-            return None
-        if claim.cluster == self.cluster and not self.alive(claim.resource):
+        return claim is not None and self._ours(claim)
+
+    def _ours(self, claim: Claim) -> bool:
+        return claim.cluster == self.cluster and claim.resource in self.resources.values()
+
+    def foreign(self, object_name: str) -> Claim | None:
+        """The claim of somebody outside of this unit that still holds, if there is one."""
+        claim = self.claims.get(object_name)
+        if claim is None or self._ours(claim) or (claim.cluster == self.cluster and not self.alive(claim.resource)):
             return None
         return claim
 
@@ -60,7 +64,7 @@ class ClaimBook:
         detail = {"created": False, **detail}
         if current is not None and self.mine(object_name, member):
             detail["created"] = current.detail.get("created", False)
-            if dict(current.detail) == detail:
+            if current.resource == self.resources[member] and dict(current.detail) == detail:
                 return
         self.new[object_name] = Claim(object_name, self.cluster, self.resources[member], member, detail)
 
@@ -108,18 +112,20 @@ def diff_cluster(
     ref = ObjectRef("database", database.name)
     key = f"database:{database.name}"
     exists = database.name in set(databases)
-    holder = book.foreign(key, database.member)
-    if holder is not None and not _shared(holder, book):
+    holder = book.foreign(key)
+    if holder is not None:
         return [], [conflict(ref, database.member, holder, book.cluster)]
-    if holder is None and not book.mine(key, database.member):
+    if not book.mine(key, database.member):
         if exists and not adopt[database.member]:
             return [], [adoption_required(ref, database.member)]
         book.want(key, database.member, {"created": not exists})
     if not exists:
         changes.append(CreateDatabase(ref, database.member, database.name, database.owner))
     declared = {role.name for role in desired.roles if not role.absent}
+    going = dropped_roles(desired, book)
+    staying = {name: role for name, role in roles.items() if name not in going}
     for role in desired.roles:
-        found, trouble = _diff_role(role, roles, declared, book, adopt[role.member], version)
+        found, trouble = _diff_role(role, staying, declared, book, adopt[role.member], version)
         changes += found
         problems += trouble
     changes += _retired(desired, roles, book)
@@ -127,11 +133,6 @@ def diff_cluster(
         member = database.member
         changes.append(WriteClaims(ref, member, tuple(book.new[name] for name in sorted(book.new))))
     return changes, problems
-
-
-def _shared(holder: Claim, book: ClaimBook) -> bool:
-    """Several DatabaseSchemas may share a database: a co-member's claim on it is no conflict."""
-    return holder.cluster == book.cluster and holder.resource in book.resources.values()
 
 
 def _diff_role(
@@ -145,7 +146,7 @@ def _diff_role(
     ref = ObjectRef("role", role.name)
     key = f"role:{role.name}"
     current = roles.get(role.name)
-    holder = book.foreign(key, role.member)
+    holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, role.member, holder, book.cluster)]
     mine = book.mine(key, role.member)
@@ -211,11 +212,18 @@ def _privileged(ref: ObjectRef, member: str, name: str, what: str) -> Problem:
 
 def retired_roles(desired: Desired, book: ClaimBook) -> dict[str, list[Claim]]:
     """For each member's uid the claims of roles that left its declaration."""
-    declared = {role.name for role in desired.roles}
-    return {
-        member: [x for x in book.owned("role:", member) if x.object.removeprefix("role:") not in declared]
-        for member in book.resources
-    }
+    kept = {f"role:{role.name}" for role in desired.roles} | desired.refused
+    return {member: [x for x in book.owned("role:", member) if x.object not in kept] for member in book.resources}
+
+
+def dropped_roles(desired: Desired, book: ClaimBook) -> frozenset[str]:
+    """Those of them that are to be dropped: we made them."""
+    return frozenset(
+        claim.object.removeprefix("role:")
+        for claims in retired_roles(desired, book).values()
+        for claim in claims
+        if claim.detail.get("created")
+    )
 
 
 def _retired(desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook) -> list[Change]:

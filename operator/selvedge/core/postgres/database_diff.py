@@ -19,7 +19,7 @@ from selvedge.core.postgres.changes import (
     UpdateExtension,
     WriteClaims,
 )
-from selvedge.core.postgres.cluster_diff import ClaimBook, conflict, retired_roles
+from selvedge.core.postgres.cluster_diff import ClaimBook, conflict, dropped_roles, retired_roles
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import (
     AclGroup,
@@ -48,13 +48,13 @@ def diff_database(
     changes: list[Change] = []
     problems: list[Problem] = []
     changes += _database(desired, snapshot, book)
-    known_roles = frozenset(snapshot.roles)
+    known_roles = frozenset(snapshot.roles) - desired.remembered.dropped
     for schema in desired.schemas:
         _add(_schema(schema, snapshot, book, known_roles), changes, problems)
     for extension in desired.extensions:
         _add(_extension(extension, snapshot, book), changes, problems)
     kept = {f"schema:{schema.name}" for schema in desired.schemas}
-    kept |= {f"extension:{extension.name}" for extension in desired.extensions}
+    kept |= {f"extension:{extension.name}" for extension in desired.extensions} | desired.refused
     changes += _left_objects(kept, book, snapshot, prune)
     left, dropped = _left_grants(desired, book)
     for grant in desired.grants:
@@ -110,7 +110,7 @@ def _schema(
 ) -> tuple[list[Change], list[Problem]]:
     ref = ObjectRef("schema", schema.name)
     key = f"schema:{schema.name}"
-    holder = book.foreign(key, schema.member)
+    holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, schema.member, holder, book.cluster)]
     current = snapshot.schemas.get(schema.name)
@@ -136,7 +136,7 @@ def _schema(
 def _extension(extension: DesiredExtension, snapshot: Snapshot, book: ClaimBook) -> tuple[list[Change], list[Problem]]:
     ref = ObjectRef("extension", extension.name)
     key = f"extension:{extension.name}"
-    holder = book.foreign(key, extension.member)
+    holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, extension.member, holder, book.cluster)]
     current = snapshot.extensions.get(extension.name)
@@ -258,7 +258,7 @@ def _left_grants(desired: Desired, book: ClaimBook) -> tuple[list[DesiredGrant],
         prefix = f"grant:{resource}:"
         for claim in book.owned(prefix, member):
             remembered = {key: value for key, value in claim.detail.items() if key != "created"}
-            if now.get(claim.object) == remembered:
+            if now.get(claim.object) == remembered or claim.object in desired.refused:
                 continue
             if not claim.detail.get("absent"):
                 left.append(_grant_of(claim.object.removeprefix(prefix), member, claim.detail))
@@ -282,9 +282,10 @@ def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> 
         if prune.get(member)
         for claim in book.owned("schema:", member)
     }
-    return Remembered(frozenset(roles), frozenset(schemas - kept), tuple(left))
+    return Remembered(frozenset(roles), frozenset(schemas - kept), tuple(left), dropped_roles(desired, book))
 
 
 def united(a: Remembered, b: Remembered) -> Remembered:
     """Both."""
-    return Remembered(a.roles | b.roles, a.schemas | b.schemas, tuple(dict.fromkeys((*a.grants, *b.grants))))
+    grants = tuple(dict.fromkeys((*a.grants, *b.grants)))
+    return Remembered(a.roles | b.roles, a.schemas | b.schemas, grants, a.dropped | b.dropped)

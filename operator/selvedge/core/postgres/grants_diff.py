@@ -92,7 +92,7 @@ def diff_grants(
     for grant in grants:
         problems += _collect(grant, unwanted if grant.absent else wanted, index, snapshot, known_roles)
     for grant in left:
-        _collect(grant, unwanted, index, snapshot, known_roles)
+        _collect(grant, unwanted, index, snapshot, frozenset(snapshot.roles))
     missing: Collected = defaultdict(list)
     surplus: Collected = defaultdict(list)
     asked: dict[StatementKey, DesiredGrant] = {}
@@ -229,7 +229,8 @@ def _unwanted(
     for ((kind, schema, name), grantee), privileges in unwanted.by_object.items():
         group = index.group_of[kind, schema, name]
         if group.owner != grantee:
-            check(group, name, grantee, privileges)
+            wide = unwanted.by_schema.get((group.kind, schema, grantee), {})
+            check(group, name, grantee, {key: grant for key, grant in privileges.items() if key not in wide})
 
 
 def _beyond(scope: AuthoritativeScope, wanted: _Wanted, index: _Index, out: Collected) -> None:

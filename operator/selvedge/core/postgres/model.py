@@ -147,6 +147,8 @@ class Remembered:
     roles: frozenset[str] = frozenset()
     schemas: frozenset[str] = frozenset()
     grants: tuple[DesiredGrant, ...] = ()
+    #: Those of the roles that are to be dropped: nothing is granted to them any more.
+    dropped: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +170,8 @@ class Desired:
     grants: tuple[DesiredGrant, ...] = ()
     authoritative: tuple[AuthoritativeScope, ...] = ()
     remembered: Remembered = Remembered()
+    #: Claims of what a member declares and may not have (any more): neither changed nor taken away.
+    refused: frozenset[str] = frozenset()
 
     def schema_names(self) -> frozenset[str]:
         """Every schema whose contents the snapshot has to show."""

@@ -100,14 +100,16 @@ def diff_grants(
     _unwanted(unwanted, wanted, index, surplus, asked)
     authoritative = list(scopes)
     changes = _render(surplus, asked, RevokePrivileges) + _render(missing, asked, GrantPrivileges)
+    taken: defaultdict[tuple[str, str, str, str], set[str]] = defaultdict(set)
+    for (kind, schema, grantee, privileges, *_), names in surplus.items():
+        for name in names:
+            taken[kind, schema, name, grantee] |= privileges
     for scope in authoritative:
         extra: Collected = defaultdict(list)
-        _beyond(scope, wanted, index, extra)
+        _beyond(scope, wanted, index, taken, extra)
         for (kind, schema, grantee, privileges, *_), names in sorted(extra.items(), key=lambda item: str(item[0])):
             what = Privileges(kind, schema, tuple(sorted(names)), tuple(sorted(privileges)), grantee)
-            change = RevokePrivileges(ObjectRef("role", grantee), scope.member, what)
-            if not any(isinstance(known, RevokePrivileges) and known.what == what for known in changes):
-                changes.append(change)
+            changes.append(RevokePrivileges(ObjectRef("role", grantee), scope.member, what))
     return changes, problems
 
 
@@ -233,8 +235,17 @@ def _unwanted(
             check(group, name, grantee, {key: grant for key, grant in privileges.items() if key not in wide})
 
 
-def _beyond(scope: AuthoritativeScope, wanted: _Wanted, index: _Index, out: Collected) -> None:
-    """What roles of an authoritative scope hold in its schemas without anybody declaring it."""
+def _beyond(
+    scope: AuthoritativeScope,
+    wanted: _Wanted,
+    index: _Index,
+    taken: Mapping[tuple[str, str, str, str], set[str]],
+    out: Collected,
+) -> None:
+    """What roles of an authoritative scope hold in its schemas without anybody declaring it.
+
+    ``taken`` is what is revoked already.
+    """
     for group in index.groups:
         inside = group.schema in scope.schemas or (group.kind == "schema" and scope.schemas & set(group.names))
         if not inside:
@@ -245,7 +256,9 @@ def _beyond(scope: AuthoritativeScope, wanted: _Wanted, index: _Index, out: Coll
             for name in group.names:
                 if group.kind == "schema" and name not in scope.schemas:
                     continue
-                extra = group.grants[grantee] - frozenset(wanted.of(group.kind, group.schema, name, grantee))
+                keep = wanted.of(group.kind, group.schema, name, grantee)
+                gone = taken.get((_base(group.kind), group.schema, name, grantee), set())
+                extra = group.grants[grantee] - frozenset(keep) - gone
                 if extra:
                     out[_base(group.kind), group.schema, grantee, extra, "", ""].append(name)
 

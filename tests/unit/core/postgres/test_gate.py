@@ -1,0 +1,82 @@
+"""What of a plan is made at once, what waits, and what an approval is for."""
+
+from __future__ import annotations
+
+import pytest
+
+from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.gate import Policy, approved, digest, split, without_failed
+from selvedge.core.postgres.model import Claim
+from selvedge.core.unit import ObjectRef
+
+ROLE = ObjectRef("role", "app")
+SCHEMA = ObjectRef("schema", "old")
+CREATE = c.CreateRole(ROLE, "u1", "app")
+REVOKE = c.RevokeRole(ROLE, "u1", "app", "other")
+DROP = c.DropSchema(SCHEMA, "u1", "old")
+CLAIM = Claim("role:app", "k", "shop/one", "u1")
+WRITE = c.WriteClaims(ObjectRef("database", "shop"), "u1", (CLAIM, Claim("schema:old", "k", "shop/one", "u1")))
+
+
+def gate(
+    policy: Policy, *changes: c.Change, granted: tuple[c.Change, ...] = (), plan: bool = False
+) -> tuple[list[c.Change], list[c.Change]]:
+    return split(changes, {"u1": policy}, granted, plan)
+
+
+def test_additive_and_narrowing_changes_are_made_and_destructive_ones_wait() -> None:
+    now, waiting = gate(Policy("shop/one"), CREATE, REVOKE, DROP)
+    assert (now, waiting) == ([CREATE, REVOKE], [DROP])
+    now, waiting = gate(Policy("shop/one", destructive=True), CREATE, DROP)
+    assert (now, waiting) == ([CREATE, DROP], [])
+
+
+@pytest.mark.parametrize("policy", [Policy("shop/one", automatic=False), Policy("shop/one", False, destructive=True)])
+def test_nothing_is_made_before_its_approval(policy: Policy) -> None:
+    assert gate(policy, CREATE, DROP, WRITE) == ([], [CREATE, DROP])
+    now, waiting = gate(policy, CREATE, DROP, granted=(CREATE, DROP))
+    assert (now, waiting) == ([CREATE, DROP], [])
+    now, waiting = gate(policy, CREATE, REVOKE, granted=(CREATE,))
+    assert (now, waiting) == ([CREATE], [REVOKE]), "what was not in the approved plan waits"
+
+
+def test_drift_is_only_reported_once_the_generation_was_verified() -> None:
+    assert gate(Policy("shop/one", report_drift=True), CREATE) == ([CREATE], [])
+    assert gate(Policy("shop/one", report_drift=True, verified=True), CREATE) == ([], [CREATE])
+
+
+def test_a_plan_makes_nothing() -> None:
+    assert gate(Policy("shop/one", destructive=True), CREATE, DROP, WRITE, granted=(CREATE,), plan=True) == (
+        [],
+        [CREATE, DROP],
+    )
+
+
+def test_the_claim_of_what_waits_waits_too() -> None:
+    now, _ = gate(Policy("shop/one"), CREATE, DROP, WRITE)
+    assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
+
+
+def test_an_approval_is_for_one_plan_of_one_member() -> None:
+    other = c.CreateRole(ROLE, "u2", "app")
+    policies = {"u1": Policy("shop/one", approved="sha256:a"), "u2": Policy("shop/two", approved="")}
+    assert approved([CREATE, other], policies, {"u1": "sha256:a", "u2": ""}) == [CREATE]
+    assert approved([CREATE, other], policies, {"u1": "sha256:b", "u2": ""}) == []
+
+
+def test_the_digest_names_server_database_statements_and_their_order() -> None:
+    base = digest("1", "shop", ["a", "b"])
+    assert base.startswith("sha256:")
+    assert len({base, digest("2", "shop", ["a", "b"]), digest("1", "x", ["a", "b"]), digest("1", "shop", ["b", "a"]),
+                digest("1", "shop", ["ab"])}) == 5  # fmt: skip
+    assert base == digest("1", "shop", ["a", "b"])
+
+
+def test_a_failed_setting_leaves_its_role_and_a_failed_creation_takes_all_with_it() -> None:
+    setting = c.SetRoleSetting(ROLE, "u1", "app", "statement_timeout", "nonsense")
+    comment = c.CommentRole(ROLE, "u1", "app", "text")
+    policies = {"u1": Policy("shop/one")}
+    everything = [CREATE, comment, setting, WRITE]
+    assert without_failed(everything, [setting], policies) == [CREATE, comment, WRITE]
+    kept = without_failed(everything, [CREATE], policies)
+    assert kept == [c.WriteClaims(WRITE.ref, "u1", WRITE.claims[1:])]

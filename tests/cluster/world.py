@@ -159,7 +159,7 @@ class World:
             return document if found[0] == status and reason in ("", found[1]) else None
 
         return wait_for(
-            reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-1500:])
+            reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-300:])
         )
 
     def sql(self, statement: str, *, database: str = "") -> list[tuple[Any, ...]]:

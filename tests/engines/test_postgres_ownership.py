@@ -119,6 +119,40 @@ async def test_two_processes_that_want_one_database_make_it_once(
     assert reasons(loser) == {f"database {database_name}": "Conflict"}
 
 
+async def test_a_role_moves_from_one_member_of_a_database_to_the_other(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    role = f"{database_name}_app"
+    with_it, without = {"roles": [{"name": role, "comment": "x"}]}, {"schemas": [{"name": "shared"}]}
+    later = {"name": "new", "created": "2026-02-01T00:00:00Z"}
+    async with engine(postgres) as server:
+        await converge(server, member(database_name, with_it, name="old"), member(database_name, {}, **later))
+        result = await converge(
+            server, member(database_name, without, name="old"), member(database_name, with_it, **later)
+        )
+        assert all(one.verified for one in result.members.values())
+        claim = rows(postgres, "SELECT resource FROM selvedge.claims WHERE object = %s", f"role:{role}")
+        assert claim == [("shop/new",)]
+
+
+async def test_what_the_access_refuses_by_now_is_left_as_it_is(postgres: PostgresEndpoint, database_name: str) -> None:
+    role = f"{database_name}_app"
+    spec = {
+        "schemas": [{"name": "shared"}],
+        "roles": [{"name": role}],
+        "grants": [{"name": "u", "privileges": ["USAGE"], "objects": {"schemas": ["shared"]}, "to": [role]}],
+    }
+    one = member(database_name, spec)
+    async with engine(postgres) as server:
+        await ready(server, one)
+        for rule in (AccessRule(role_prefixes=("other_",)), AccessRule(databases=("other",))):
+            result = await only(server, one, access=lambda _, rule=rule: rule)
+            assert not result.verified
+            assert result.applied == ()
+    query = "SELECT has_schema_privilege(%s, 'shared', 'USAGE')"
+    assert rows(postgres, query, role, dbname=database_name) == [(True,)]
+
+
 FORBIDDEN = {
     "schema pg_catalog": {"schemas": [{"name": "pg_catalog"}]},
     "schema information_schema": {"schemas": [{"name": "information_schema"}]},

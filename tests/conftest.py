@@ -144,6 +144,9 @@ def mongo_database(mongodb: MongoEndpoint) -> Iterator[str]:
         client[name].command("dropAllUsersFromDatabase")
         client[name].command("dropAllRolesFromDatabase")
         client.drop_database(name)
+        # the operator keeps these in a database of its own, which the tests share
+        client["selvedge"]["claims"].delete_many({"_id.database": name})
+        client["selvedge"]["lock"].delete_many({"_id": name})
 
 
 @pytest.fixture(scope="session")

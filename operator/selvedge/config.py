@@ -57,7 +57,10 @@ class Settings:
     reconcile_timeout: float = 300.0
     """SELVEDGE_RECONCILE_TIMEOUT: a reconcile that takes longer is cancelled and tried again."""
     metadata_schema: str = "selvedge"
-    """SELVEDGE_METADATA_SCHEMA: schema in each database for claims and migration history."""
+    """SELVEDGE_METADATA_SCHEMA: schema in each database for claims and migration history.
+
+    On MongoDB it names the database that holds the claims on all others.
+    """
 
     def __post_init__(self) -> None:
         """Check what holds between settings.
@@ -130,9 +133,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_name(part.strip()) for part in text.split(",") if part.strip()))
 
 
+# what belongs to Postgres, and MongoDB's own databases
+_TAKEN = frozenset({"public", "information_schema", "admin", "config", "local"})
+
+
 def _schema(text: str) -> str:
-    if not _IDENTIFIER.fullmatch(text) or text.startswith("pg_") or text in ("public", "information_schema"):
-        raise ValueError("write a schema of its own: lower-case letters, digits and _, not pg_* and not public")
+    if not _IDENTIFIER.fullmatch(text) or text.startswith("pg_") or text in _TAKEN:
+        raise ValueError("write a schema of its own: lower-case letters, digits and _, not pg_*, public, admin, …")
     return text
 
 

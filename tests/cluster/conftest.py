@@ -91,3 +91,4 @@ def mongo(bare: World, mongodb: MongoEndpoint) -> Iterator[World]:
     bare.operator.kill()
     with mongodb.client() as client:
         client.drop_database(bare.name)
+        client["selvedge"]["claims"].delete_many({"_id.database": bare.name})

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_lease import COLLECTION, Lease
 from selvedge.engines.mongodb.migrations import MongoMigrations, open_session
 from selvedge.migrate import MigrationState, Progress, RunResult, Timeouts, load, make_plan, run
-from tests.engines.mongodb_support import Record
+from tests.engines.mongodb_support import Record, converge, member, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -211,6 +211,52 @@ async def test_the_migrator_reaches_its_database_only(shop: Shop) -> None:
         assert result.migrations[0].error is not None, command
         assert result.migrations[0].error.sqlstate in ("Unauthorized", "13"), result.migrations[0].error
     assert shop.command({"usersInfo": 1})["users"] == []
+
+
+async def test_a_migration_reaches_no_claim_and_no_lock(shop: Shop) -> None:
+    declared = "collections: [{name: designs, indexes: [{name: n, keys: [{field: n}]}]}]"
+    one = member("designs", shop.database, declared)
+
+    def kept() -> list[Any]:
+        with shop.endpoint.client() as client:
+            own = client["selvedge"]
+            return [list(own.claims.find({"_id.database": shop.database})), own.lock.find_one({"_id": shop.database})]
+
+    async with running(shop.target()) as engine:
+        assert (await converge(engine, shop.database, one))[0].verified
+        before = kept()
+        assert len(before[0]) == 3
+        assert before[1] is not None
+        theirs = {"database": shop.database, "object": "collection:designs"}
+        seed = {"insert": "theirs", "documents": [{"_id": theirs, "resource": "theirs", "made": False}]}
+        for into in ("claims", "lock"):
+            where = {"db": "selvedge", "coll": into}
+            for command in (
+                {"aggregate": "theirs", "pipeline": [{"$merge": {"into": where}}], "cursor": {}},
+                {"aggregate": "theirs", "pipeline": [{"$out": where}], "cursor": {}},
+                {"renameCollection": f"{shop.database}.theirs", "to": f"selvedge.{into}", "dropTarget": True},
+            ):
+                result = await shop.up({USERS: up({"drop": "theirs", "ifNotExists": True}, seed, command)})
+                assert result.migrations[0].error is not None, command
+                assert result.migrations[0].error.sqlstate in ("Unauthorized", "13"), result.migrations[0].error
+                shop.command({"delete": "selvedge.history", "deletes": [{"q": {}, "limit": 0}]})
+        with pytest.raises(InvalidError, match=r"\$db is the driver's to send"):
+            await shop.up({USERS: up({"update": "claims", "updates": [{"q": {}, "u": {}}], "$db": "selvedge"})})
+        # under the same names in the database that it migrates it may write, and nobody reads that
+        result = await shop.up(
+            {
+                USERS: up(
+                    {"insert": "selvedge.claims", "documents": [{"_id": "collection:designs", "resource": "theirs"}]},
+                    {"insert": "claims", "documents": [{"_id": theirs, "resource": "theirs"}]},
+                    {"insert": "selvedge.lock", "documents": [{"_id": "database", "holder": "theirs"}]},
+                )
+            }
+        )
+        assert result.error is None, result.error
+        assert kept() == before
+        (found,) = await converge(engine, shop.database, replace(one, verified=True))
+        assert (found.verified, found.drift, found.applied) == (True, (), ())
+        assert kept() == before
 
 
 async def test_two_runners_at_once(shop: Shop) -> None:

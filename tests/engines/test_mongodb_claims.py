@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
-from tests.engines.mongodb_support import converge, member, running, target
+from selvedge.engines.mongodb import MongoEngine
+from selvedge.engines.mongodb.claims import of_database
+from tests.engines.mongodb_support import Record, converge, member, running, target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -17,7 +20,6 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
     from sandbox import MongoEndpoint
-    from selvedge.engines.mongodb import MongoEngine
 
 DESIGNS = """
 collections:
@@ -45,7 +47,12 @@ def names(live: Database[dict[str, Any]]) -> set[str]:
 
 
 def claims(live: Database[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    return {claim["_id"]: claim for claim in live["selvedge.claims"].find()}
+    found = live.client["selvedge"]["claims"].find({"_id.database": live.name})
+    return {claim["_id"]["object"]: claim for claim in found}
+
+
+def lock(live: Database[dict[str, Any]]) -> dict[str, Any] | None:
+    return live.client["selvedge"]["lock"].find_one({"_id": live.name})
 
 
 @pytest.mark.parametrize("present", ["designs", "others"])
@@ -141,7 +148,7 @@ async def test_the_older_claim_wins_and_the_younger_changes_nothing(
     gone = replace(other, deleting=True, spec=_policy(other.spec, "Delete"))
     first, second = await converge(engine, live.name, holder, gone)
     assert first.verified
-    assert names(live) == {"designs", "selvedge.claims", "selvedge.lock"}
+    assert names(live) == {"designs"}
     # and the other way round: what the holder lets go of, the one who waits takes over
     first, second = await converge(
         engine, live.name, replace(holder, deleting=True), member("second", live.name, DESIGNS)
@@ -160,6 +167,8 @@ async def test_delete_removes_what_was_made_and_the_database_with_it(
     (result,) = await converge(engine, live.name, replace(one, deleting=True))
     assert {change.ref.name for change in result.applied} == {"designs"}
     assert names(live) == set()
+    assert claims(live) == {}
+    assert lock(live) is None
 
 
 async def test_delete_leaves_what_others_made(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
@@ -237,6 +246,101 @@ async def test_a_claim_says_since_when_and_keeps_it(engine: MongoEngine, live: D
     await converge(engine, live.name, member("designs", live.name, DESIGNS + "- name: avatars\n"))
     after = claims(live)
     assert {name: after[name] for name in before} == before
+
+
+async def test_a_database_dropped_by_hand_is_made_again(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
+    one = member("designs", live.name, DESIGNS, deletionPolicy="Delete")
+    await converge(engine, live.name, one)
+    before = claims(live)
+    live.client.drop_database(live.name)
+    assert claims(live) == before
+    (result,) = await converge(engine, live.name, replace(one, verified=True))
+    assert result.verified
+    assert set(result.drift) == {ObjectRef("collection", "designs"), ObjectRef("index", "designs.name")}
+    assert names(live) == {"designs"}
+    assert "name" in live.designs.index_information()
+    assert claims(live) == before
+    # dropped once more and deleted: nothing is left of it anywhere
+    live.client.drop_database(live.name)
+    (gone,) = await converge(engine, live.name, replace(one, deleting=True))
+    assert gone.problems == ()
+    assert (names(live), claims(live), lock(live)) == (set(), {}, None)
+
+
+async def test_a_resource_after_the_one_that_is_gone_makes_a_dropped_database_again(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    live.client.drop_database(live.name)
+    (result,) = await converge(engine, live.name, member("another", live.name, DESIGNS))
+    assert result.verified
+    assert {claim["name"] for name, claim in claims(live).items() if name != "database:"} == {"another"}
+
+
+async def test_claims_of_databases_with_similar_names_are_kept_apart(
+    mongodb: MongoEndpoint, engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    similar = [live.name, live.name + "2", live.name[:-1], live.name + "-x"]
+    with mongodb.client() as client:
+        try:
+            for name in similar:
+                one = member("designs", name, DESIGNS, deletionPolicy="Delete", uid=f"uid-{name}")
+                assert (await converge(engine, name, one))[0].verified
+            await converge(engine, live.name, replace(member("designs", live.name, DESIGNS), deleting=True))
+            own = client["selvedge"]["claims"]
+            query = of_database(live.name)
+            assert {claim["_id"]["database"] for claim in own.find(query)} == {live.name}
+            read = own.find(query).explain()["executionStats"]
+            assert read["totalDocsExamined"] == read["nReturned"] == 3
+            one = member("designs", live.name, DESIGNS, deletionPolicy="Delete", uid=f"uid-{live.name}")
+            await converge(engine, live.name, replace(one, deleting=True))
+            assert claims(live) == {}
+            assert [own.count_documents(of_database(name)) for name in similar[1:]] == [3, 3, 3]
+        finally:
+            for name in similar[1:]:
+                client.drop_database(name)
+                client["selvedge"]["claims"].delete_many({"_id.database": name})
+                client["selvedge"]["lock"].delete_many({"_id": name})
+
+
+@pytest.mark.parametrize(("metadata", "declared"), [("selvedge", "selvedge"), ("selvedge", "Selvedge"), ("ops", "ops")])
+async def test_the_operators_own_database_is_nobodys_to_declare_or_migrate(
+    mongodb: MongoEndpoint, metadata: str, declared: str
+) -> None:
+    engine = MongoEngine(target(mongodb), Record(), metadata_schema=metadata)
+    try:
+        one = member("designs", declared, DESIGNS, adoption="Allow")
+        (result,) = await converge(engine, declared, one)
+        assert [(status.ref, status.reason) for status in result.problems] == [
+            (ObjectRef("database", declared), Reason.INVALID_SPEC)
+        ]
+        assert result.problems[0].message == (
+            f"database {declared} is the operator's own, where it keeps claims and locks: declare another one"
+        )
+        assert not result.provisioned
+        with pytest.raises(InvalidError, match=f"database {declared} is the operator's own"):
+            async with engine.migrations(declared):
+                pass
+    finally:
+        await engine.close()
+    with mongodb.client() as client:
+        assert "designs" not in client[metadata].list_collection_names()
+
+
+async def test_another_name_for_the_operators_own_database(
+    mongodb: MongoEndpoint, live: Database[dict[str, Any]]
+) -> None:
+    own = f"{live.name}_ops"
+    engine = MongoEngine(target(mongodb), Record(), metadata_schema=own)
+    try:
+        (result,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
+        assert result.verified
+        assert set(live.client[own].list_collection_names()) == {"claims", "lock"}
+        assert claims(live) == {}
+        assert lock(live) is None
+    finally:
+        await engine.close()
+        live.client.drop_database(own)
 
 
 def _policy(spec: Any, policy: str) -> Any:

@@ -164,8 +164,9 @@ async def test_certificates_lie_in_private_files_that_go_with_the_engine(mongodb
 
 
 async def test_a_new_engine_uses_a_new_password(mongodb: MongoEndpoint, mongo_database: str) -> None:
+    roles = ["readWrite", "dbAdmin", {"role": "readWrite", "db": "selvedge"}]
     with mongodb.client() as client:
-        client[mongo_database].command("createUser", "rotated", pwd=PASSWORD, roles=["readWrite", "dbAdmin"])
+        client[mongo_database].command("createUser", "rotated", pwd=PASSWORD, roles=roles)
         where = target(mongodb, username="rotated", password=PASSWORD, auth_source=mongo_database)
         async with running(where) as engine:
             (result,) = await converge(
@@ -194,11 +195,33 @@ def test_missing_privileges_are_the_exact_command() -> None:
         return {"authenticatedUsers": [{"user": "op", "db": "admin"}], "authenticatedUserPrivileges": list(entries)}
 
     everything = {"resource": {"anyResource": True}, "actions": ["anyAction"]}
-    assert probe.missing_privileges(auth(everything), "admin") == ()
-    assert probe.missing_privileges({"authenticatedUsers": []}, "admin") == ()
-    (statement,) = probe.missing_privileges(auth(), "admin")
+    assert probe.missing_privileges(auth(everything), "admin", "selvedge") == ()
+    assert probe.missing_privileges({"authenticatedUsers": []}, "admin", "selvedge") == ()
+    (statement,) = probe.missing_privileges(auth(), "admin", "selvedge")
     assert statement == (
         'db.getSiblingDB("admin").grantRolesToUser("op", [{role: "readWriteAnyDatabase", db: "admin"}, '
         '{role: "dbAdminAnyDatabase", db: "admin"}, {role: "userAdminAnyDatabase", db: "admin"}, '
         '{role: "clusterMonitor", db: "admin"}])'
     )
+
+
+def test_missing_privileges_on_the_operators_own_database() -> None:
+    def missing(*entries: tuple[str, str, frozenset[str]]) -> tuple[str, ...]:
+        own = [
+            {"resource": {"db": db, "collection": name}, "actions": sorted(actions)} for db, name, actions in entries
+        ]
+        cluster = {"resource": {"cluster": True}, "actions": sorted(probe._CLUSTER)}
+        auth = {"authenticatedUsers": [{"user": "op", "db": "admin"}], "authenticatedUserPrivileges": [*own, cluster]}
+        return probe.missing_privileges(auth, "admin", "ops")
+
+    shop = ("shop", "", probe._DATA | probe._USERS)
+    needed = ('db.getSiblingDB("admin").grantRolesToUser("op", [{role: "readWrite", db: "ops"}])',)
+    documents = frozenset({"find", "insert", "update", "remove"})
+    assert missing(shop) == needed
+    assert missing(shop, ("ops", "", documents)) == ()
+    assert missing(shop, ("ops", "claims", documents)) == needed
+    assert missing(shop, ("ops", "claims", documents), ("ops", "lock", documents)) == ()
+    assert missing(shop, ("ops", "", documents - {"remove"})) == needed
+    assert missing(("", "", probe._DATA | probe._USERS)) == ()
+    # rights on the operator's own database are none on one to work with
+    assert "readWriteAnyDatabase" in missing(("ops", "", probe._DATA | probe._USERS))[0]

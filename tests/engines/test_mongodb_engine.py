@@ -138,6 +138,16 @@ async def test_declared_is_made_and_a_second_pass_writes_nothing(
         assert sent.writes() == []
 
 
+async def test_a_pass_over_what_matches_asks_each_thing_once(
+    sent: Commands, engine: MongoEngine, mongo_database: str
+) -> None:
+    one = member("designs", mongo_database, DESIGNS)
+    await converge(engine, mongo_database, one)
+    sent.clear()
+    await converge(engine, mongo_database, replace(one, verified=True))
+    assert sorted(sent.names) == ["find", "listCollections", "listIndexes", "replSetGetConfig"]
+
+
 async def test_t44_coll_mod_is_not_sent_when_equal(
     sent: Commands, engine: MongoEngine, live: Database[dict[str, Any]]
 ) -> None:
@@ -480,20 +490,20 @@ async def test_no_write_without_leading(engine: MongoEngine, live: Database[dict
     with pytest.raises(TransientError) as caught:
         await engine.converge(Unit(live.name, (member("designs", live.name, DESIGNS),), "cluster"), no)
     assert caught.value.reason is Reason.NOT_LEADING
-    assert live.list_collection_names() == ["selvedge.lock"]
+    assert live.list_collection_names() == []
 
 
 async def test_no_write_without_the_lock(mongodb: MongoEndpoint, engine: MongoEngine, live: Database[Any]) -> None:
     limits = replace(target(mongodb).limits, lock_timeout=0.3)
     async with running(target(mongodb, limits=limits)) as impatient:
-        async with locked(engine._server, live.name, 1.0):
+        async with locked(engine._server, "selvedge", live.name, 1.0):
             with pytest.raises(TransientError) as caught:
                 await converge(impatient, live.name, member("designs", live.name, DESIGNS))
             assert caught.value.reason is Reason.WAITING_FOR_LOCK
-            assert live.list_collection_names() == ["selvedge.lock"]
+            assert live.list_collection_names() == []
         (result,) = await converge(impatient, live.name, member("designs", live.name, DESIGNS))
         assert result.verified
-    assert live["selvedge.lock"].find_one({"_id": "database"})["fence"] == 2
+    assert live.client["selvedge"]["lock"].find_one({"_id": live.name})["fence"] == 2
 
 
 async def test_many_operators_at_once_make_everything_once(mongodb: MongoEndpoint, live: Database[Any]) -> None:
@@ -530,10 +540,34 @@ async def test_a_user_without_rights_is_told_what_to_grant(mongodb: MongoEndpoin
         facts = await engine.probe()
         (statement,) = facts.missing_privileges
         assert statement.startswith(f'db.getSiblingDB("{live.name}").grantRolesToUser("reader", [')
+        with pytest.raises(NotPermittedError, match="grant it readWrite on database selvedge") as caught:
+            await converge(engine, live.name, member("designs", live.name, DESIGNS))
+        assert caught.value.reason is Reason.INSUFFICIENT_PRIVILEGES
+        assert "marked-password" not in str(caught.value)
+        # with the claims in reach, what is refused is an object of the database
+        live.command("grantRolesToUser", "reader", roles=[{"role": "readWrite", "db": "selvedge"}])
+        (result,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
+        found = {str(status.ref): (status.reason, status.message) for status in result.problems}
+        assert found["collection designs"] == (
+            Reason.INSUFFICIENT_PRIVILEGES,
+            "the operator's user may not change collection designs: grant it dbAdmin and readWrite on the database",
+        )
+        assert live.list_collection_names() == []
+    claims = live.client["selvedge"]["claims"].find({"_id.database": live.name})
+    assert [claim["_id"]["object"] for claim in claims] == ["database:"]
+
+
+async def test_a_lock_that_may_not_be_written_is_named(mongodb: MongoEndpoint, live: Database[Any]) -> None:
+    roles: list[Any] = ["readWrite", "dbAdmin", {"role": "read", "db": "selvedge"}]
+    live.command("createUser", "worker", pwd="marked-password", roles=roles)
+    where = target(mongodb, username="worker", password="marked-password", auth_source=live.name)
+    async with running(where) as engine:
         with pytest.raises(NotPermittedError) as caught:
             await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    assert caught.value.reason is Reason.INSUFFICIENT_PRIVILEGES
-    assert "marked-password" not in str(caught.value)
+    assert caught.value.message.endswith(
+        f"may not do this (lock {live.name}): grant it readWrite on database selvedge, where claims and locks are kept"
+    )
+    assert live.list_collection_names() == []
 
 
 def _with(one: Any, **options: Any) -> Any:

@@ -76,6 +76,7 @@ def test_every_setting_is_read():
         ("SELVEDGE_LOG_FORMAT", "xml"),
         ("SELVEDGE_METADATA_SCHEMA", "pg_selvedge"),
         ("SELVEDGE_METADATA_SCHEMA", 'a"; drop'),
+        ("SELVEDGE_METADATA_SCHEMA", "admin"),
         ("SELVEDGE_WORKER", "20"),
     ],
 )

@@ -142,7 +142,7 @@ class Servers:
         if spec.engine is EngineType.POSTGRES:
             engine = PostgresEngine(pooled, observer, metadata_schema=self._metadata_schema, system_identifier=system)
         else:
-            engine = MongoEngine(pooled, observer)
+            engine = MongoEngine(pooled, observer, metadata_schema=self._metadata_schema)
         gate = asyncio.Semaphore(max(1, pooled.limits.max - 1))
         breaker = CircuitBreaker(random=self._random, pause=1.0, cap=_PROBE_CAP)
         server = Server(key, spec, target, engine, breaker, gate, system, runs=asyncio.Semaphore(runs))

@@ -15,7 +15,7 @@ from selvedge.core.mongodb.model import Desired, collection_ref, index_ref
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.mongodb import declare
-from selvedge.engines.mongodb.claims import DATABASE, RESERVED_PREFIX, Claim
+from selvedge.engines.mongodb.claims import DATABASE, RESERVED_PREFIX, Claim, is_metadata, own_database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,9 +51,9 @@ def declared_names(unit: Unit) -> set[str]:
     return names
 
 
-def compile_unit(unit: Unit, found: Snapshot) -> Compilation:
-    """Compile all members of a unit against what was found."""
-    return _Compiler(unit, found).run()
+def compile_unit(unit: Unit, found: Snapshot, metadata: str = "selvedge") -> Compilation:
+    """Compile all members of a unit against what was found; ``metadata`` is the operator's own database."""
+    return _Compiler(unit, found, metadata).run()
 
 
 def _declared(member: Member) -> tuple[Collection, ...]:
@@ -62,8 +62,9 @@ def _declared(member: Member) -> tuple[Collection, ...]:
 
 
 class _Compiler:
-    def __init__(self, unit: Unit, found: Snapshot) -> None:
+    def __init__(self, unit: Unit, found: Snapshot, metadata: str) -> None:
         self.unit = unit
+        self.metadata = metadata
         self.found = found
         self.live = found.live.collections
         self.result = Compilation()
@@ -114,6 +115,9 @@ class _Compiler:
         if database in _RESERVED_DATABASES:
             message = f"database {database} belongs to MongoDB itself: declare another one"
             return ObjectStatus(ref, ObjectState.FAILED, Reason.FORBIDDEN_NAME, message)
+        if is_metadata(database, self.metadata):
+            message = own_database(database)
+            return ObjectStatus(ref, ObjectState.FAILED, Reason.INVALID_SPEC, message)
         if self.unit.access is not None:
             patterns = self.unit.access(member).databases
             if not any(fnmatch.fnmatchcase(database, pattern) for pattern in patterns):

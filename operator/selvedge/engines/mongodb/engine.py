@@ -7,6 +7,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pymongo.errors import PyMongoError
+
+from selvedge.core.errors import InvalidError
 from selvedge.core.mongodb.diff import Difference, difference
 from selvedge.core.mongodb.model import collection_ref
 from selvedge.core.reasons import Reason
@@ -65,9 +68,10 @@ class _View:
 
 
 class MongoEngine:
-    """One MongoDB server or replica set."""
+    """One MongoDB server or replica set. ``metadata_schema`` names the database that holds claims and locks."""
 
-    def __init__(self, target: ServerTarget, observer: Observer) -> None:
+    def __init__(self, target: ServerTarget, observer: Observer, *, metadata_schema: str = "selvedge") -> None:
+        self.metadata_schema = metadata_schema
         self._target = target
         self._observer = observer
         self._server = Server(target, observer)
@@ -76,7 +80,7 @@ class MongoEngine:
     async def probe(self) -> ServerFacts:
         """Log in and look. Raises the errors of ``core/errors.py``."""
         with _during("probe"):
-            facts = await probe.probe(self._server)
+            facts = await probe.probe(self._server, self.metadata_schema)
         self._system = facts.system_identifier
         return facts
 
@@ -85,11 +89,12 @@ class MongoEngine:
         first = await self._look(unit)
         if not first.writes():
             return self._result(unit, first, first, Applied())
-        async with locked(self._server, unit.database, self._server.target.limits.lock_timeout) as lock:
+        patience = self._server.target.limits.lock_timeout
+        async with locked(self._server, self.metadata_schema, unit.database, patience) as lock:
             view, applied = await self._write(unit, lock, may_write)
             if not view.found.claims and all(member.deleting for member in unit.members):
                 may_write()
-                await self._clear(unit.database, lock)
+                await lock.remove()
         return self._result(unit, first, view, applied)
 
     async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
@@ -116,6 +121,9 @@ class MongoEngine:
         self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as."""
+        # Its user may write everything in the database: in the operator's own that would be all claims.
+        if claims.is_metadata(database, self.metadata_schema):
+            raise InvalidError(Reason.INVALID_SPEC, claims.own_database(database))
         async with open_session(
             self._target, self._server, database=database, observer=self._observer, run=run
         ) as session:
@@ -135,10 +143,11 @@ class MongoEngine:
                 # Alone, so that a refused login is told as that and not as a crowd of broken connections.
                 self._system = await probe.system_identifier(self._server)
             system, found = await asyncio.gather(
-                probe.system_identifier(self._server), snapshot(self._server, unit.database, declared_names(unit))
+                probe.system_identifier(self._server),
+                snapshot(self._server, self.metadata_schema, unit.database, declared_names(unit)),
             )
             self._system = system
-            compiled = compile_unit(unit, found)
+            compiled = compile_unit(unit, found, self.metadata_schema)
             compared = difference(compiled.desired, found.live)
             if compared.look_into or compared.count:
                 live = await look_closer(self._server, unit.database, found.live, compiled.desired, compared)
@@ -178,16 +187,14 @@ class MongoEngine:
     async def _claim(
         self, database: str, claiming: Iterable[Claim], releases: Iterable[ObjectRef], may_write: Callable[[], None]
     ) -> None:
-        for command in claims.write_commands(claiming, sorted(releases)):
+        limit = self._server.target.limits.statement_timeout
+        for command in claims.write_commands(database, claiming, sorted(releases)):
             may_write()
-            await self._server.command(database, command, self._server.target.limits.statement_timeout, read=False)
-
-    async def _clear(self, database: str, lock: Lock) -> None:
-        """Nothing is claimed any more: the operator's own collections go too, and with the last one the database."""
-        await self._server.command(
-            database, {"drop": claims.COLLECTION}, self._server.target.limits.statement_timeout, read=False
-        )
-        await lock.remove()
+            try:
+                await self._server.run(self.metadata_schema, command, limit, read=False)
+            except (PyMongoError, OSError) as error:
+                doing = f"{next(iter(command))} {self.metadata_schema}.{claims.COLLECTION}"
+                raise claims.error_of(error, self._server, self.metadata_schema, doing) from None
 
     def _result(self, unit: Unit, first: _View, last: _View, applied: Applied) -> UnitResult:
         members = {member.uid: self._member(member, first, last, applied) for member in unit.members}

@@ -46,11 +46,16 @@ class Snapshot:
     foreign: frozenset[str]
 
 
-async def snapshot(server: Server, database: str, names: Iterable[str]) -> Snapshot:
-    """Look at a database; indexes are read of the collections in ``names`` and of those that are claimed."""
+async def snapshot(server: Server, metadata: str, database: str, names: Iterable[str]) -> Snapshot:
+    """Look at a database; indexes are read of the collections in ``names`` and of those that are claimed.
+
+    ``metadata`` is the operator's own database, which holds the claims.
+    """
     wanted = sorted(set(names))
     collections, claims, *indexes = await asyncio.gather(
-        _collections(server, database), _claims(server, database), *(_indexes(server, database, n) for n in wanted)
+        _collections(server, database),
+        _claims(server, metadata, database),
+        *(_indexes(server, database, n) for n in wanted),
     )
     by_name = dict(zip(wanted, indexes, strict=True))
     more = sorted({claim.collection for claim in claims.values()} & set(collections) - set(wanted))
@@ -88,15 +93,17 @@ async def _collections(server: Server, database: str) -> dict[str, dict[str, Any
     return {entry["name"]: dict(entry) for entry in entries if not entry["name"].startswith(_SYSTEM_PREFIX)}
 
 
-async def _claims(server: Server, database: str) -> dict[ObjectRef, Claim]:
+async def _claims(server: Server, metadata: str, database: str) -> dict[ObjectRef, Claim]:
     client = await server.client()
     try:
-        cursor = client[database][claims_module.COLLECTION].find(
-            {}, batch_size=_BATCH, max_time_ms=int(server.target.limits.statement_timeout * 1000)
+        cursor = client[metadata][claims_module.COLLECTION].find(
+            claims_module.of_database(database),
+            batch_size=_BATCH,
+            max_time_ms=int(server.target.limits.statement_timeout * 1000),
         )
         claims = [claims_module.from_document(document) for document in await cursor.to_list()]
     except (PyMongoError, OSError) as error:
-        raise server.error(error, "find selvedge.claims") from None
+        raise claims_module.error_of(error, server, metadata, f"find {metadata}.claims") from None
     return {claim.ref: claim for claim in claims}
 
 

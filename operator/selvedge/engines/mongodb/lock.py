@@ -1,7 +1,9 @@
-"""The lock in the database: a lease document that whoever writes holds and renews, by the server's clock.
+"""The lock of a database: a lease document that whoever writes holds and renews, by the server's clock.
 
-MongoDB has no advisory locks and no transactions over collections and indexes. The lease bounds how long two operators
-can both believe that they may write: a holder that could not renew in time stops by itself before the lease ends.
+It lies beside the claims in the operator's own database, where no migration can take or end it; ``_id`` is the name of
+the database that it is for. MongoDB has no advisory locks and no transactions over collections and indexes. The lease
+bounds how long two operators can both believe that they may write: a holder that could not renew in time stops by
+itself before the lease ends.
 """
 
 from __future__ import annotations
@@ -17,26 +19,27 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
+from selvedge.engines.mongodb import claims
 from selvedge.engines.mongodb.connect import Server, operation
 from selvedge.engines.mongodb.errors import DUPLICATE_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-COLLECTION = "selvedge.lock"
+COLLECTION = "lock"
 LEASE = 15.0
 _MARGIN = 3.0
 _POLL = 0.1
-_NAME = "database"
 _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 class Lock:
     """A lock that is held. :meth:`check` before every write."""
 
-    def __init__(self, server: Server, database: str) -> None:
+    def __init__(self, server: Server, metadata: str, database: str) -> None:
         self.fence = 0
         self._server = server
+        self._metadata = metadata
         self._database = database
         self._holder = uuid.uuid4().hex
         self._renewed = 0.0
@@ -61,15 +64,15 @@ class Lock:
         kept = {"holder": "$holder", "fence": "$fence", "expires": "$expires"}
         update = {name: {"$cond": [free, taken[name], kept[name]]} for name in taken}
         sent = time.monotonic()
-        command = {"findAndModify": COLLECTION, "query": {"_id": _NAME}, "update": [{"$set": update}]}
+        command = {"findAndModify": COLLECTION, "query": {"_id": self._database}, "update": [{"$set": update}]}
         try:
             reply = await self._command(command | {"upsert": True, "new": True})
         except OperationFailure as error:
             if error.code == DUPLICATE_KEY:  # two made the document at the same moment, and the other one was first
                 return False
-            raise self._server.error(error, "lock") from None
+            raise self._error(error) from None
         except (PyMongoError, OSError) as error:
-            raise self._server.error(error, "lock") from None
+            raise self._error(error) from None
         value = reply["value"]
         if value["holder"] != self._holder:
             return False
@@ -79,34 +82,39 @@ class Lock:
     async def release(self) -> None:
         """Give the lease back; the fence stays, so that it only ever grows."""
         expired = [{"$set": {"expires": _LONG_AGO}}]
-        query = {"_id": _NAME, "holder": self._holder}
-        command = {"update": COLLECTION, "updates": [{"q": query, "u": expired}]}
+        command = {"update": COLLECTION, "updates": [{"q": self._mine(), "u": expired}]}
         await self._command(command, self._server.target.limits.lock_timeout)
 
     async def remove(self) -> None:
         """Give the lease back for good, when nothing of ours is left in the database."""
         try:
-            await self._command({"drop": COLLECTION})
+            await self._command({"delete": COLLECTION, "deletes": [{"q": self._mine(), "limit": 1}]})
         except (PyMongoError, OSError) as error:
-            raise self._server.error(error, "lock") from None
+            raise self._error(error) from None
+
+    def _mine(self) -> dict[str, Any]:
+        return {"_id": self._database, "holder": self._holder}
+
+    def _error(self, error: BaseException) -> Exception:
+        return claims.error_of(error, self._server, self._metadata, f"lock {self._database}")
 
     async def _command(self, command: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
         token = operation.set("lock")
         try:
             return await self._server.run(
-                self._database, command, limit or self._server.target.limits.statement_timeout, read=False
+                self._metadata, command, limit or self._server.target.limits.statement_timeout, read=False
             )
         finally:
             operation.reset(token)
 
 
 @contextlib.asynccontextmanager
-async def locked(server: Server, database: str, patience: float) -> AsyncIterator[Lock]:
-    """Hold the lock of a database, renewed in the background.
+async def locked(server: Server, metadata: str, database: str, patience: float) -> AsyncIterator[Lock]:
+    """Hold the lock of a database, renewed in the background. ``metadata`` is the operator's own database.
 
     Waits ``patience`` seconds for another holder, then raises TransientError WaitingForLock.
     """
-    lock = Lock(server, database)
+    lock = Lock(server, metadata, database)
     deadline = time.monotonic() + patience
     while not await lock.acquire():
         if time.monotonic() >= deadline:

@@ -10,12 +10,13 @@ from pymongo.errors import OperationFailure, PyMongoError
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ReplicaState, ServerFacts
+from selvedge.engines.mongodb import claims, lock
+from selvedge.engines.mongodb.errors import UNAUTHORIZED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from selvedge.engines.mongodb.connect import Doc, Server
-from selvedge.engines.mongodb.errors import UNAUTHORIZED
 
 MINIMUM = (6, 0)
 _INTERNAL = frozenset({"admin", "config", "local"})
@@ -23,6 +24,7 @@ _DATA = frozenset(
     {"find", "insert", "update", "remove", "listCollections", "listIndexes", "createCollection", "createIndex"}
     | {"dropIndex", "collMod", "dropCollection"}
 )
+_DOCUMENTS = frozenset({"find", "insert", "update", "remove"})
 _USERS = frozenset({"createUser", "dropUser", "grantRole", "revokeRole", "viewUser", "createRole", "viewRole"})
 _CLUSTER = frozenset({"replSetGetStatus", "replSetGetConfig", "serverStatus"})
 
@@ -35,8 +37,11 @@ class _NoReplicationError(Exception):
     """The server is no member of a replica set."""
 
 
-async def probe(server: Server) -> ServerFacts:
-    """Log in and look. Raises InvalidError UnsupportedVersion below MongoDB 6, and what the connection gives."""
+async def probe(server: Server, metadata: str) -> ServerFacts:
+    """Log in and look; ``metadata`` is the operator's own database.
+
+    Raises InvalidError UnsupportedVersion below MongoDB 6, and what the connection gives.
+    """
     build = await _any_member(server, {"buildInfo": 1})
     version = str(build["version"])
     if tuple(build.get("versionArray", [0, 0]))[:2] < MINIMUM:
@@ -56,7 +61,7 @@ async def probe(server: Server) -> ServerFacts:
         system_identifier=await system_identifier(server),
         replicas=await _replicas(server, hello) if hello.get("setName") else (),
         capabilities=_capabilities(build, hello),
-        missing_privileges=missing_privileges(status["authInfo"], server.target.auth_source),
+        missing_privileges=missing_privileges(status["authInfo"], server.target.auth_source, metadata),
     )
 
 
@@ -75,36 +80,46 @@ async def system_identifier(server: Server) -> str:
     return str((await _any_member(server, {"hello": 1})).get("setName") or "")
 
 
-def missing_privileges(auth: Mapping[str, Any], source: str) -> tuple[str, ...]:
+def missing_privileges(auth: Mapping[str, Any], source: str, metadata: str) -> tuple[str, ...]:
     """The commands for an administrator, from ``connectionStatus`` with privileges. A server without users needs none.
 
-    Rights on one database that is not the server's own are enough: what it may do beyond them, it does not need.
+    Rights on one database that is not the server's own are enough: what it may do beyond them, it does not need. The
+    documents of ``metadata``, the operator's own database, it has to read and write in any case.
     """
     users = auth.get("authenticatedUsers") or []
     if not users:
         return ()
     granted = auth.get("authenticatedUserPrivileges") or []
     everywhere = _actions(entry for entry in granted if _anywhere(entry["resource"]))
-    roles: list[str] = []
+    roles: list[tuple[str, str]] = []
     for needed, role in ((_DATA, "readWriteAnyDatabase"), (_USERS, "userAdminAnyDatabase")):
-        databases = {entry["resource"].get("db", "") for entry in granted} - _INTERNAL - {""}
+        databases = {entry["resource"].get("db", "") for entry in granted} - _INTERNAL - {"", metadata}
         somewhere = any(
             needed <= everywhere | _actions(e for e in granted if e["resource"].get("db") == name) for name in databases
         )
         if not needed <= everywhere and not somewhere:
-            roles += [role, "dbAdminAnyDatabase"] if needed is _DATA else [role]
+            roles += [(name, "admin") for name in ([role, "dbAdminAnyDatabase"] if needed is _DATA else [role])]
+    if ("readWriteAnyDatabase", "admin") not in roles and not all(
+        everywhere | _actions(e for e in granted if _on(e["resource"], metadata, collection)) >= _DOCUMENTS
+        for collection in (claims.COLLECTION, lock.COLLECTION)
+    ):
+        roles.append(("readWrite", metadata))
     cluster = _actions(e for e in granted if e["resource"].get("cluster") or e["resource"].get("anyResource"))
     if not cluster >= _CLUSTER:
-        roles.append("clusterMonitor")
+        roles.append(("clusterMonitor", "admin"))
     if not roles:
         return ()
     user, database = users[0]["user"], users[0].get("db", source)
-    listed = ", ".join(f'{{role: "{role}", db: "admin"}}' for role in roles)
+    listed = ", ".join(f'{{role: "{role}", db: "{on}"}}' for role, on in roles)
     return (f'db.getSiblingDB("{database}").grantRolesToUser("{user}", [{listed}])',)
 
 
 def _anywhere(resource: Mapping[str, Any]) -> bool:
     return bool(resource.get("anyResource")) or (resource.get("db") == "" and resource.get("collection") == "")
+
+
+def _on(resource: Mapping[str, Any], database: str, collection: str) -> bool:
+    return resource.get("db") == database and resource.get("collection") in ("", collection)
 
 
 def _actions(entries: Iterable[Mapping[str, Any]]) -> frozenset[str]:

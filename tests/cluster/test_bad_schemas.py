@@ -171,13 +171,13 @@ def test_a_migration_that_fails_is_undone_and_named_with_file_line_and_statement
     failed = rows["20250102000000"]
     assert failed["statements"] == "2/5"
     error = failed["error"]
-    assert (error["file"], error["line"]) == ("20250102000000_items.sql", 6)
+    assert (error["file"], error["line"]) == ("20250102000000_items.sql", 5)
     assert error["statement"] == "INSERT INTO shared.nowhere VALUES (1)"
     assert error["sqlstate"] == "42P01"
     assert 'relation "shared.nowhere" does not exist' in error["message"]
     message = verdict(document)[2]
     assert "20250102000000_items.sql" in message
-    assert "line 6" in message
+    assert "line 5" in message
     tables = shop.sql("SELECT tablename::text FROM pg_tables WHERE schemaname = 'shared'")
     assert {name for (name,) in tables} == {"users"}
     assert len(shop.api.events("first", "StatementFailed")) == 1

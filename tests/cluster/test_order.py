@@ -178,7 +178,7 @@ def test_delete_removes_only_what_the_resource_made(world: World):
     world.schema("shop", adoption="Allow", deletionPolicy="Delete", postgres=spec)
     world.ready("DatabaseSchema", "shop")
     wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
-    world.schema("beside", postgres={"schemas": [{"name": "beside"}]})
+    world.schema("beside", adoption="Allow", postgres={"schemas": [{"name": "beside"}]})
     world.ready("DatabaseSchema", "beside")
     world.api.delete("DatabaseSchema", "shop")
     wait_for(

@@ -248,7 +248,7 @@ class Connections:
     async def _reap(self) -> None:
         """Close what has been idle for too long; ends when nothing is idle, so a quiet server costs nothing."""
         while self._idle:
-            oldest = next(iter(self._idle.values()))
+            oldest = min(self._idle.values(), key=lambda session: session.used)
             rest = oldest.used + self._target.limits.idle_timeout - time.monotonic()
             if rest > 0:
                 await asyncio.sleep(rest)
@@ -257,6 +257,11 @@ class Connections:
             self._open -= 1
             await oldest.connection.close()
             self._wake()
+
+    def done_with(self, dbname: str) -> None:
+        """Nobody will soon ask for this database again: its idle sessions are the first to give way."""
+        for key in [key for key, session in self._idle.items() if session.dbname == dbname]:
+            self._idle.move_to_end(key, last=False)
 
     async def forget(self, dbname: str) -> None:
         """Close idle sessions of one database, which is about to be dropped."""

@@ -51,6 +51,7 @@ class PostgresEngine:
         self.target = target
         self.metadata_schema = metadata_schema
         self.pool = Connections(target, observer)
+        self.turn = asyncio.Lock()
         self._system_identifier = system_identifier
         self._random = Random()
         self._view: ClusterView | None = None
@@ -116,7 +117,9 @@ class PostgresEngine:
         attempts = 0
         while len(work.failed) <= _MAX_FAILURES:
             try:
-                return await Pass(work).run()
+                result = await Pass(work).run()
+                self.pool.done_with(unit.database)
+                return result
             except ChangeFailedError as failure:
                 work.failed[failure.change] = ObjectStatus(
                     failure.change.ref, ObjectState.FAILED, failure.error.reason, failure.error.message

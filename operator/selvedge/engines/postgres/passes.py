@@ -122,8 +122,8 @@ class Pass:
     async def _cluster_phase(self, *, late_only: bool = False) -> None:
         """Roles, memberships and the database itself."""
         engine, resources, keys = self.engine, self._resources(), self._cluster_keys()
-        creation: list[c.CreateDatabase] = []
-        async with engine.pool.session(engine.target.maintenance_database) as session:
+        # All of them meet at one lock: whoever waits here holds no connection meanwhile, and runs into no lock_timeout.
+        async with engine.turn, engine.pool.session(engine.target.maintenance_database) as session:
             async with engine.transaction(session, self.work.may_write) as transaction:
                 view = await transaction.cluster(self.desired.role_names(), keys, resources)
                 self._note(view.snapshot)
@@ -147,6 +147,14 @@ class Pass:
                 )
                 self.work.applied += todo
             engine.remember(view, keys, resources)
+        if creation:
+            await self._create(creation, view)
+
+    async def _create(self, creation: list[c.CreateDatabase], view: ClusterView) -> None:
+        """CREATE DATABASE; several may be under way at once."""
+        engine, resources, keys = self.engine, self._resources(), self._cluster_keys()
+        async with engine.pool.session(engine.target.maintenance_database) as session:
+            transaction = engine.transaction(session, self.work.may_write)
             for change in creation:
                 await transaction.create_database(change, self.version)
                 self.work.applied.append(change)

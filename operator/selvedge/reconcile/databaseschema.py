@@ -58,7 +58,8 @@ async def reconcile_unit(context: Context, namespace: str, name: str, database: 
     if server is None and exists and (namespace, name) not in context.servers_tried:
         return  # this process has not looked at the server yet; when it has, it wakes this unit
     candidates, outcomes = await _guards(context, objects, server, (namespace, name))
-    pause = min((c.spec.interval for c in candidates), default=300.0) * context.random.uniform(0.9, 1.1)
+    # Never later than the interval: it is what was promised for drift.
+    pause = min((c.spec.interval for c in candidates), default=300.0) * context.random.uniform(0.9, 1.0)
     label = "success"
     if candidates and server is not None:
         try:

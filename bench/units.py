@@ -65,7 +65,7 @@ def fleet(scale: float = 1.0) -> Figures:
             loads.append(load())
             if turn == _ROUNDS - 1:
                 names = [f"unit-{index}" for index in range(number)]
-                rest["idle"] = _idle(here, number, 2 * _INTERVAL_SECONDS * min(1.0, scale))
+                rest["idle"] = _idle(here, number, _INTERVAL_SECONDS * min(1.0, scale))
                 rest["restart"] = _restart(here, names)
                 rest["away"] = outage.away(here, names)
     middle = medians(rounds)
@@ -122,7 +122,7 @@ def _at_once(here: World, number: int) -> dict[str, float]:
 
 
 def _idle(here: World, number: int, seconds: float) -> Figures:
-    """Two intervals without anything to do."""
+    """One interval without anything to do."""
     here.operator.settle(60)
     meter = Meter(here)
     started = time.monotonic()

@@ -52,18 +52,25 @@ async def _run(settings: Settings, redactor: Redactor) -> int:
     try:
         async with KubeClient.connect(settings, metrics) as kube:
             lease = Lease(kube, settings, metrics)
+            reached = asyncio.create_task(_ready_when_answered(lease, health))
             try:
                 if await _first(lease.acquire(), told.wait()) == 1:
                     return 0
                 health.leading = True
-                health.reached_api()
                 return await _lead(settings, redactor, kube, lease, metrics, health, told)
             finally:
+                reached.cancel()
                 health.leading = False
                 await lease.release()
     finally:
         beat.cancel()
         await http.stop()
+
+
+async def _ready_when_answered(lease: Lease, health: Health) -> None:
+    """A standby is as ready as a leader: it could lead at any moment."""
+    await lease.answered.wait()
+    health.reached_api()
 
 
 async def _lead(

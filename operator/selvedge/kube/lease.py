@@ -34,6 +34,7 @@ _log = structlog.stdlib.get_logger("selvedge.kube.lease")
 class Lease:
     """``acquire`` waits for leadership and keeps it renewed until ``release``; ``held`` is the only truth in between.
 
+    ``answered`` is set once the API server let this process see the Lease, whoever holds it: a standby is ready then.
     ``lost`` is set once leadership that was had is gone; the process has to end then (a fresh one starts clean), so
     a Lease is not acquired twice.
     """
@@ -54,6 +55,7 @@ class Lease:
         self._document: dict[str, Any] | None = None
         self._seen: tuple[Any, float] = (None, clock())
         self._keeper: asyncio.Task[None] | None = None
+        self.answered = asyncio.Event()
         self.lost = asyncio.Event()
 
     @property
@@ -130,6 +132,8 @@ class Lease:
         except KubeError as error:
             _log.warning("the lease cannot be read or renewed", lease=self._name, error=str(error))
             return False
+        if code in (_OK, _CREATED, _HELD_BY_ANOTHER, _CONFLICT):
+            self.answered.set()
         if code not in (_OK, _CREATED):
             # a standby hears it every two seconds, and a conflict is only another who was faster
             level = logging.DEBUG if code in (_HELD_BY_ANOTHER, _CONFLICT) else logging.WARNING

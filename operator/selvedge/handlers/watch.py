@@ -97,6 +97,8 @@ def _register(registry: OperatorRegistry, resource: Resource, controller: Contro
 def _observe(registry: OperatorRegistry, resource: Resource, controller: Controller) -> None:
     async def observe(event: Any, body: Body, **_: Any) -> None:
         controller.seen(resource, _plain(body), deleted=event.get("type") == "DELETED")
+        if event.get("type") is None:
+            controller.listed(body)
 
     if resource.group:
         kopf.on.event(resource.group, resource.version, resource.plural, registry=registry, id="observe")(observe)

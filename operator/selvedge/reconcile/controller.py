@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Hashable, Mapping
@@ -34,6 +35,7 @@ _log = structlog.stdlib.get_logger("selvedge.reconcile")
 KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, MIGRATION_RUNS)
 WATCH_LABEL = "selvedge.dev/watch=true"
 _RELIST_SECONDS = 600.0
+_SETTLE_SECONDS = 1.0
 _INTERNAL_RETRY = 60.0
 _NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
 
@@ -45,15 +47,14 @@ class Controller:
         self.context = context
         self.queue = WorkQueue(self._work, context.settings.workers)
         self._queued: dict[str, int] = {}
+        self._listed: set[str] = set()
+        self._interrupted = asyncio.Event()
         context.enqueue = self.queue.add
         context.enqueue_after = self.queue.add_after
 
     async def prime(self) -> None:
         """Fill the store and queue everything. No work begins before: a unit has to know all its members."""
         await self._list()
-        for resource in KINDS:
-            for obj in self.context.store.all(resource.plural):
-                self._enqueue(resource, obj)
 
     async def run(self) -> None:
         """Work, and list again now and then, until cancelled."""
@@ -69,6 +70,7 @@ class Controller:
             if before is not None:
                 self._enqueue(resource, before)
                 self._queued.pop(str(before["metadata"].get("uid")), None)
+                self._listed.discard(str(before["metadata"].get("uid")))
             return
         before = store.put(resource.plural, obj)
         changed = before is None or before["metadata"].get("generation") != obj["metadata"].get("generation")
@@ -76,6 +78,17 @@ class Controller:
             changed = before is None or _version(before) != _version(obj)
         if changed:
             self._enqueue(resource, store.get(resource.plural, *key_of(obj)) or dict(obj))
+
+    def listed(self, obj: Mapping[str, Any]) -> None:
+        """The watch showed an object as part of a list; for the second time, if the watch was interrupted.
+
+        After an interruption (410 Gone, a restarted API server) it never reports what was deleted meanwhile: all is
+        listed again soon, or this process would go on with resources that are gone.
+        """
+        uid = str(obj["metadata"].get("uid"))
+        if uid in self._listed:
+            self._interrupted.set()
+        self._listed.add(uid)
 
     def wanted(self, resource: Resource, obj: Mapping[str, Any]) -> None:
         """The object was created, changed, or is there after a start: a pass over this generation is wanted.
@@ -173,19 +186,24 @@ class Controller:
         for namespace in self.context.settings.namespaces or (None,):
             async for obj in self.context.kube.list(resource, namespace, selector):
                 keys.add(key_of(obj))
-                self.context.store.put(resource.plural, obj)
+                self.seen(resource, obj, deleted=False)
         for gone in self.context.store.keep_only(resource.plural, keys):
             self._enqueue(resource, gone)
 
     async def _sweep(self) -> None:
-        """List again now and then: a watch that was interrupted never reports what was deleted meanwhile."""
+        """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""
         while True:
             self._count()
-            await asyncio.sleep(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1)):
+                    await self._interrupted.wait()
+                await asyncio.sleep(_SETTLE_SECONDS)  # the watches of all kinds come back one after the other
+            self._interrupted.clear()
             try:
                 await self._list()
             except SelvedgeError as error:
-                _log.warning("the resources could not be listed; tried again later", error=error.message)
+                _log.warning("the resources could not be listed; tried again soon", error=error.message)
+                self._interrupted.set()
 
     def _count(self) -> None:
         for resource in KINDS:

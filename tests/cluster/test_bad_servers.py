@@ -157,3 +157,26 @@ def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: boo
     world.ready("DatabaseSchema", "shop")
     world.ready("DatabaseServer", "main")
     assert time.monotonic() - began < 20
+
+
+def test_each_wrong_mongodb_server_says_what_is_wrong_and_others_go_on(mongo: World, mongodb, tmp_path):
+    world, mine = mongo, "correct-horse"
+    ca = Authority(tmp_path / "pki", "Another CA").certificate_path.read_text(encoding="utf-8")
+    world.mongo_server(mongodb, "wrong-password", login=("root", mine))
+    world.mongo_server(mongodb, "wrong-ca", ca=ca)
+    world.mongo_server(mongodb, "no-host", hosts=[{"host": "database.invalid", "port": mongodb.port}])
+    expected = {
+        "wrong-password": ("AuthenticationFailed", STALLED),
+        "wrong-ca": ("TLSVerificationFailed", STALLED),
+        "no-host": ("HostNotFound", WAITS),
+    }
+
+    def answers() -> dict[str, tuple[str, tuple[str, str]]]:
+        found = {name: world.api.get("DatabaseServer", name) for name in expected}
+        return {name: (verdict(document)[1], flags(document)) for name, document in found.items()}
+
+    wait_for(lambda: all(answer[0] for answer in answers().values()), 40, what=answers)
+    assert answers() == expected
+    world.schema("designs", server="mongo", mongodb={"collections": [{"name": "designs"}]})
+    world.ready("DatabaseSchema", "designs")
+    assert mine not in world.operator.logs()

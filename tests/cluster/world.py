@@ -104,17 +104,28 @@ class World:
         }
         return {"kind": "DatabaseServer", "metadata": {"name": name}, "spec": {**declared, **spec}}
 
-    def mongo_server(self, endpoint: MongoEndpoint, name: str = "mongo") -> str:
-        """A DatabaseServer for MongoDB."""
-        self.credentials(endpoint, name)
-        spec = {
+    def mongo_server(
+        self,
+        endpoint: MongoEndpoint,
+        name: str = "mongo",
+        *,
+        login: tuple[str, str] | None = None,
+        ca: str = "",
+        **spec: Any,
+    ) -> str:
+        """The same for MongoDB."""
+        user, password = login or (endpoint.username, endpoint.password)
+        self.api.apply(secret(f"{name}-admin", username=user, password=password))
+        self.api.apply(secret(f"{name}-ca", ca__crt=ca or endpoint.ca))
+        declared = {
             "engine": "MongoDB",
             "hosts": [{"host": endpoint.host, "port": endpoint.port}],
             "credentials": {"secretRef": {"name": f"{name}-admin"}},
             "tls": {"mode": "VerifyFull", "caSecretRef": {"name": f"{name}-ca"}},
             "mongodb": {"replicaSet": endpoint.replica_set},
         }
-        self.api.apply({"kind": "DatabaseServer", "metadata": {"name": name}, "spec": spec})
+        document = {"kind": "DatabaseServer", "metadata": {"name": name}, "spec": {**declared, **spec}}
+        self.api.apply(document)
         return name
 
     def schema_document(self, name: str, *, server: str = "main", database: str = "", **spec: Any) -> Document:
@@ -158,9 +169,7 @@ class World:
             found = verdict(document)
             return document if found[0] == status and reason in ("", found[1]) else None
 
-        return wait_for(
-            reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-300:])
-        )
+        return wait_for(reached, timeout, what=lambda: (verdict(self.api.get(kind, name)), self.operator.logs()[-300:]))
 
     def sql(self, statement: str, *, database: str = "") -> list[tuple[Any, ...]]:
         """Run one statement as the administrator in the test's database."""

@@ -53,6 +53,8 @@ class Wallet:
         self.sandbox.supervise("operator", [sys.executable, "-m", "selvedge", "run"], env)
         what = f"the operator did not become ready: see {self.operator_log}"
         wait_until(lambda: self._serves("/readyz"), what, _START_SECONDS)
+        # A standby is ready too; there is only one process here, and the Lease is its own in a moment.
+        wait_until(lambda: self.metric("selvedge_leader") == 1, what, _START_SECONDS)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of an own metric of the operator over all series with these labels."""

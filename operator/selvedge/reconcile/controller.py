@@ -36,6 +36,7 @@ KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, MIGRATION_RUNS)
 WATCH_LABEL = "selvedge.dev/watch=true"
 _RELIST_SECONDS = 600.0
 _SETTLE_SECONDS = 1.0
+_COUNT_SECONDS = 10.0
 _INTERNAL_RETRY = 60.0
 _NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
 
@@ -61,6 +62,7 @@ class Controller:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
             group.create_task(self._sweep())
+            group.create_task(self._count())
 
     def seen(self, resource: Resource, obj: Mapping[str, Any], *, deleted: bool) -> None:
         """The watch showed an object."""
@@ -193,7 +195,6 @@ class Controller:
     async def _sweep(self) -> None:
         """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""
         while True:
-            self._count()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1)):
                     await self._interrupted.wait()
@@ -205,10 +206,13 @@ class Controller:
                 _log.warning("the resources could not be listed; tried again soon", error=error.message)
                 self._interrupted.set()
 
-    def _count(self) -> None:
-        for resource in KINDS:
-            objects = list(self.context.store.all(resource.plural))
-            self.context.metrics.resources(resource.kind, counts(objects))
+    async def _count(self) -> None:
+        """Keep the metric of the resources true: more often than it is scraped, and not at each change of thousands."""
+        while True:
+            for resource in KINDS:
+                objects = list(self.context.store.all(resource.plural))
+                self.context.metrics.resources(resource.kind, counts(objects))
+            await asyncio.sleep(_COUNT_SECONDS)
 
 
 def _version(obj: Mapping[str, Any]) -> str:

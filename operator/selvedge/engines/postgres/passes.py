@@ -66,6 +66,7 @@ class Pass:
         self.version = 150000
         self.system_identifier = ""
         self.available: frozenset[str] | None = None
+        self.without_claims = False
 
     async def run(self) -> UnitResult:
         """Look, and do. At most one session is held at a time."""
@@ -103,6 +104,8 @@ class Pass:
             if self._remember(snapshot):
                 snapshot = await read_snapshot(session, self.desired, self.engine.claims_in(session.dbname))
             self._note(snapshot)
+            # An adopted database has no claims yet: asking for them again under the lock would only fail again.
+            self.without_claims = not snapshot.has_claims_table
             self.engine.check_identity(snapshot)
             cluster, self.cluster_problems = self._cluster_diff(view, snapshot)
             self.looked = True
@@ -180,11 +183,12 @@ class Pass:
 
     async def _database_phase(self, session: Session) -> Snapshot:
         engine = self.engine
+        claims = None if self.without_claims else engine.claims_in(session.dbname)
         async with engine.transaction(session, self.work.may_write) as transaction:
-            snapshot = await transaction.snapshot(self.desired, engine.claims_in(session.dbname))
+            snapshot = await transaction.snapshot(self.desired, claims)
             if self._remember(snapshot):
                 await session.rollback()
-                snapshot = await transaction.snapshot(self.desired, engine.claims_in(session.dbname))
+                snapshot = await transaction.snapshot(self.desired, claims)
             engine.note_claims(session.dbname, exist=snapshot.has_claims_table)
             changes, self.inside_problems = self._database_diff(snapshot)
             now, self.pending_inside = self._gate(changes)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -196,11 +196,3 @@ def drop(endpoint: PostgresEndpoint, prefix: str, databases: set[str]) -> None:
             connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(sql.Identifier(role)))
         for (role,) in rows:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
-
-
-@contextmanager
-def stopped(operator: OperatorProcess) -> Iterator[None]:
-    """Without the operator for a while."""
-    operator.stop()
-    yield
-    operator.start()

@@ -20,6 +20,7 @@ _GROUP = "/apis/selvedge.dev/v1alpha1"
 _SECONDS = 60.0
 _ATTEMPTS = 20
 _PAUSE_SECONDS = 0.5
+_KEEP_SECONDS = 20.0
 
 
 class ApiError(Exception):
@@ -60,8 +61,9 @@ class Api:
 
     def _send(self, method: str, path: str, data: str | None, content_type: str) -> tuple[int, str]:
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
+        if connection is None or time.monotonic() - self._local.used > _KEEP_SECONDS:
             connection = self._local.connection = self.connect()
+        self._local.used = time.monotonic()
         try:
             connection.request(method, path, data, {"Content-Type": content_type})
             response = connection.getresponse()

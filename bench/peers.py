@@ -6,11 +6,12 @@ operator a local process. They are fixed numbers here: only ours come from this 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench import drift, outage, units
-from bench.results import machine, write
+from bench.results import RESULTS, machine, write
 
 #: Row → what EasyMile 3.4.0, movetokube d11ec07, db-operator cd3ff8a and pgroles 0.10.0-alpha.1 showed.
 PEERS: Mapping[str, tuple[float | None, ...]] = {
@@ -58,26 +59,42 @@ LIMITS: Mapping[str, float] = {
 _NAMES = ("EasyMile 3.4.0", "movetokube d11ec07", "db-operator cd3ff8a", "pgroles 0.10.0-alpha.1")
 
 Figures = dict[str, Any]
-_PARTS: tuple[Callable[[float], Figures], ...] = (
-    units.single,
-    units.fleet,
-    units.one_database,
-    outage.killed,
-    drift.repaired,
-)
+_PARTS: Mapping[str, Callable[[float], Figures]] = {
+    "single": units.single,
+    "fleet": units.fleet,
+    "one_database": units.one_database,
+    "killed": outage.killed,
+    "drift": drift.repaired,
+}
 
 
-def measure(scale: float = 1.0) -> None:
-    """Every row; writes peers.json. Below full scale the rows of 200 units are of fewer, and no comparison is made."""
-    facts = machine()
+def measure(scale: float = 1.0, part: str = "") -> None:
+    """Every row, or those of one part; writes peers_<part>.json, and peers.json from the newest of each.
+
+    Below full scale the rows of 200 units are of fewer, and no comparison is made.
+    """
+    for name in [part] if part else _PARTS:
+        facts = machine()
+        found = _PARTS[name](scale)
+        write(f"peers_{name}", facts, {"scale": scale, "rows": found.pop("rows"), "details": found})
+        _merge()
+    print("\n".join(_lines(_merge())), flush=True)
+
+
+def _merge() -> dict[str, float]:
+    """One table of the newest result of each part; the rows, by name."""
     rows: dict[str, float] = {}
-    details: Figures = {}
-    for part in _PARTS:
-        found = part(scale)
-        rows |= found.pop("rows")
-        details[part.__name__] = found
-        write("peers", facts, {"scale": scale, "rows": _table(rows, compare=scale >= 1.0), "details": details})
-    print("\n".join(_lines(rows)), flush=True)
+    parts: Figures = {}
+    for name in _PARTS:
+        path = RESULTS / f"peers_{name}.json"
+        if path.is_file():
+            one = json.loads(path.read_text(encoding="utf-8"))
+            rows |= one["rows"]
+            parts[name] = {"scale": one["scale"], **one["machine"]}
+    compare = all(one["scale"] >= 1.0 for one in parts.values())
+    document = {"name": "peers", "parts": parts, "rows": _table(rows, compare=compare)}
+    (RESULTS / "peers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return rows
 
 
 def _table(rows: Mapping[str, float], *, compare: bool) -> list[Figures]:

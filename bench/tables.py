@@ -42,7 +42,10 @@ def _when(found: Figures) -> str:
 
 
 def _peers(found: Figures) -> Iterator[str]:
-    yield from ("### Beside comparable operators", "", _when(found), "")
+    yield from ("### Beside comparable operators", "")
+    for name, facts in found["parts"].items():
+        yield f"- {name}: {_when({'machine': facts})}"
+    yield ""
     names = list(found["rows"][0]["peers"])
     yield f"| | {' | '.join(names)} | Selvedge | limit | within | first |"
     yield "|---|" + "---|" * (len(names) + 4)

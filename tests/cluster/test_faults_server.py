@@ -127,7 +127,7 @@ MIGRATIONS = {
 def test_a_connection_that_fails_under_a_migration_ends_in_an_exact_history(bare: World, fault: str):
     world, owner = bare, bare.role("owner")
     with Proxy(world.endpoint.port) as proxy:
-        limits = {**LIMITS, "statementTimeout": "10s"}
+        limits = {**LIMITS, "statementTimeout": "2s"}
         server = replace(world.endpoint, port=proxy.port)
         world.server(server, monitoring={"interval": "1s"}, connections=limits)
         postgres = {"owner": owner, "roles": [{"name": owner}], "schemas": [{"name": "shop", "owner": owner}]}

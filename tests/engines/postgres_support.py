@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,13 @@ from selvedge.core.unit import MemberResult, UnitResult
 from selvedge.engines.base import ConnectionLimits, Member, ServerTarget, TlsOptions, Unit
 from selvedge.engines.postgres.engine import PostgresEngine
 
-CLUSTER = "6f1c2b3a-0000-4000-8000-000000000001"
+
+def cluster() -> str:
+    """A Kubernetes cluster for each test: tests share servers, and a resource's claims reach over its databases.
+
+    Child processes of a test inherit the variable, so they are of the same cluster.
+    """
+    return str(uuid.uuid5(uuid.NAMESPACE_DNS, os.environ["PYTEST_CURRENT_TEST"].rpartition(" (")[0]))
 
 
 @dataclass(slots=True)
@@ -84,7 +91,7 @@ def member(database: str, postgres: dict[str, Any] | None = None, *, name: str =
 
 
 def unit(*members: Member, **fields: Any) -> Unit:
-    return Unit(members[0].spec.database, members, fields.pop("cluster", CLUSTER), **fields)
+    return Unit(members[0].spec.database, members, fields.pop("cluster", "") or cluster(), **fields)
 
 
 def lead() -> None:

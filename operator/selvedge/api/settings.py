@@ -89,6 +89,31 @@ SUPERUSER_SETTINGS = (
 IDENTITY_SETTINGS = ("role", "session_authorization")
 """Settings that change who a session is."""
 
+SUPERUSER_EXTENSIONS = (
+    "anon",
+    "auto_explain",
+    "cron",
+    "passwordcheck",
+    "pg_qualstats",
+    "pg_stat_kcache",
+    "pg_stat_statements",
+    "pgaudit",
+    "pgsodium",
+    "plperl",
+    "plpgsql_check",
+    "plpython3",
+    "pltcl",
+    "pltclu",
+    "sepgsql",
+    "set_user",
+    "supautils",
+)
+"""Extensions whose settings a superuser makes: set by the administrator on a role, they would hold at its login.
+
+``pgaudit.log`` would switch an audit off. A setting of an extension that is not loaded passes as one of the user's own,
+so the server cannot be asked.
+"""
+
 _REFUSED = (
     (SUPERUSER_SETTINGS, " is a superuser's and cannot be declared: remove it, or set it on the server"),
     (IDENTITY_SETTINGS, " changes who a session is and cannot be declared: remove it"),
@@ -99,9 +124,15 @@ _WHY = {name: f"setting {name}{why}" for names, why in _REFUSED for name in name
 def settings_are_allowed(settings: dict[str, Any]) -> dict[str, Any]:
     """Return the settings when none of them is known to need a superuser; raises ValueError."""
     for name in settings:
-        why = _WHY.get(name.lower())
+        lowered = name.lower()
+        why = _WHY.get(lowered)
         if why is not None:
             raise ValueError(why)
+        extension, dot, _ = lowered.partition(".")
+        if dot and extension in SUPERUSER_EXTENSIONS:
+            raise ValueError(
+                f"setting {name} belongs to an extension and is a superuser's: remove it, or set it on the server"
+            )
     return settings
 
 

@@ -58,6 +58,14 @@ class ClaimBook:
             return None
         return claim
 
+    def inherits(self, object_name: str, member: str) -> bool:
+        """Whether the member shared the object with the resource that held it and is gone."""
+        claim = self.claims.get(object_name)
+        if claim is None or claim.cluster != self.cluster:
+            return False
+        shared = claim.detail.get("members")
+        return isinstance(shared, (list, tuple)) and self.resources[member] in shared
+
     def want(self, object_name: str, member: str, detail: Mapping[str, object]) -> None:
         """Claim the object, if the claim does not stand as wanted already. ``created`` survives an update."""
         current = self.claims.get(object_name)
@@ -115,10 +123,15 @@ def diff_cluster(
     holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, database.member, holder, book.cluster)]
+    # Who shares the database stands in its claim: when the one that holds it goes, another goes on without adoption.
+    members = sorted(book.resources.values())
     if not book.mine(key, database.member):
-        if exists and not adopt[database.member]:
+        heir = book.inherits(key, database.member)
+        if exists and not adopt[database.member] and not heir:
             return [], [adoption_required(ref, database.member)]
-        book.want(key, database.member, {"created": not exists})
+        book.want(key, database.member, {"created": not exists, "members": members})
+    else:
+        book.want(key, database.member, {"members": members})
     if not exists:
         changes.append(CreateDatabase(ref, database.member, database.name, database.owner))
     declared = {role.name for role in desired.roles if not role.absent}

@@ -233,5 +233,5 @@ def test_only_a_role_that_was_made_is_dropped() -> None:
         live = {"r1": CurrentRole("r1", memberships={"r2": Membership("r2")}), "r2": CurrentRole("r2")}
         desired = Desired(DesiredDatabase("u1", "shop"))
         changes, _ = diff_cluster(desired, live, ["shop"], book(claims), dict.fromkeys(MEMBERS, False), 160000)
-        kinds = [type(change) for change in changes]
+        kinds = [type(change) for change in changes if not isinstance(change, c.WriteClaims)]
         assert kinds == [c.RevokeRole, *([c.DropRole] if created else []), c.DropClaims]

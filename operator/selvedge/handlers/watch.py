@@ -1,7 +1,8 @@
 """Kopf's part: watching, and the finalizer where deletion has work to do.
 
-One handler id for create, update and resume, which only puts the object's key into the work queue. What is done when
-is the queue's: Kopf's own retries would write an annotation each time, and hold the exception's text in it.
+What the watch shows goes to the controller, which puts the object's key into the work queue if its generation is new.
+Handlers of create, update and resume would add nothing but a write: Kopf notes the last handled spec in an annotation
+of each object, and an exception's text in another. Only ``deletionPolicy: Delete`` has a handler, and so annotations.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from selvedge.reconcile.controller import KINDS, Controller
 from selvedge.reconcile.databaseschema import remove_schema
 
 PREFIX = GROUP
-_ID = "reconcile"
 
 
 class HashedSpec(AnnotationsDiffBaseStorage):
@@ -77,21 +77,11 @@ def registry_for(controller: Controller) -> OperatorRegistry:
     kopf.on.startup(registry=registry, id="configure")(configure)
     kopf.on.login(registry=registry, id="login")(login)
     for resource in KINDS:
-        _register(registry, resource, controller)
+        _observe(registry, resource, controller)
     for resource in (SECRETS, CONFIG_MAPS):
         _observe(registry, resource, controller)
     _register_removal(registry, controller)
     return registry
-
-
-def _register(registry: OperatorRegistry, resource: Resource, controller: Controller) -> None:
-    async def reconcile(body: Body, **_: Any) -> None:
-        controller.wanted(resource, _plain(body))
-
-    where = (GROUP, VERSION, resource.plural)
-    for event in (kopf.on.create, kopf.on.update, kopf.on.resume):
-        event(*where, registry=registry, id=_ID)(reconcile)
-    _observe(registry, resource, controller)
 
 
 def _observe(registry: OperatorRegistry, resource: Resource, controller: Controller) -> None:

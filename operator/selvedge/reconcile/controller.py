@@ -47,7 +47,6 @@ class Controller:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.queue = WorkQueue(self._work, context.settings.workers)
-        self._queued: dict[str, int] = {}
         self._listed: set[str] = set()
         self._interrupted = asyncio.Event()
         context.enqueue = self.queue.add
@@ -71,7 +70,6 @@ class Controller:
             before = store.remove(resource.plural, *key_of(obj))
             if before is not None:
                 self._enqueue(resource, before)
-                self._queued.pop(str(before["metadata"].get("uid")), None)
                 self._listed.discard(str(before["metadata"].get("uid")))
             return
         before = store.put(resource.plural, obj)
@@ -92,21 +90,8 @@ class Controller:
             self._interrupted.set()
         self._listed.add(uid)
 
-    def wanted(self, resource: Resource, obj: Mapping[str, Any]) -> None:
-        """The object was created, changed, or is there after a start: a pass over this generation is wanted.
-
-        Most often it was queued already when the watch showed it, or when everything was listed; a second pass would
-        find nothing to do and cost a statement.
-        """
-        uid, generation = str(obj["metadata"].get("uid")), int(obj["metadata"].get("generation", 0))
-        if self._queued.get(uid) != generation:
-            self.context.store.put(resource.plural, obj)
-            self._enqueue(resource, dict(obj))
-
     def _enqueue(self, resource: Resource, obj: Object) -> None:
         namespace, name = key_of(obj)
-        if resource in KINDS:
-            self._queued[str(obj["metadata"].get("uid"))] = int(obj["metadata"].get("generation", 0))
         if resource is DATABASE_SERVERS:
             self.queue.add(("server", namespace, name))
         elif resource is DATABASE_SCHEMAS:

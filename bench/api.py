@@ -127,13 +127,10 @@ class Watch:
         self._api = api
         self._plural = plural
         self._changed = threading.Condition()
-        self._connection = api.connect(timeout=None)
         self._ended = False
         self._ready: dict[str, float] = {}
         self.history: list[Sight] = []
-        version = api.get(plural)["metadata"]["resourceVersion"]
-        self._connection.request("GET", f"{api.path(plural)}?watch=true&resourceVersion={version}")
-        self._response = self._connection.getresponse()
+        self._begin(api.get(plural))
         self._thread = threading.Thread(target=self._follow, name=f"watch-{plural}", daemon=True)
         self._thread.start()
 
@@ -182,10 +179,22 @@ class Watch:
             if not self._changed.wait_for(lambda: len(self._ready) >= number, timeout):
                 raise TimeoutError(f"{len(self._ready)} and not {number} are Ready after {timeout:.0f} s")
 
+    def _begin(self, listed: Document) -> None:
+        for item in listed["items"]:
+            self._take({"type": "MODIFIED", "object": item})
+        version = listed["metadata"]["resourceVersion"]
+        self._connection = self._api.connect(timeout=None)
+        self._connection.request("GET", f"{self._api.path(self._plural)}?watch=true&resourceVersion={version}")
+        self._response = self._connection.getresponse()
+
     def _follow(self) -> None:
+        """Read events; a watch that the API server ends (it does so to slow readers) goes on from a new list."""
         try:
-            while line := self._response.readline():
-                self._take(json.loads(line))
+            while not self._ended:
+                while line := self._response.readline():
+                    self._take(json.loads(line))
+                if not self._ended:
+                    self._begin(self._api.get(self._plural))
         except (OSError, ValueError, http.client.HTTPException):
             if not self._ended:
                 raise

@@ -62,6 +62,7 @@ Figures = dict[str, Any]
 _PARTS: Mapping[str, Callable[[float], Figures]] = {
     "single": units.single,
     "fleet": units.fleet,
+    "settled": units.settled,
     "one_database": units.one_database,
     "killed": outage.killed,
     "drift": drift.repaired,

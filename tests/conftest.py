@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 import pytest
+from hypothesis import settings
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -48,6 +49,12 @@ class Kubectl(Protocol):
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked long, and all four Postgres versions")
+
+
+# The same examples each time where nobody is there to look at a new one; new ones at every run elsewhere.
+settings.register_profile("ci", derandomize=True, print_blob=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")
 
 
 def pytest_configure(config: pytest.Config) -> None:

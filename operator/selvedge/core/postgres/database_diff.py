@@ -57,6 +57,7 @@ def diff_database(
     kept |= {f"extension:{extension.name}" for extension in desired.extensions} | desired.refused
     changes += _left_objects(kept, book, snapshot, prune)
     left, dropped = _left_grants(desired, book)
+    left += _of_dropped_roles(desired)
     for grant in desired.grants:
         book.want(_grant_key(grant, book), grant.member, _grant_detail(grant))
     scopes = [_existing(scope, known_roles) for scope in desired.authoritative]
@@ -265,6 +266,16 @@ def _left_grants(desired: Desired, book: ClaimBook) -> tuple[list[DesiredGrant],
             if claim.object not in now:
                 dropped.append(claim.object)
     return left, dropped
+
+
+def _of_dropped_roles(desired: Desired) -> list[DesiredGrant]:
+    """What is still granted to roles that are to be dropped: it would keep them from being dropped."""
+    gone = desired.remembered.dropped
+    return [
+        replace(grant, to=tuple(role for role in grant.to if role in gone))
+        for grant in desired.grants
+        if not grant.absent and gone.intersection(grant.to)
+    ]
 
 
 def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> Remembered:

@@ -7,7 +7,6 @@ of each object, and an exception's text in another. Only ``deletionPolicy: Delet
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 from typing import Any
@@ -113,8 +112,6 @@ def _register_removal(registry: OperatorRegistry, controller: Controller) -> Non
             text = controller.context.redactor.redact(str(error) or "it took too long")
             pause = delay(retry, base=1.0, cap=60.0, random=controller.context.random)
             raise kopf.TemporaryError(text, delay=pause) from None
-        except asyncio.CancelledError:
-            raise
 
     where = (GROUP, VERSION, DATABASE_SCHEMAS.plural)
     kopf.on.delete(*where, registry=registry, id="remove", when=has_work)(remove)

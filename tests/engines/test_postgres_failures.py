@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 import subprocess
@@ -232,6 +233,7 @@ def child(postgres: PostgresEndpoint, name: str, turns: int = 1) -> subprocess.P
         env={
             "PYTHONPATH": f"{ROOT}:{ROOT / 'operator'}",
             "PATH": "/usr/bin",
+            "PYTEST_CURRENT_TEST": os.environ["PYTEST_CURRENT_TEST"],
             "SELVEDGE_TEST_PASSWORD": postgres.password,
         },
         stdout=subprocess.PIPE,

@@ -28,7 +28,8 @@ FILES = {
     "20250102000000_big.sql": "-- migrate:up\nINSERT INTO shop.log VALUES ('b1');\n"
     "CREATE TABLE shop.big AS SELECT g, g % 7 AS h FROM generate_series(1, 100000) g;\n",
     "20250103000000_mixed.sql": "-- migrate:up\nINSERT INTO shop.log VALUES ('c1');\n"
-    "SELECT pg_sleep(0.5);\nCREATE INDEX CONCURRENTLY big_g ON shop.big (g);\nINSERT INTO shop.log VALUES ('c2');\n"
+    "SELECT pg_sleep(0.5);\n"
+    "CREATE INDEX CONCURRENTLY big_g ON shop.big (g);\nINSERT INTO shop.log VALUES ('c2');\n"
     "DROP INDEX CONCURRENTLY shop.big_g;\nINSERT INTO shop.log VALUES ('c3');\n",
     "20250104000000_index.sql": "-- migrate:up\nSELECT pg_sleep(0.5);\nCREATE UNIQUE INDEX CONCURRENTLY big_gh ON shop.big (g, h);\n",
     "20250105000000_note.sql": "-- migrate:up\nINSERT INTO shop.log VALUES ('e1');\n"

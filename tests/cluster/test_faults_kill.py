@@ -31,7 +31,8 @@ FILES = {
     "SELECT pg_sleep(0.5);\n"
     "CREATE INDEX CONCURRENTLY big_g ON shop.big (g);\nINSERT INTO shop.log VALUES ('c2');\n"
     "DROP INDEX CONCURRENTLY shop.big_g;\nINSERT INTO shop.log VALUES ('c3');\n",
-    "20250104000000_index.sql": "-- migrate:up\nSELECT pg_sleep(0.5);\nCREATE UNIQUE INDEX CONCURRENTLY big_gh ON shop.big (g, h);\n",
+    "20250104000000_index.sql": "-- migrate:up\nSELECT pg_sleep(0.5);\n"
+    "CREATE UNIQUE INDEX CONCURRENTLY big_gh ON shop.big (g, h);\n",
     "20250105000000_note.sql": "-- migrate:up\nINSERT INTO shop.log VALUES ('e1');\n"
     "ALTER TABLE shop.big ADD COLUMN note text;\nINSERT INTO shop.log VALUES ('e2');\n",
 }

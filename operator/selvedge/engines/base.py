@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from selvedge.api.databaseschema import DatabaseSchemaSpec
-from selvedge.core.unit import UnitResult
+from selvedge.core.unit import ObjectRef, UnitResult
 from selvedge.migrate.protocol import MigrationSession
 
 
@@ -95,6 +95,9 @@ class Unit:
     """All DatabaseSchemas on one database of one server, and the uid of the Kubernetes cluster that they live in.
 
     ``alive`` says whether a DatabaseSchema (namespace/name) still exists: the claims of one that is gone bind nobody.
+    ``on_drift`` is told by member uid what drifted. An engine awaits it at most once in a call of ``converge``, when
+    drift was found and before the first write that repairs it; never for a plan, nor where nothing will be written. It
+    may take long, and what it raises ends the call before anything was repaired.
     """
 
     database: str
@@ -102,6 +105,7 @@ class Unit:
     cluster: str
     access: Callable[[Member], AccessRule] | None = None
     alive: Callable[[str], bool] | None = None
+    on_drift: Callable[[Mapping[str, frozenset[ObjectRef]]], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def ask(directory: Path, verb: str, *, timeout: float = 180.0, **arguments: Any)
             raise SandboxError(
                 f"the sandbox in {directory} did not answer `{verb}` in {timeout:.0f} s: see its supervisor.log"
             ) from error
-        except (OSError, ValueError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise SandboxError(
                 f"the sandbox in {directory} ended while it was asked to {verb}: see its supervisor.log"
             ) from error
@@ -82,10 +82,14 @@ def read_line(connection: socket.socket) -> dict[str, Any]:
     """One JSON object from a connection.
 
     Raises:
-        ValueError: the other side closed it, or sent something else.
+        EOFError: the other side closed it without a word.
+        ValueError: it sent something else.
     """
     with connection.makefile("rb") as stream:
-        answer: Any = json.loads(stream.readline())
+        line = stream.readline()
+    if not line:
+        raise EOFError("the other side sent nothing")
+    answer: Any = json.loads(line)
     if not isinstance(answer, dict):
         raise TypeError("expected a JSON object")
     return answer

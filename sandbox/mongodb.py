@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +17,8 @@ from sandbox import tools
 from sandbox.errors import SandboxError
 from sandbox.pki import Authority
 from sandbox.ports import LOOPBACK, on_free_port
-from sandbox.postgres import server_directory
 from sandbox.process import Daemon
+from sandbox.server import OwnServer, server_directory
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -72,7 +71,7 @@ class MongoEndpoint:
 
 
 @dataclass(slots=True)
-class MongoServer(MongoEndpoint):
+class MongoServer(OwnServer, MongoEndpoint):
     """A MongoDB server of our own; made by :meth:`launch`."""
 
     directory: Path = Path()
@@ -139,39 +138,11 @@ class MongoServer(MongoEndpoint):
         daemon.start_until(server._answers, _START_SECONDS)
         return server
 
-    @property
-    def pid(self) -> int:
-        """The process id; 0 when it does not run."""
-        return self.daemon.pid
-
     def start(self) -> None:
         """Start it (again) on the same port and wait until it is writable."""
         self.daemon.start_until(self._answers, _START_SECONDS)
         with self._direct(authenticated=True) as client:
             self._wait_for_primary(client)
-
-    def stop(self, *, immediate: bool = False) -> None:
-        """Shut down; ``immediate`` as in a crash."""
-        if immediate:
-            self.daemon.kill()
-        else:
-            self.daemon.stop()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End the server and remove its directory."""
-        self.daemon.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> MongoServer:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
 
     def _answers(self) -> bool:
         if '"Waiting for connections"' not in self.daemon.log_since_start():

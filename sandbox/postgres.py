@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import signal
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,12 @@ from sandbox.errors import SandboxError
 from sandbox.pki import Authority
 from sandbox.ports import LOOPBACK, on_free_port
 from sandbox.process import Daemon, run, unprivileged_ids
+from sandbox.server import OwnServer, server_directory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_START_SECONDS = 60.0
 # fsync is off because nothing here has to survive the machine, only the process; bench/ turns it on again.
 _SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
@@ -104,7 +105,7 @@ class PostgresEndpoint:
 
 
 @dataclass(slots=True)
-class PostgresServer(PostgresEndpoint):
+class PostgresServer(OwnServer, PostgresEndpoint):
     """A Postgres server of our own; made by :meth:`launch` or :meth:`standby_of`."""
 
     directory: Path = Path()
@@ -204,37 +205,9 @@ class PostgresServer(PostgresEndpoint):
         server.start()
         return server
 
-    @property
-    def pid(self) -> int:
-        """The postmaster's process id; 0 when it does not run."""
-        return self.daemon.pid
-
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self) -> None:
         """Start it (again) on the same port and wait until it accepts connections."""
-        self.daemon.start_until(self._is_ready, timeout)
-
-    def stop(self, *, immediate: bool = False) -> None:
-        """Shut down, ending sessions ("fast"); ``immediate`` as in a crash, with recovery at the next start."""
-        if immediate:
-            self.daemon.kill()
-        else:
-            self.daemon.stop()
-
-    def restart(self) -> None:
-        """Stop and start on the same port."""
-        self.stop()
-        self.start()
-
-    def close(self) -> None:
-        """End the server and remove its directory."""
-        self.daemon.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def __enter__(self) -> PostgresServer:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self.close()
+        self.daemon.start_until(self._is_ready, _START_SECONDS)
 
     def _is_ready(self) -> bool:
         """Postgres writes its state into line 8 of postmaster.pid, so no connection has to be tried."""
@@ -257,15 +230,6 @@ class PostgresServer(PostgresEndpoint):
             statement = sql.SQL("ALTER ROLE postgres PASSWORD {}").format(sql.Literal(verifier))
             connection.execute(statement)
         self.password = password
-
-
-def server_directory(directory: Path | None, name: str) -> Path:
-    """A new directory for one server, which the user it runs as can enter."""
-    if directory is None:
-        directory = Path(tempfile.mkdtemp(prefix=f"selvedge-{name}-"))
-    directory.mkdir(parents=True, exist_ok=True)
-    directory.chmod(0o711)
-    return directory
 
 
 def _install_certificates(authority: Authority, directory: Path, name: str) -> Path:

@@ -197,6 +197,8 @@ def _serve(connection: socket.socket, supervisor: Supervisor, over: int) -> None
                 answer: dict[str, Any] = {"pid": os.getpid()}
             else:
                 answer = supervisor.answer(request)
+        except EOFError:
+            return  # it only wanted to know whether somebody answers: `is_running`
         except SandboxError as error:
             answer = {"error": str(error)}
         except (ValueError, TypeError, KeyError, OSError) as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from selvedge.cli.offline import target_of
+from selvedge.cli.url import target_of
 from selvedge.core.errors import InvalidError
 
 KEY = "-----BEGIN PRIVATE KEY-----\nc2VjcmV0\n-----END PRIVATE KEY-----\n"

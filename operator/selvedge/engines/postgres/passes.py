@@ -35,7 +35,8 @@ _MIGRATED = ("table", "sequence", "function", "column")
 class Work:
     """What the passes of one call share: a pass is made again when the server refused a change, without that change.
 
-    ``failed`` are those, ``applied`` what stands committed by now, ``drift`` what was found by member.
+    ``failed`` are those, ``applied`` what stands committed by now, ``drift`` what was found by member; ``told``: the
+    unit's ``on_drift`` was awaited.
     """
 
     engine: PostgresEngine
@@ -46,6 +47,7 @@ class Work:
     failed: dict[c.Change, ObjectStatus] = field(default_factory=dict)
     applied: list[c.Change] = field(default_factory=list)
     drift: dict[str, set[ObjectRef]] = field(default_factory=dict)
+    told: bool = False
 
 
 class Pass:
@@ -77,13 +79,15 @@ class Pass:
         rest: list[c.Change] = []
         try:
             if self.desired.database.name in view.databases:
-                rest = await self._look(view)
-                if not rest:
+                rest, inside = await self._look(view)
+                if not rest and not inside:
                     return self._result()
+                await self._tell([*rest, *inside])
         except DatabaseMissingError:
             # Dropped by hand since the view was read: made again from nothing.
             self.engine.note_claims(self.desired.database.name, exist=True)
-        await self._cluster_phase()
+        if rest or not self.looked:
+            await self._cluster_phase()
         if not self.exists or self._refused():
             return self._result()
         async with self.engine.pool.session(self.desired.database.name) as session:
@@ -93,10 +97,10 @@ class Pass:
         self._settle(snapshot)
         return self._result()
 
-    async def _look(self, view: ClusterView) -> list[c.Change]:
+    async def _look(self, view: ClusterView) -> tuple[list[c.Change], list[c.Change]]:
         """One statement; then the database's own changes in the same session, if there are no others.
 
-        Returns the server-wide changes that are to be made first.
+        Returns the server-wide changes that are to be made first, and the database's own that are still to be made.
         """
         async with self.engine.pool.session(self.desired.database.name) as session:
             self.exists = True
@@ -110,15 +114,30 @@ class Pass:
             cluster, self.cluster_problems = self._cluster_diff(view, snapshot)
             self.looked = True
             if self._refused():
-                return []
+                return [], []
             inside, self.inside_problems = self._database_diff(snapshot)
             self._find_drift([*cluster, *inside])
             cluster_now, inside_now = self._plan(cluster, inside)
-            if inside_now and not cluster_now:
-                snapshot = await self._database_phase(session)
-            if not cluster_now:
+            if inside_now and not cluster_now and not self._untold([*cluster_now, *inside_now]):
+                snapshot, inside_now = await self._database_phase(session), []
+            if not cluster_now and not inside_now:
                 self._settle(snapshot)
-            return cluster_now
+            return cluster_now, inside_now
+
+    # --- drift ---
+
+    def _untold(self, now: Sequence[c.Change]) -> dict[str, frozenset[ObjectRef]]:
+        """By member what drifted, where it is to be repaired now and nobody was told yet."""
+        if self.work.told or self.work.unit.on_drift is None:
+            return {}
+        writing = {change.member for change in now if not isinstance(change, c.BOOKKEEPING)}
+        return {uid: frozenset(refs) for uid, refs in self.work.drift.items() if uid in writing}
+
+    async def _tell(self, now: Sequence[c.Change]) -> None:
+        drift = self._untold(now)
+        if drift and self.work.unit.on_drift is not None:
+            self.work.told = True
+            await self.work.unit.on_drift(drift)
 
     # --- the two phases ---
 
@@ -141,16 +160,21 @@ class Pass:
                 if not self.looked:
                     self._foresee(changes, view.snapshot)
                 now, self.pending_cluster = self._gate(changes)
+                untold = bool(self._untold(now))
                 creation = [change for change in now if isinstance(change, c.CreateDatabase)]
                 todo = self._in_phase(now, late_only)
                 if not self.exists and not creation:
                     return
-                view = await transaction.apply_cluster(
-                    todo, view, self.desired, keys, resources, self._residue_of_cluster(late_only)
-                )
-                self.work.applied += todo
+                if not untold:
+                    view = await transaction.apply_cluster(
+                        todo, view, self.desired, keys, resources, self._residue_of_cluster(late_only)
+                    )
+                    self.work.applied += todo
             engine.remember(view, keys, resources)
-        if creation:
+        if untold:
+            await self._tell(now)  # without the lock and the connection: it may take long
+            await self._cluster_phase(late_only=late_only)
+        elif creation:
             await self._create(creation, view)
 
     async def _create(self, creation: list[c.CreateDatabase], view: ClusterView) -> None:

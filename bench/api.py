@@ -157,7 +157,9 @@ class Watch:
         with self._changed:
             while missing := wanted - self._ready.keys():
                 rest = deadline - time.monotonic()
-                if rest <= 0 or self._ended:
+                if self._ended:
+                    raise ApiError("the watch ended: its own error stands above")
+                if rest <= 0:
                     last = next((sight for sight in reversed(self.history) if sight.name in missing), None)
                     raise TimeoutError(f"{len(missing)} of {len(wanted)} are not Ready after {timeout:.0f} s: {last}")
                 self._changed.wait(rest)
@@ -166,7 +168,7 @@ class Watch:
     def wait_not_ready(self, name: str, timeout: float) -> bool:
         """Wait until the object is not Ready; False where it stayed so."""
         with self._changed:
-            return self._changed.wait_for(lambda: name not in self._ready, timeout)
+            return self._changed.wait_for(lambda: self._ended or name not in self._ready, timeout)
 
     def count(self) -> int:
         """How many are Ready now."""
@@ -176,8 +178,10 @@ class Watch:
     def wait_count(self, number: int, timeout: float) -> None:
         """Wait until so many are Ready. Raises TimeoutError."""
         with self._changed:
-            if not self._changed.wait_for(lambda: len(self._ready) >= number, timeout):
+            if not self._changed.wait_for(lambda: self._ended or len(self._ready) >= number, timeout):
                 raise TimeoutError(f"{len(self._ready)} and not {number} are Ready after {timeout:.0f} s")
+            if self._ended:
+                raise ApiError("the watch ended: its own error stands above")
 
     def _begin(self, listed: Document) -> None:
         for item in listed["items"]:
@@ -199,7 +203,9 @@ class Watch:
             if not self._ended:
                 raise
         finally:
-            self._ended = True
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
 
     def _take(self, event: Mapping[str, Any]) -> None:
         now, obj = time.monotonic(), event["object"]

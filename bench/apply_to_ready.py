@@ -33,7 +33,7 @@ def measure(scale: float = 1.0) -> None:
             "created": _variant(here, number, tables=False),
             "existing_with_tables": _variant(here, number, tables=True),
         }
-    write("apply_to_ready", facts, {"budget_seconds_beyond_psql": _BUDGET_SECONDS, **figures})
+    write("apply_to_ready", facts, {"budget_seconds_beyond_psql": _BUDGET_SECONDS, **figures}, scale)
 
 
 def _variant(here: World, number: int, *, tables: bool) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _variant(here: World, number: int, *, tables: bool) -> dict[str, Any]:
     document = manifests.rich(name, adoption="Allow" if tables else "RequireApproval", tables=tables)
     here.api.create(document)
     here.watch.wait_ready([name], 30)
-    time.sleep(1.0)
+    here.operator.settle(20)  # events follow
     ours, kubectl = spread(whole), spread(dry)
     psql = spread(bare)
     beyond = ours["p50"] - psql["p50"]

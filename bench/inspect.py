@@ -18,8 +18,8 @@ from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.engines.base import ConnectionLimits, Member, ServerTarget, TlsOptions, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.engine import PostgresEngine
+from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.snapshot import database_statement
-from selvedge.engines.postgres.transaction import read_snapshot
 
 _BUDGET_SECONDS = 0.15
 _DATABASE = "large"
@@ -39,7 +39,7 @@ def measure(scale: float = 1.0) -> None:
         with PostgresServer.launch(version, settings=settings) as server:
             _fill(server, tables, roles, policies)
             figures[f"postgres_{version}"] = asyncio.run(_look(server, roles))
-    write("inspect", facts, {"budget_seconds": _BUDGET_SECONDS, **figures})
+    write("inspect", facts, {"budget_seconds": _BUDGET_SECONDS, **figures}, scale)
 
 
 class _Nobody:

@@ -52,6 +52,22 @@ def share(name: str, database: str, interval: str = "5m") -> Document:
     )
 
 
+def small(name: str, database: str, interval: str = "5m") -> Document:
+    """One of very many in one database: a schema, a role and a grant."""
+    prefix = name.replace("-", "_")
+    return _schema(
+        name,
+        {
+            "schemas": [{"name": prefix}],
+            "roles": [{"name": f"{prefix}_reader"}],
+            "grants": [_grant("usage", ["USAGE"], {"schemas": [prefix]}, [f"{prefix}_reader"])],
+        },
+        database,
+        interval,
+        "RequireApproval",
+    )
+
+
 SCHEMAS = ("shared", "avatar", "catalog", "design", "audit")
 _ROLES = ("owner", "admin", "writer", "reader", "analyst", "support")
 

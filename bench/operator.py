@@ -14,6 +14,7 @@ import psutil
 
 from sandbox.ports import LOOPBACK, free_port
 from sandbox.process import Daemon
+from sandbox.progress import note
 
 _START_SECONDS = 60.0
 
@@ -98,8 +99,19 @@ class Operator:
             raise RuntimeError(f"the operator (process {self.pid}) does not run any more: see its log")
         return int(found[1]) / 1024
 
+    def wait_sample(self, name: str, least: float, timeout: float) -> None:
+        """Wait until the sum of all samples of this name is so much. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while (found := self.sample(name)) < least:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{name} is {found:g} and not {least:g} after {timeout:.0f} s")
+            time.sleep(0.1)
+
     def settle(self, seconds: float, quiet: float = 1.0) -> None:
-        """Wait until it used less than 2 % of a core for ``quiet`` seconds, at most ``seconds``."""
+        """Wait until it used less than 2 % of a core for ``quiet`` seconds, at most ``seconds``; say so if it did not.
+
+        CPU time is looked at and not only the queue: events and the watch follow the work.
+        """
         deadline = time.monotonic() + seconds
         before = self.cpu_seconds()
         while time.monotonic() < deadline:
@@ -108,3 +120,4 @@ class Operator:
             if now - before < 0.02 * quiet:
                 return
             before = now
+        note(f"the operator was still at work after {seconds:.0f} s: what was measured next includes it")

@@ -28,6 +28,7 @@ def away(here: World, names: list[str]) -> Figures:
     new = [f"during-{index}" for index in range(_NEW)]
     for name in new:
         here.api.create(manifests.unit(name))
+    # The outage itself: nothing is waited for.
     time.sleep(max(0.0, _AWAY_SECONDS - (time.monotonic() - stopped)))
     here.postgres.start()
     back = time.monotonic()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bench import drift, outage, units
-from bench.results import RESULTS, machine, write
+from bench.results import folder, machine, write
+from sandbox.progress import step
 
 #: Row → what EasyMile 3.4.0, movetokube d11ec07, db-operator cd3ff8a and pgroles 0.10.0-alpha.1 showed.
 PEERS: Mapping[str, tuple[float | None, ...]] = {
@@ -74,27 +76,30 @@ def measure(scale: float = 1.0, part: str = "") -> None:
 
     Below full scale the rows of 200 units are of fewer, and no comparison is made.
     """
+    if part and part not in _PARTS:
+        raise ValueError(f"peers has no part {part}: write one of {', '.join(_PARTS)}")
     for name in [part] if part else _PARTS:
         facts = machine()
-        found = _PARTS[name](scale)
-        write(f"peers_{name}", facts, {"scale": scale, "rows": found.pop("rows"), "details": found})
-        _merge()
-    print("\n".join(_lines(_merge())), flush=True)
+        with step(f"peers.{name}"):
+            found = _PARTS[name](scale)
+        write(f"peers_{name}", facts, {"rows": found.pop("rows"), "details": found}, scale)
+        _merge(folder(scale))
+    print("\n".join(_lines(_merge(folder(scale)), compare=scale >= 1)), flush=True)
 
 
-def _merge() -> dict[str, float]:
+def _merge(results: Path) -> dict[str, float]:
     """One table of the newest result of each part; the rows, by name."""
     rows: dict[str, float] = {}
     parts: Figures = {}
     for name in _PARTS:
-        path = RESULTS / f"peers_{name}.json"
+        path = results / f"peers_{name}.json"
         if path.is_file():
             one = json.loads(path.read_text(encoding="utf-8"))
             rows |= one["rows"]
             parts[name] = {"scale": one["scale"], **one["machine"]}
     compare = all(one["scale"] >= 1.0 for one in parts.values())
     document = {"name": "peers", "parts": parts, "rows": _table(rows, compare=compare)}
-    (RESULTS / "peers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    (results / "peers.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return rows
 
 
@@ -113,11 +118,11 @@ def _table(rows: Mapping[str, float], *, compare: bool) -> list[Figures]:
     return table
 
 
-def _lines(rows: Mapping[str, float]) -> list[str]:
+def _lines(rows: Mapping[str, float], *, compare: bool) -> list[str]:
     words = {True: "yes", False: "NO", None: ""}
     head = f"{'row':52}" + "".join(f"{name.split()[0]:>12}" for name in _NAMES)
     lines = [f"{head}{'Selvedge':>10}{'limit':>8}  within  first"]
-    for row in _table(rows, compare=True):
+    for row in _table(rows, compare=compare):
         cells = [row["peers"].get(name) for name in _NAMES]
         text = "".join(f"{'–' if cell is None else cell:>12}" for cell in cells)
         limit = row.get("limit", "–")

@@ -52,12 +52,17 @@ def load() -> list[float]:
     return [round(value, 2) for value in os.getloadavg()]
 
 
-def write(name: str, facts: Mapping[str, Any], figures: Mapping[str, Any]) -> Path:
-    """Write ``bench/results/NAME.json`` and print it; ``facts`` are what :func:`machine` said at the start."""
-    document = {"name": name, "machine": {**facts, "load_average_after": load()}, **figures}
+def folder(scale: float = 1.0) -> Path:
+    """Where results go: a first look with fewer units never takes the place of a full run."""
+    return RESULTS if scale >= 1 else RESULTS / "scaled"
+
+
+def write(name: str, facts: Mapping[str, Any], figures: Mapping[str, Any], scale: float = 1.0) -> Path:
+    """Write ``NAME.json`` and print it; ``facts`` are what :func:`machine` said at the start."""
+    document = {"name": name, "scale": scale, "machine": {**facts, "load_average_after": load()}, **figures}
     text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder(scale).mkdir(parents=True, exist_ok=True)
+    path = folder(scale) / f"{name}.json"
     path.write_text(text, encoding="utf-8")
     print(text, flush=True)
     return path

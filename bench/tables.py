@@ -13,15 +13,25 @@ _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 _WORDS = {True: "yes", False: "**no**", None: ""}
 Figures = dict[str, Any]
+#: What is measured of an operator that is left alone; the budgets are for 1,000 resources and less.
+_RATES = (
+    ("statements a minute", "statements_a_minute", ""),
+    ("logins a minute", "logins_a_minute", ""),
+    ("API writes a minute", "api_writes_a_minute", "0"),
+    ("API reads a minute", "api_reads_a_minute", ""),
+    ("renewals of the Lease a minute", "lease_requests_a_minute", ""),
+    ("CPU, % of a core, sweeps included", "cpu_percent_of_a_core", ""),
+    ("RSS, MiB", "rss_mib", "200"),
+)
 
 
 def main() -> None:
-    """Put the newest results into the page; a measurement without a result is left out."""
+    """Put the newest full results into the page; a measurement without one is left out."""
     page = _PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(_BEGIN)
     tail = rest.partition(_END)[2]
-    parts = (_peers, _apply, _thousand, _idle, _inspect)
-    names = ("peers", "apply_to_ready", "thousand", "idle", "inspect")
+    parts = (_peers, _apply, _thousand, _idle, _watched, _inspect)
+    names = ("peers", "apply_to_ready", "thousand", "idle", "watched", "inspect")
     lines: list[str] = []
     for name, part in zip(names, parts, strict=True):
         path = RESULTS / f"{name}.json"
@@ -97,11 +107,64 @@ def _thousand(found: Figures) -> Iterator[str]:
 
 
 def _idle(found: Figures) -> Iterator[str]:
-    yield from (f"### {found['units']} DatabaseSchemas left alone", "", _when(found), "", "| | |", "|---|---|")
-    for part in ("idle", "pass_over_all"):
-        for key, value in found[part].items():
-            if key != "use":
-                yield f"| {part.replace('_', ' ')}: {key.replace('_', ' ')} | {value} |"
+    yield from (f"### {found['units']} DatabaseSchemas left alone, a database and `interval: 5m` each", "")
+    yield from (_when(found), "", "| | with all units | the server's probes alone | budget |", "|---|---|---|---|")
+    whole, server = found["idle"], found["server_alone"]
+    for label, key, budget in _RATES:
+        yield f"| {label} | {whole[key]:g} | {server[key]:g} | {budget} |"
+    yield from ("", "| one unit in an interval, the server's probes taken off | | budget |", "|---|---|---|")
+    for label, key, budget in (
+        ("statements", "statements_per_unit_and_interval", "1"),
+        ("logins", "logins_per_unit_and_interval", "1"),
+        ("CPU of the operator, ms", "cpu_ms_per_unit_and_interval", ""),
+    ):
+        yield f"| {label} | {whole[key]:g} | {budget} |"
+    yield from ("", *_pass(found["pass_over_all"], found["units"]))
+
+
+def _watched(found: Figures) -> Iterator[str]:
+    number, sweep = f"{found['resources']:,}", found["pass_over_all"]
+    yield from (f"### {number} DatabaseSchemas watched, in {found['databases']} databases", "")
+    yield "None is suspended. Each declares a schema, a role and a grant, with `interval: 1h`."
+    yield from ("", _when(found), "")
+    between = found["between_sweeps"]
+    rows = (
+        ("RSS after all became Ready, MiB", found["rss_mib_after_creation"], found["budget_rss_mib"]),
+        ("peak meanwhile, MiB", found["peak_mib_after_creation"], ""),
+        ("peak of a restart, MiB", sweep["peak_mib"], found["budget_rss_mib"]),
+        ("RSS between two sweeps, MiB", between["rss_mib"], found["budget_rss_mib"]),
+        (
+            "CPU between two sweeps, % of a core",
+            between["cpu_percent_of_a_core"],
+            found["budget_cpu_percent_of_a_core"],
+        ),
+        ("the same with no DatabaseSchema at all, %", found["server_alone"]["cpu_percent_of_a_core"], ""),
+        ("statements a minute between two sweeps (the server's probes)", between["statements_a_minute"], ""),
+        ("API writes a minute between two sweeps", between["api_writes_a_minute"], 0),
+        ("from the first request until all were Ready, s", found["to_ready_seconds"], ""),
+    )
+    yield from ("| | | budget |", "|---|---|---|")
+    for label, value, budget in rows:
+        yield f"| {label} | {value:g} | {budget} |"
+    yield from ("", *_pass(sweep, number))
+
+
+def _pass(found: Figures, number: int | str) -> Iterator[str]:
+    """One pass over everything, by a restart of the operator."""
+    yield from (f"| one pass over all {number}, by a restart | | budget |", "|---|---|---|")
+    rows = (
+        ("seconds, start of the process included", "seconds", ""),
+        ("until it leads, s", "until_it_leads_seconds", ""),
+        ("ms for each", "ms_a_resource", ""),
+        ("psql: login and `SELECT 1`, ms for each database", "psql_login_and_select_1_ms_a_database", ""),
+        ("ratio to psql", "ratio_to_psql", ""),
+        ("CPU of the operator for each, ms", "operator_cpu_ms_a_resource", ""),
+        ("statements for each", "statements_a_resource", ""),
+        ("API writes", "api_writes", "0"),
+    )
+    for label, key, budget in rows:
+        if key in found:
+            yield f"| {label} | {found[key]:g} | {budget} |"
 
 
 def _inspect(found: Figures) -> Iterator[str]:

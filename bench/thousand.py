@@ -14,7 +14,8 @@ from psycopg import sql
 from bench import manifests
 from bench.counters import Meter
 from bench.results import load, machine, medians, write
-from bench.world import World, world
+from bench.world import World, require_disk, world
+from sandbox.progress import step
 
 Figures = dict[str, Any]
 _BUDGET_A_SECOND = 40.0
@@ -26,8 +27,9 @@ def measure(scale: float = 1.0) -> None:
     """Three rounds on databases that exist and one that creates them; writes thousand.json."""
     facts, number = machine(), max(20, int(1000 * scale))
     rounds: list[dict[str, float]] = []
-    for _ in range(_ROUNDS):
-        with world() as here:
+    require_disk(number)
+    for turn in range(_ROUNDS):
+        with step(f"round {turn + 1} of {_ROUNDS}, {number} databases that exist"), world() as here:
             rounds.append(_existing(here, number))
         middle = medians(rounds)
         figures: Figures = {
@@ -37,10 +39,10 @@ def measure(scale: float = 1.0) -> None:
             "within_budget": middle["units_a_second"] >= _BUDGET_A_SECOND,
             "rounds": rounds,
         }
-        write("thousand", facts, figures)
-    with world() as here:
+        write("thousand", facts, figures, scale)
+    with step(f"{number} databases that are created"), world() as here:
         figures["created"] = _run(here, number, adoption="RequireApproval") | {"load_1": load()[0]}
-    write("thousand", facts, figures)
+    write("thousand", facts, figures, scale)
 
 
 def _existing(here: World, number: int) -> dict[str, float]:

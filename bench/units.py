@@ -7,6 +7,7 @@ from typing import Any
 
 from bench import manifests, outage
 from bench.counters import Meter
+from bench.rest import left_alone, of_each, pass_over_all
 from bench.results import load, medians, spread
 from bench.world import World, world
 
@@ -16,6 +17,7 @@ _ROUNDS = 3
 _BARE = 20
 _INTERVAL = "5m"
 _INTERVAL_SECONDS = 300.0
+_LEAST_SECONDS = 60.0
 
 
 def single(scale: float = 1.0) -> Figures:
@@ -38,7 +40,7 @@ def single(scale: float = 1.0) -> Figures:
         meter = Meter(here)
         here.api.create(manifests.unit("one-last"))
         here.watch.wait_ready(["one-last"], 30)
-        time.sleep(1.0)  # what is still under way: events
+        here.operator.settle(20)  # events follow
         use = meter.read().document()
     p50 = medians({"ours": one["ours"]["p50"], "bare": one["bare"]["p50"]} for one in rounds)
     return {
@@ -85,8 +87,10 @@ def settled(scale: float = 1.0) -> Figures:
     number = max(10, int(200 * scale))
     names = [f"unit-{index}" for index in range(number)]
     with world() as here:
+        server = left_alone(here, _LEAST_SECONDS)
         here.watch.wait_ready(here.api.create_all([manifests.unit(name, interval=_INTERVAL) for name in names]), 600)
-        idle = _idle(here, number, _INTERVAL_SECONDS * min(1.0, scale))
+        idle = left_alone(here, max(_LEAST_SECONDS, _INTERVAL_SECONDS * scale))
+        idle |= {"interval": _INTERVAL} | of_each(idle, server, number, _INTERVAL_SECONDS)
         restart = _restart(here, names)
         away = outage.away(here, names)
     return {
@@ -96,11 +100,12 @@ def settled(scale: float = 1.0) -> Figures:
             "200 units idle: API writes a minute": idle["api_writes_a_minute"],
             "200 units idle: statements per unit and interval": idle["statements_per_unit_and_interval"],
             "200 units idle: logins per unit and interval": idle["logins_per_unit_and_interval"],
-            "restart with 200 units, settled s": restart["settled_seconds"],
+            "restart with 200 units, settled s": restart["seconds"],
             "restart with 200 units: API writes": restart["api_writes"],
             "Postgres away 30 s, all right after s": away["seconds"],
         },
         "units": number,
+        "server_alone": server,
         "idle": idle,
         "restart": restart,
         "away": away,
@@ -129,52 +134,11 @@ def _at_once(here: World, number: int) -> dict[str, float]:
     }
 
 
-def _idle(here: World, number: int, seconds: float) -> Figures:
-    """One interval without anything to do."""
-    here.operator.settle(60)
-    meter = Meter(here)
-    started = time.monotonic()
-    time.sleep(seconds)
-    minutes = (time.monotonic() - started) / 60
-    use = meter.read()
-    intervals = minutes * 60 / _INTERVAL_SECONDS
-    return {
-        "minutes": round(minutes, 2),
-        "interval": _INTERVAL,
-        "statements_a_minute": round(use.statements / minutes, 1),
-        "logins_a_minute": round(use.logins / minutes, 1),
-        "api_writes_a_minute": round(use.api_writes / minutes, 1),
-        "api_reads_a_minute": round(use.api_reads / minutes, 1),
-        "lease_requests_a_minute": round(use.api_leases / minutes, 1),
-        "statements_per_unit_and_interval": round(use.statements / number / intervals, 2),
-        "logins_per_unit_and_interval": round(use.logins / number / intervals, 2),
-        "cpu_percent": round(use.cpu_seconds / minutes / 0.6, 2),
-        "use": use.document(),
-    }
-
-
 def _restart(here: World, names: list[str]) -> Figures:
     """Stop and start the operator: until it has looked at every unit again and rests."""
-    here.operator.stop()
-    meter = Meter(here)
-    started = time.monotonic()
-    here.operator.start()
-    leads = time.monotonic() - started
-    wanted = len(names)
-    while here.operator.sample("selvedge_reconcile_duration_seconds_count") < wanted + 1:
-        time.sleep(0.1)
-        if time.monotonic() - started > 120:
-            raise TimeoutError("the operator has not looked at every unit 120 s after its restart")
-    settled = time.monotonic() - started
-    here.operator.settle(10)
-    use = meter.read()
+    found = pass_over_all(here, len(names), 120)
     here.watch.wait_ready(names, 1)
-    return {
-        "leads_seconds": round(leads, 3),
-        "settled_seconds": round(settled, 3),
-        "api_writes": use.api_writes,
-        "use": use.document(),
-    }
+    return found
 
 
 def one_database(scale: float = 1.0) -> Figures:

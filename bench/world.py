@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from psycopg import sql
 from bench.api import Api, Document, Watch
 from bench.operator import Operator
 from sandbox import Sandbox
+from sandbox.errors import SandboxError
 from sandbox.postgres import PostgresServer
 
 NAMESPACE = "bench"
@@ -58,6 +60,17 @@ class World:
             for name in names:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return time.monotonic() - started
+
+
+def require_disk(databases: int) -> None:
+    """Raise SandboxError where so many databases would not fit, with what they write to the log beside them."""
+    needed, free = databases * 10 * 2**20 + 3 * 2**30, shutil.disk_usage(tempfile.gettempdir()).free
+    if free < needed:
+        where = tempfile.gettempdir()
+        raise SandboxError(
+            f"{databases} databases need {needed / 2**30:.0f} GiB below {where} and {free / 2**30:.0f} are free: "
+            "set TMPDIR to a place with more"
+        )
 
 
 @contextmanager
@@ -110,7 +123,7 @@ def _prepare_cluster(sandbox: Sandbox) -> None:
     }
     documents = [_flow_schema(name, *rule) for name, rule in rules.items()]
     for document in documents:
-        sandbox.kubectl("apply", "-f", "-", input=_json(document))
+        sandbox.kubectl("apply", "-f", "-", input=json.dumps(document))
 
 
 def _flow_schema(name: str, precedence: int, verbs: list[str], groups: list[str], resources: list[str]) -> Document:
@@ -147,9 +160,3 @@ def _server(server: PostgresServer, password: str) -> Iterator[Document]:
             "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "main-ca", "key": "ca.crt"}},
         },
     }
-
-
-def _json(document: Document) -> str:
-    import json
-
-    return json.dumps(document)

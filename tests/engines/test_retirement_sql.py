@@ -148,17 +148,17 @@ def test_a_restrictive_policy_of_this_role_alone_keeps_it(world: World) -> None:
         world.postgres,
         f"CREATE TABLE t (id int); ALTER TABLE t ENABLE ROW LEVEL SECURITY; CREATE POLICY a ON t USING (true); "
         f"CREATE POLICY alone ON t AS RESTRICTIVE TO {world.role} USING (id > 1); "
-        f"CREATE POLICY both ON t AS RESTRICTIVE TO {world.role}, {world.reader} USING (id > 0)",
+        f"CREATE POLICY shared ON t AS RESTRICTIVE TO {world.role}, {world.reader} USING (id > 0)",
         world.one,
     )
     changes, problems = world.plan(world.one)
     assert changes == []
     assert "public.t.alone," in problems[0].status.message
-    assert "both" not in problems[0].status.message
+    assert "shared" not in problems[0].status.message
     run(world.postgres, "DROP POLICY alone ON t", world.one)
     world.retire(world.one)
     run(world.postgres, f"DROP ROLE {world.role}")
-    assert rows(world.postgres, "SELECT polname FROM pg_policy ORDER BY 1", dbname=world.one) == [("a",), ("both",)]
+    assert rows(world.postgres, "SELECT polname FROM pg_policy ORDER BY 1", dbname=world.one) == [("a",), ("shared",)]
 
 
 def test_databases_that_cannot_be_visited_are_named(world: World) -> None:

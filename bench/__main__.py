@@ -27,6 +27,8 @@ NAMES = {
     "thousand": ("1,000 DatabaseSchemas at once, four times", 6),
     "idle": ("1,000 DatabaseSchemas left alone, and 5,000 watched", 20),
 }
+#: Characters of an error in the summary; the whole of it stands above, with its traceback.
+_SHOWN = 200
 
 
 def main() -> int:
@@ -65,7 +67,7 @@ def _run(names: list[str], scale: float) -> int:
             importlib.import_module(f"bench.{module}").measure(scale, *([part] if part else []))
         except Exception as error:  # noqa: BLE001 - one that fails does not keep the others from being made
             traceback.print_exc()
-            broken.append(f"{type(error).__name__}: {error}")
+            broken.append(f"{type(error).__name__}: {error}"[:_SHOWN])
         seconds = time.monotonic() - started
         failure = "; ".join(broken[before:])
         outcomes.append(f"{name}: {f'FAILED after {seconds:.0f} s: {failure}' if failure else f'{seconds:.0f} s'}")

@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from bench.operator import Operator
 from sandbox import Sandbox
 from sandbox.errors import SandboxError
 from sandbox.postgres import PostgresServer
+from sandbox.progress import note
 
 NAMESPACE = "bench"
 #: The operator's login and its user in the cluster, so that nobody else's work is counted as its own.
@@ -83,7 +84,7 @@ def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, id
         _prepare_cluster(sandbox)
         api = Api(sandbox.kubeconfig, NAMESPACE)
         directory = Path(tempfile.mkdtemp(prefix="selvedge-bench-"))
-        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        stack.push(_remove_or_keep(directory))
         operator = Operator(sandbox.kubeconfig_for("bench-operator"), directory, identity)
         operator.start()
         stack.callback(operator.kill)
@@ -95,6 +96,18 @@ def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, id
         servers.wait_ready(["main"], 30)
         watch = stack.enter_context(Watch(api))
         yield World(sandbox, server, api, operator, watch, servers)
+
+
+def _remove_or_keep(directory: Path) -> Callable[..., None]:
+    """Remove the operator's log at the end, unless something failed: then it is what one wants to read."""
+
+    def leave(kind: type[BaseException] | None, *_details: object) -> None:
+        if kind is None:
+            shutil.rmtree(directory, ignore_errors=True)
+        else:
+            note(f"the operator's log is kept: {directory / 'operator.log'}")
+
+    return leave
 
 
 def _prepare_postgres(server: PostgresServer) -> str:

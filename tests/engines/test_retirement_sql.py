@@ -156,7 +156,8 @@ def test_a_restrictive_policy_of_this_role_alone_keeps_it(world: World) -> None:
     assert "public.t.alone," in problems[0].status.message
     assert "shared" not in problems[0].status.message
     run(world.postgres, "DROP POLICY alone ON t", world.one)
-    world.retire(world.one)
+    for name in (world.one, world.two, world.three):
+        world.retire(name)
     run(world.postgres, f"DROP ROLE {world.role}")
     assert rows(world.postgres, "SELECT polname FROM pg_policy ORDER BY 1", dbname=world.one) == [("a",), ("shared",)]
 

@@ -93,7 +93,7 @@ async def test_a_database_dropped_by_hand_is_made_again(postgres: PostgresEndpoi
         for forget in (False, True):
             run(postgres, f'DROP DATABASE "{database_name}" WITH (FORCE)')
             if forget:
-                server._view = None
+                server._book = None
             result = await ready(server, one)
             assert f"database {database_name}" in {str(ref) for ref in result.drift}
             assert (await ready(server, one)).applied == ()

@@ -12,8 +12,9 @@ import select
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import sql
@@ -48,10 +49,25 @@ _PINNED = {
 }
 
 
+_PINNED_FROM_17 = {"transaction_timeout": "0"}
+
+#: Sessions of the maintenance database that give way to no other database's, where ``connections.max`` lets them.
+_KEPT = 2
 #: What a message may take beyond the server's own limits before the connection counts as dead.
 _ANSWER_MARGIN = 5.0
 #: A message of many statements gets this many times ``statement_timeout``, however many they are.
 _LONGEST = 4
+
+
+@dataclass(slots=True)
+class Shared:
+    """What is known of a server by all its sessions.
+
+    ``reads_xml``: it was built with XML, as nearly all are. ``version`` is ``server_version_num``, 0 while unknown.
+    """
+
+    reads_xml: bool = True
+    version: int = 0
 
 
 class Session:
@@ -62,10 +78,16 @@ class Session:
     """
 
     def __init__(
-        self, connection: psycopg.AsyncConnection, dbname: str, observer: Observer, statement_timeout: float = 0.0
+        self,
+        connection: psycopg.AsyncConnection,
+        dbname: str,
+        observer: Observer,
+        statement_timeout: float = 0.0,
+        shared: Shared | None = None,
     ) -> None:
         self.connection = connection
         self.dbname = dbname
+        self.shared = shared or Shared()
         self.opened = self.used = time.monotonic()
         self._observer = observer
         self._statement_timeout = statement_timeout
@@ -136,9 +158,10 @@ class Connections:
     def __init__(self, target: ServerTarget, observer: Observer) -> None:
         self._target = target
         self._observer = observer
+        self.shared = Shared()
         self._idle: OrderedDict[int, Session] = OrderedDict()
         self._open = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
         self._closed = False
         self._reaper: asyncio.Task[None] | None = None
 
@@ -172,11 +195,12 @@ class Connections:
             if self._open < self._target.limits.max:
                 self._open += 1
                 break
-            if self._idle:
-                _, victim = self._idle.popitem(last=False)
+            victim = next(self._spare(), None)
+            if victim is not None:
+                del self._idle[id(victim)]
                 await victim.connection.close()
                 break
-            await self._wait(deadline)
+            await self._wait(dbname, deadline)
         try:
             return await self._connect(dbname)
         except BaseException:
@@ -195,9 +219,21 @@ class Connections:
                 await session.connection.close()
         return None
 
-    async def _wait(self, deadline: float) -> None:
+    def _spare(self) -> Iterator[Session]:
+        """Idle sessions that give way to who wants another database, the first to go first.
+
+        Those of the maintenance database stay, as far as two are in use now and then: it is asked for again and again.
+        """
+        kept = _KEPT if self._target.limits.max > _KEPT + 1 else 0
+        for session in list(self._idle.values()):
+            if session.dbname == self._target.maintenance_database and kept > 0:
+                kept -= 1
+            else:
+                yield session
+
+    async def _wait(self, dbname: str, deadline: float) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+        self._waiting.append((dbname, turn))
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await turn
@@ -211,7 +247,7 @@ class Connections:
             raise
         finally:
             with suppress(ValueError):
-                self._waiting.remove(turn)
+                self._waiting.remove((dbname, turn))
 
     def _pass_on(self, turn: asyncio.Future[None]) -> None:
         """Who was woken and cannot come any more wakes the next one."""
@@ -219,10 +255,13 @@ class Connections:
             self._wake()
 
     def _wake(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
+        """Wake the first who can go on with what is free now."""
+        anyone = self._open < self._target.limits.max or next(self._spare(), None) is not None
+        there = {session.dbname for session in self._idle.values()}
+        for dbname, turn in self._waiting:
+            if not turn.done() and (anyone or dbname in there):
                 turn.set_result(None)
+                self._waiting.remove((dbname, turn))
                 return
 
     async def _release(self, session: Session) -> None:
@@ -246,9 +285,16 @@ class Connections:
         self._wake()
 
     async def _reap(self) -> None:
-        """Close what has been idle for too long; ends when nothing is idle, so a quiet server costs nothing."""
-        while self._idle:
-            oldest = min(self._idle.values(), key=lambda session: session.used)
+        """Close what has been idle for too long, but for one session of the maintenance database.
+
+        The probes and every pass that changes something ask for that one: it would only be opened again.
+        """
+        while True:
+            kept = [one for one in self._idle.values() if one.dbname == self._target.maintenance_database][-1:]
+            rest_idle = [one for one in self._idle.values() if one not in kept]
+            if not rest_idle:
+                return
+            oldest = min(rest_idle, key=lambda session: session.used)
             rest = oldest.used + self._target.limits.idle_timeout - time.monotonic()
             if rest > 0:
                 await asyncio.sleep(rest)
@@ -272,13 +318,13 @@ class Connections:
 
     async def _connect(self, dbname: str) -> Session:
         try:
-            connection = await open_connection(self._target, dbname)
+            connection = await open_connection(self._target, dbname, self.shared)
         except DatabaseMissingError:
             if dbname != self._target.maintenance_database:
                 raise
             message = f"the maintenance database {dbname} does not exist: set spec.postgres.maintenanceDatabase"
             raise InvalidError(Reason.INVALID_SPEC, message) from None
-        return Session(connection, dbname, self._observer, self._target.limits.statement_timeout)
+        return Session(connection, dbname, self._observer, self._target.limits.statement_timeout, self.shared)
 
     async def close(self) -> None:
         """Close what is idle now, and the rest when it comes back."""
@@ -291,26 +337,50 @@ class Connections:
             await session.connection.close()
 
 
-async def open_connection(target: ServerTarget, dbname: str) -> psycopg.AsyncConnection:
+async def open_connection(target: ServerTarget, dbname: str, shared: Shared | None = None) -> psycopg.AsyncConnection:
     """A connection of the administrator with every setting pinned, in autocommit mode.
 
-    Raises our errors, or ``DatabaseMissingError``.
+    ``shared`` spares a statement where the server's version is known to it. Raises our errors, or
+    ``DatabaseMissingError``.
     """
-    params = conninfo(target, dbname)
+    shared = shared or Shared()
     limits = target.limits
     settings = {
         **_PINNED,
         "statement_timeout": f"{int(limits.statement_timeout * 1000)}ms",
         "lock_timeout": f"{int(limits.lock_timeout * 1000)}ms",
     }
-    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    newer = _PINNED_FROM_17 if shared.version >= 170000 else {}
     where = ", ".join(f"{host}:{port}" for host, port in target.hosts)
     try:
         async with asyncio.timeout(limits.connect_timeout * max(1, len(target.hosts)) + 1):
-            info = psycopg.conninfo.make_conninfo(**params, options=options)
-            return await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
+            connection = await _connect(target, dbname, {**settings, **newer})
+            shared.version = connection.info.server_version
+            if not newer and shared.version >= 170000:
+                await _pin(connection)
+            return connection
     except TimeoutError:
         message = f"server {where} accepted the connection and did not answer in time: check that it is alive"
         raise TransientError(Reason.CONNECTION_TIMEOUT, message) from None
     except psycopg.Error as error:
+        shared.version = 0  # another server may answer by now
         raise connect_error(error, where=where, user=target.username, dbname=dbname) from None
+
+
+async def _connect(target: ServerTarget, dbname: str, settings: dict[str, str]) -> psycopg.AsyncConnection:
+    options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+    info = psycopg.conninfo.make_conninfo(**conninfo(target, dbname), options=options)
+    return await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
+
+
+async def _pin(connection: psycopg.AsyncConnection) -> None:
+    """What an older server does not know, and refuses a login for: so it is set after the login that shows the version.
+
+    Closes the connection where that fails.
+    """
+    try:
+        for name, value in _PINNED_FROM_17.items():
+            await connection.execute(sql.SQL("SET {} TO {}").format(sql.Identifier(name), sql.Literal(value)))
+    except BaseException:
+        await connection.close()
+        raise

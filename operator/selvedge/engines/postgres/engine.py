@@ -22,15 +22,20 @@ from selvedge.engines.base import Observer, ServerFacts, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.connections import Connections, Session, open_connection
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
+from selvedge.engines.postgres.looks import ClusterView, ServerBook, read_cluster
 from selvedge.engines.postgres.migrator import open_session
-from selvedge.engines.postgres.passes import Pass, Work
+from selvedge.engines.postgres.passes import Pass
 from selvedge.engines.postgres.probe import probe
 from selvedge.engines.postgres.removal import remove_members
-from selvedge.engines.postgres.transaction import ChangeFailedError, ClusterView, Transaction, read_cluster
+from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
+from selvedge.engines.postgres.turns import Turns
+from selvedge.engines.postgres.work import Work
 from selvedge.migrate.protocol import MigrationSession
 
-#: How long what other databases' claims look like is believed before it is read again, for passes that only look.
-_VIEW_SECONDS = 30.0
+#: How long the server's claims and databases are believed before they are read again, by passes that only look …
+_BOOK_SECONDS = 30.0
+#: … and after a probe that saw that they had not been changed; probes are made about every 30 s.
+_CONFIRMED_SECONDS = 90.0
 #: Objects that may fail one by one in a pass before the pass itself is given up.
 _MAX_FAILURES = 25
 #: How often a pass is made again at once because somebody else changed the same catalogue rows.
@@ -51,17 +56,22 @@ class PostgresEngine:
         self.target = target
         self.metadata_schema = metadata_schema
         self.pool = Connections(target, observer)
-        self.turn = asyncio.Lock()
+        self.turns = Turns(self)
+        self._slots = asyncio.Semaphore(2 if target.limits.max > 3 else 1)
         self._system_identifier = system_identifier
         self._random = Random()
-        self._view: ClusterView | None = None
-        self._view_read = 0.0
-        self._without_claims: set[str] = set()
+        self._book: ServerBook | None = None
+        self._book_until = 0.0
+        self._stamp: str | None = None
         self._seen: dict[str, frozenset[tuple[str, str, str]]] = {}
 
     async def probe(self) -> ServerFacts:
         """Log in and look; see :meth:`Engine.probe`."""
-        facts = await probe(self.pool, self.target)
+        facts, stamp = await probe(self.pool, self.target, self.metadata_schema)
+        if stamp is not None and stamp == self._stamp:
+            self._book_until = max(self._book_until, time.monotonic() + _CONFIRMED_SECONDS)
+        else:
+            self._stamp, self._book_until = stamp, min(self._book_until, time.monotonic() + _BOOK_SECONDS)
         # From here on, whatever answers at this address has to be the same server.
         self._system_identifier = self._system_identifier or facts.system_identifier
         return facts
@@ -108,7 +118,7 @@ class PostgresEngine:
 
     async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """Take away what only the unit's deleting members made, where their ``deletionPolicy`` is Delete."""
-        self._view = None
+        self._book = None
         self._seen.pop(unit.database, None)
         return await remove_members(self.pool, self.target, self.metadata_schema, unit, may_write)
 
@@ -133,18 +143,32 @@ class PostgresEngine:
                 raise statement_error(error, f"working on database {unit.database}") from None
         raise next(iter(InvalidError(s.reason, s.message) for s in work.failed.values()))
 
-    async def view(self, *, fresh: bool) -> ClusterView:
-        """All claims and databases of the server; read at most every ``_VIEW_SECONDS`` by passes that only look."""
-        if fresh or self._view is None or time.monotonic() - self._view_read > _VIEW_SECONDS:
-            async with self.pool.session(self.target.maintenance_database) as session:
-                self._view = await read_cluster(session, self.claims_in(session.dbname), ())
-            self._view_read = time.monotonic()
-        return self._view
+    @asynccontextmanager
+    async def maintenance(self) -> AsyncIterator[Session]:
+        """A session to the maintenance database for work on the whole server; at most two such work at a time."""
+        async with self._slots, self.pool.session(self.target.maintenance_database) as session:
+            yield session
+
+    async def view(self, keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
+        """What is known of the server, as far as it concerns these; for passes that only look.
+
+        It is read again when the probe sees that the claims were changed, and where no probe is made, after a while.
+        """
+        if self._book is None or time.monotonic() > self._book_until:
+            async with self.maintenance() as session:
+                self._book = ServerBook(await read_cluster(session, self.metadata_schema))
+            self._book_until = time.monotonic() + _BOOK_SECONDS
+        return self._book.shown(keys, resources)
 
     def remember(self, view: ClusterView, keys: Sequence[str], resources: Sequence[str]) -> None:
         """Take over what a transaction saw of these, so that the next pass need not read it."""
-        if self._view is not None:
-            self._view = self._view.merged(view, keys, resources)
+        if self._book is not None:
+            self._book.take(view, keys, resources)
+
+    def made(self, database: str) -> None:
+        """Remember a database that exists by now."""
+        if self._book is not None:
+            self._book.made(database)
 
     def check_identity(self, snapshot: Snapshot) -> None:
         """Refuse to write to a server that is not the one that was there before, or that is a standby."""
@@ -158,17 +182,6 @@ class PostgresEngine:
             raise TransientError(
                 Reason.STANDBY, "the server is a standby and takes no writes: point spec.hosts to the primary"
             )
-
-    def claims_in(self, dbname: str) -> str | None:
-        """The schema of the claims table, or None where it is known not to exist: the snapshot leaves it out."""
-        return None if dbname in self._without_claims else self.metadata_schema
-
-    def note_claims(self, dbname: str, *, exist: bool) -> None:
-        """Remember whether a database has the claims table."""
-        if exist:
-            self._without_claims.discard(dbname)
-        else:
-            self._without_claims.add(dbname)
 
     def transaction(self, session: Session, may_write: Callable[[], None]) -> Transaction:
         """A transaction under the lock in the session's database."""

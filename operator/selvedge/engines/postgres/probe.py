@@ -24,22 +24,33 @@ SELECT current_setting('server_version_num')::int, split_part(current_setting('s
   pg_catalog.has_database_privilege(current_database(), 'CREATE'), current_database()::text,
   ARRAY(SELECT e.extname::text FROM pg_catalog.pg_extension e
          WHERE e.extname IN ('pg_stat_statements', 'timescaledb', 'pgaudit') ORDER BY 1),
-  pg_catalog.pg_backend_pid()
+  pg_catalog.pg_backend_pid(),
+  CASE WHEN current_setting('track_counts') = 'on' THEN coalesce((
+    SELECT pg_catalog.concat_ws(' ', c.oid, c.relfilenode, pg_catalog.pg_stat_get_tuples_inserted(c.oid),
+             pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid))
+      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+     WHERE n.nspname = {schema} AND c.relname = 'claims'), '') END
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """)
 
 
-async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
-    """Look at a server. Raises our errors: what is wrong with the connection, the version, or a pooler in between."""
+async def probe(
+    pool: Connections, target: ServerTarget, metadata_schema: str = "selvedge"
+) -> tuple[ServerFacts, str | None]:
+    """Look at a server: what it is, and a stamp of the server-wide claims, which is another one after any change.
+
+    The stamp is the server's count of changed rows, which it may show a few seconds late; None where it does not count.
+    Raises our errors: what is wrong with the connection, the version, or a pooler in between.
+    """
     async with pool.session(target.maintenance_database) as session:
         try:
-            rows = await session.run("probe", _PROBE)
+            rows = await session.run("probe", _PROBE.format(schema=sql.Literal(metadata_schema)))
         except psycopg.Error as error:
             raise statement_error(error, "probing the server") from None
         backend = session.connection.info.backend_pid
-    number, version, standby, system, superuser, createrole, createdb, me, may_create, database, extensions, pid = cast(
-        "tuple[Any, ...]", rows[0][0]
-    )
+    row = cast("tuple[Any, ...]", rows[0][0])
+    number, version, standby, system, superuser, createrole, createdb, me, may_create, database = row[:10]
+    extensions, pid, stamp = row[10:]
     check_version(number, version)
     if pid != backend:
         # A pooler answers with a process of its own: advisory locks and settings would land in somebody's session.
@@ -49,7 +60,7 @@ async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
     missing = _missing(superuser, createrole, createdb, may_create, me, database)
     capabilities = ["superuser"] * superuser + ["membership-options"] * (number >= 160000) + list(extensions)
     replicas = await asyncio.gather(*(_replica(target, host, port) for host, port in target.read_replicas))
-    return ServerFacts(
+    facts = ServerFacts(
         version=version,
         role="Standby" if standby else "Primary",
         system_identifier=system,
@@ -57,6 +68,7 @@ async def probe(pool: Connections, target: ServerTarget) -> ServerFacts:
         capabilities=tuple(capabilities),
         missing_privileges=missing,
     )
+    return facts, stamp
 
 
 def check_version(number: int, version: str) -> None:

@@ -22,8 +22,9 @@ from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.connections import Connections, Session
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.render import render, summary
-from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction, read_snapshot
+from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 
 
 async def remove_members(
@@ -85,7 +86,7 @@ class _Removal:
     async def _cluster_claims(self, session: Session) -> tuple[list[str], bool]:
         """The roles that this member made and nobody else declares, and whether the database goes as a whole."""
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
-            view = await transaction.cluster(frozenset(), (f"database:{self.unit.database}",), (self.resource,))
+            view = await transaction.cluster((), (f"database:{self.unit.database}",), (self.resource,))
         self.version = view.snapshot.version
         book = self._book(view.snapshot)
         declared = {role.name for role in self.others.roles}
@@ -117,7 +118,7 @@ class _Removal:
         schemas = {claim.object.removeprefix("schema:") for claim in book.owned("schema:", self.member.uid)}
         shown = replace(self.others, remembered=Remembered(frozenset(roles), frozenset(schemas), tuple(left)))
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
-            snapshot = await transaction.snapshot(shown, self.metadata_schema)
+            snapshot = await transaction.snapshot(shown)
             book = self._book(snapshot)
             known = frozenset(snapshot.roles)
             found, _ = diff_grants(self.others.grants, remembered_grants(book), (), snapshot, known)
@@ -169,15 +170,14 @@ class _Removal:
 
     async def _cluster(self, session: Session, roles: list[str], *, with_database: bool) -> None:
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
-            view = await transaction.cluster(frozenset(), (), (self.resource,))
+            view = await transaction.cluster((), (), (self.resource,))
             changes: list[c.Change] = [c.DropRole(ObjectRef("role", r), self.member.uid, r) for r in roles]
             if with_database:
                 migrator = shorten(self.unit.database, "_migrator")
                 changes.append(c.DropRole(ObjectRef("role", migrator), self.member.uid, migrator))
             changes += self._claims(self._book(view.snapshot))
             if changes:
-                empty = Desired(DesiredDatabase("", self.unit.database))
-                await transaction.apply_cluster(changes, view, empty, (), (self.resource,), lambda _: [])
+                await transaction.apply_cluster(changes, view, (), (), (self.resource,), lambda _: [])
                 self._note(changes)
 
     def _note(self, changes: list[c.Change]) -> None:

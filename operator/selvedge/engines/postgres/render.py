@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from functools import singledispatch
 from typing import Any
 
@@ -30,9 +31,9 @@ def render(change: c.Change, *, version: int, database: str, metadata_schema: st
     if isinstance(change, (c.WriteClaims, c.DropClaims)):
         return _claims(change, metadata_schema)
     if isinstance(change, c.GrantRole):
-        return _grant_role(change, version)
+        return grant_role(change, (change.grantee,), version)
     if isinstance(change, (c.GrantPrivileges, c.RevokePrivileges)):
-        return _privileges(change, database)
+        return privileges(change, (change.what.grantee,), database)
     return _render(change)
 
 
@@ -48,7 +49,7 @@ def _render(change: Any) -> sql.Composable:
 
 @_render.register
 def _(change: c.CreateRole) -> sql.Composable:
-    return sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(change.role))
+    return create_role(change.role, ())
 
 
 @_render.register
@@ -166,9 +167,19 @@ def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Compos
     return sql.SQL("{} SET {} TO {}").format(target, setting, literal)
 
 
-def _grant_role(change: c.GrantRole, version: int) -> sql.Composable:
+def create_role(role: str, parents: Sequence[str]) -> sql.Composable:
+    """``CREATE ROLE … NOLOGIN``, as a member of these."""
+    statement = sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role))
+    if parents:
+        statement += sql.SQL(" IN ROLE {}").format(sql.SQL(", ").join(map(sql.Identifier, parents)))
+    return statement
+
+
+def grant_role(change: c.GrantRole, grantees: Iterable[str], version: int) -> sql.Composable:
+    """``GRANT role TO`` these, with the options of the change's membership."""
     membership = change.membership
-    statement = sql.SQL("GRANT {} TO {}").format(sql.Identifier(membership.role), sql.Identifier(change.grantee))
+    listed = sql.SQL(", ").join(sql.Identifier(grantee) for grantee in grantees)
+    statement = sql.SQL("GRANT {} TO {}").format(sql.Identifier(membership.role), listed)
     if version < 160000:
         return statement + (sql.SQL(" WITH ADMIN OPTION") if membership.admin else sql.SQL(""))
     # Options persist across a second GRANT, so all three are always spelled out.
@@ -177,9 +188,12 @@ def _grant_role(change: c.GrantRole, version: int) -> sql.Composable:
     return statement + sql.SQL(" WITH ") + sql.SQL(", ").join(words)
 
 
-def _privileges(change: c.GrantPrivileges | c.RevokePrivileges, database: str) -> sql.Composable:
+def privileges(
+    change: c.GrantPrivileges | c.RevokePrivileges, grantees: Iterable[str], database: str
+) -> sql.Composable:
+    """``GRANT … TO`` or ``REVOKE … FROM`` these, of the privileges and on the objects of the change."""
     what = change.what
-    grantee = sql.SQL("PUBLIC") if what.grantee == PUBLIC else sql.Identifier(what.grantee)
+    grantee = sql.SQL(", ").join(sql.SQL("PUBLIC") if name == PUBLIC else sql.Identifier(name) for name in grantees)
     if not set(what.privileges) <= _PRIVILEGES:
         raise ValueError(sorted(set(what.privileges) - _PRIVILEGES))  # the API's enum lets nothing else through
     words = sql.SQL(", ").join(sql.SQL(privilege) for privilege in what.privileges)
@@ -245,7 +259,7 @@ def create_metadata(metadata_schema: str, *, schema_exists: bool) -> sql.Composa
     Without IF NOT EXISTS: what somebody else made since we looked must not be used.
     """
     name = sql.Identifier(metadata_schema)
-    schema = sql.SQL("" if schema_exists else "CREATE SCHEMA {}; ").format(name)
+    schema = sql.SQL("" if schema_exists else "CREATE SCHEMA {} ").format(name)
     return schema + sql.SQL(
         "CREATE TABLE {}.claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
         "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now())"

@@ -13,7 +13,9 @@ from typing import Any
 
 from psycopg import sql
 
+from selvedge.core.errors import RefusedError
 from selvedge.core.postgres.model import AclGroup, Claim, CurrentRole, Desired, Membership, Snapshot
+from selvedge.core.reasons import Reason
 
 _SERVER = sql.SQL("""
  'version', current_setting('server_version_num')::int, 'me', current_user,
@@ -38,28 +40,39 @@ _ROLES = sql.SQL("""
 
 #: Roles that the resources claim and perhaps declare no more.
 _CLAIMED_ROLES = sql.SQL("""
-   OR 'role:' || r.rolname IN (SELECT c.object FROM {claims} c WHERE c.resource = ANY ({resources}))
+   OR 'role:' || r.rolname IN (SELECT c.value->>0 FROM book b, json_array_elements(b.claims) c
+                                WHERE c.value->>2 = ANY ({resources}))
 """)
 
-#: Whoever owns the schema or the table of the claims can have his code run by whoever reads or writes them. So this
-#: stands before every look at them, in the same message: the cast fails, and the server stops there.
-_GUARD = sql.SQL("""
-SELECT pg_catalog.count(CASE WHEN r.rolsuper OR r.rolname = current_user THEN 1
-    ELSE ('{mark}' || r.rolname)::int END), pg_catalog.count(c.oid)
-  FROM pg_catalog.pg_namespace n
-  LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'claims'
-  JOIN pg_catalog.pg_roles r ON r.oid IN (n.nspowner, c.relowner)
- WHERE n.nspname = {schema}
-""")
-UNTRUSTED = "claims owned by "
+#: Whoever owns the schema or the table of the claims can have his code run by whoever reads or writes them. So nothing
+#: here names the table: it is read by a query in a text, which the server runs only once it is known whose the table
+#: is, and that it is one. (Named, a view could be evaluated while the statement is planned.)
+_TRUST = sql.SQL("""
+ trust AS MATERIALIZED (
+   SELECT c.relkind, (SELECT pg_catalog.min(r.rolname) FROM pg_catalog.pg_roles r
+                       WHERE r.oid IN (n.nspowner, c.relowner) AND NOT r.rolsuper
+                         AND r.rolname <> current_user) AS other
+     FROM pg_catalog.pg_namespace n
+     LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'claims'
+    WHERE n.nspname = {schema}),
+ book AS MATERIALIZED (
+   SELECT CASE WHEN t.other IS NULL AND t.relkind = 'r' THEN {claims} END AS claims FROM trust t)""")
+
+#: query_to_xml is the one function of the server that runs a query by its text; the JSON is taken out of its answer.
+_READ = sql.SQL("""
+ replace(replace(replace(split_part(split_part(pg_catalog.query_to_xml({query}, false, true, '')::text,
+   '<j>', 2), '</j>', 1), '&lt;', '<'), '&gt;', '>'), '&amp;', '&')""")
 
 _CLAIMS = sql.SQL("""
- 'claims', (SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detail))
-   FROM {claims} c{claims_filter})
+SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detail))::text AS j FROM {claims} c{where}
+""")
+
+_TRUST_ALONE = sql.SQL("""
+WITH {trust} SELECT json_build_object('trust', (SELECT json_build_array(t.other, t.relkind) FROM trust t))::text
 """)
 
 _DATABASE = sql.SQL("""
-WITH
+WITH {trust},
  ns AS MATERIALIZED (SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n
                       WHERE n.nspname = ANY ({schemas})),
  obj AS MATERIALIZED (
@@ -109,17 +122,21 @@ SELECT json_build_object({server},
                                            FROM json_array_elements_text(w.types) t(name)) IS NOT FALSE
                                    THEN pg_catalog.to_regprocedure(w.quoted) END))
                FROM json_to_recordset({functions}::json) w(signature text, quoted text, types json)),
- {claims_part})::text
+ {book})::text
 """)
 
 _CLUSTER = sql.SQL("""
+WITH {trust}
 SELECT json_build_object({server},
  'databases', (SELECT json_agg(d.datname) FROM pg_catalog.pg_database d{database_filter}),
- {role_part}, {claims_part})::text
+ {role_part}, {book})::text
 """)
 
+_BOOK = sql.SQL("""
+ 'claims', (SELECT b.claims FROM book b),
+ 'trust', (SELECT json_build_array(t.other, t.relkind) FROM trust t)""")
+
 _NOTHING = sql.SQL("")
-NO_CLAIMS = sql.SQL("'claims', NULL")
 
 
 def text_array(values: Iterable[str]) -> sql.Composable:
@@ -132,25 +149,49 @@ def claims_table(schema: str) -> sql.Identifier:
     return sql.Identifier(schema, "claims")
 
 
-def database_statement(desired: Desired, schemas: Iterable[str], metadata_schema: str | None) -> sql.Composed:
-    """The snapshot of one database; ``metadata_schema`` None where the claims table does not exist."""
+def database_statement(
+    desired: Desired, schemas: Iterable[str], metadata_schema: str, claims: str | None = None
+) -> sql.Composed:
+    """The snapshot of one database; ``claims`` is their JSON where it was read already."""
     return _DATABASE.format(
         server=_SERVER,
-        role_part=_ROLES.format(roles=text_array(desired.role_names()), claimed_roles=sql.SQL("")),
+        trust=_trust(metadata_schema, claims),
+        book=_BOOK,
+        role_part=_ROLES.format(roles=text_array(desired.role_names()), claimed_roles=_NOTHING),
         schemas=text_array(schemas),
         columns=sql.SQL("true") if desired.shows_columns() else sql.SQL("false"),
         extensions=text_array(e.name for e in desired.extensions if not e.absent),
         functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
-        claims_part=_claims_part(metadata_schema),
     )
 
 
-def guard_statement(metadata_schema: str) -> sql.Composed:
-    """How many trusted owners the schema of the claims has, and how many their table: 0 where one does not exist.
+def trust_statement(metadata_schema: str) -> sql.Composed:
+    """Whose the claims are, and nothing else."""
+    return _TRUST_ALONE.format(trust=_trust(metadata_schema, ""))
 
-    Fails for an owner who is not trusted.
-    """
-    return _GUARD.format(mark=sql.SQL(UNTRUSTED), schema=sql.Literal(metadata_schema))
+
+def claims_statement(
+    metadata_schema: str, keys: Iterable[str] | None = None, resources: Iterable[str] = ()
+) -> sql.Composed:
+    """All claims, or those of these objects and resources, as JSON; only for a table that is known to be trusted."""
+    where: sql.Composable = _NOTHING
+    if keys is not None:
+        where = sql.SQL(" WHERE c.object = ANY ({}) OR c.resource = ANY ({})").format(
+            text_array(keys), text_array(resources)
+        )
+    return _CLAIMS.format(claims=claims_table(metadata_schema), where=where)
+
+
+def _trust(
+    metadata_schema: str, claims: str | None, keys: Iterable[str] | None = None, resources: Iterable[str] = ()
+) -> sql.Composable:
+    if claims is None:
+        query = claims_statement(metadata_schema, keys, resources).as_string(None)
+        read: sql.Composable = _READ.format(query=sql.Literal(query))
+    else:
+        read = sql.Literal(claims)
+    column = sql.SQL("NULLIF({}, '')::json").format(read)
+    return _TRUST.format(schema=sql.Literal(metadata_schema), claims=column)
 
 
 def _signature(text: str) -> dict[str, object]:
@@ -179,7 +220,8 @@ def _arguments(types: str) -> list[str]:
 
 def cluster_statement(
     roles: Iterable[str],
-    metadata_schema: str | None,
+    metadata_schema: str,
+    claims: str | None = None,
     *,
     keys: Iterable[str] | None = None,
     resources: Iterable[str] = (),
@@ -189,35 +231,50 @@ def cluster_statement(
     With ``keys`` only the claims of these objects and ``resources`` are read, and only these databases looked for:
     a server with a thousand databases has thousands of claims.
     """
-    claims_filter: sql.Composable = _NOTHING
     database_filter: sql.Composable = _NOTHING
     claimed_roles: sql.Composable = _NOTHING
     if keys is not None:
         keys = tuple(keys)
-        claims_filter = sql.SQL(" WHERE c.object = ANY ({}) OR c.resource = ANY ({})").format(
-            text_array(keys), text_array(resources)
-        )
-        if metadata_schema is not None:
-            claimed_roles = _CLAIMED_ROLES.format(claims=claims_table(metadata_schema), resources=text_array(resources))
+        claimed_roles = _CLAIMED_ROLES.format(resources=text_array(resources))
         names = [key.removeprefix("database:") for key in keys if key.startswith("database:")]
         database_filter = sql.SQL(" WHERE d.datname = ANY ({})").format(text_array(names))
     return _CLUSTER.format(
         server=_SERVER,
+        trust=_trust(metadata_schema, claims, keys, resources),
+        book=_BOOK,
         database_filter=database_filter,
         role_part=_ROLES.format(roles=text_array(roles), claimed_roles=claimed_roles),
-        claims_part=_claims_part(metadata_schema, claims_filter),
     )
 
 
-def _claims_part(metadata_schema: str | None, claims_filter: sql.Composable = _NOTHING) -> sql.Composable:
-    if metadata_schema is None:
-        return NO_CLAIMS
-    return _CLAIMS.format(claims=claims_table(metadata_schema), claims_filter=claims_filter)
+def parse_trust(text: str, doing: str) -> tuple[bool, bool]:
+    """Whether the operator's schema and its table claims exist.
+
+    Raises :class:`RefusedError` where somebody else owns one of them, or what is named claims is no table; ``doing``
+    begins the message.
+    """
+    return _trusted(json.loads(text), doing)
 
 
-def parse_snapshot(text: str, *, has_claims_table: bool, has_metadata_schema: bool = False) -> Snapshot:
-    """The frozen form of a snapshot statement's answer."""
+def _trusted(raw: Mapping[str, Any], doing: str) -> tuple[bool, bool]:
+    found = raw["trust"]
+    if found is None:
+        return False, False
+    other, relkind = found
+    if other is None and relkind in (None, "r"):
+        return True, relkind is not None
+    what = f"role {other} owns the operator's schema or its table claims there" if other else "claims there is no table"
+    message = (
+        f"{doing} was stopped: {what}, and could have the operator run its code; drop it, or give schema and table to "
+        "the operator's login"
+    )
+    raise RefusedError(Reason.CONFLICT, message)
+
+
+def parse_snapshot(text: str, doing: str) -> Snapshot:
+    """The frozen form of a snapshot statement's answer; raises as :func:`parse_trust` does."""
     raw: dict[str, Any] = json.loads(text)
+    schema_exists, claims_exist = _trusted(raw, doing)
     return Snapshot(
         version=raw["version"],
         me=raw["me"],
@@ -233,8 +290,8 @@ def parse_snapshot(text: str, *, has_claims_table: bool, has_metadata_schema: bo
         functions={k: (v[0], v[1]) if v else None for k, v in (raw.get("functions") or {}).items()},
         available=raw.get("available") or {},
         claims=_claims(raw["claims"]),
-        has_claims_table=has_claims_table,
-        has_metadata_schema=has_metadata_schema or has_claims_table,
+        has_claims_table=claims_exist,
+        has_metadata_schema=schema_exists,
     )
 
 

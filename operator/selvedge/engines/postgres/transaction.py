@@ -6,29 +6,23 @@ Three messages to the server: ``BEGIN; lock; snapshot``, then all changes with t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Self, cast
+from typing import Self
 
 import psycopg
 from psycopg import sql
 
-from selvedge.core.errors import RefusedError, SelvedgeError, TransientError
+from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import is_transient, statement_error
+from selvedge.engines.postgres.looks import ClusterView, Look, cluster_look, database_look, parse_cluster
 from selvedge.engines.postgres.render import create_metadata, render
-from selvedge.engines.postgres.snapshot import (
-    UNTRUSTED,
-    cluster_statement,
-    database_statement,
-    guard_statement,
-    parse_databases,
-    parse_snapshot,
-)
+from selvedge.engines.postgres.snapshot import parse_snapshot
+from selvedge.engines.postgres.statements import statements
 
 #: One constant for every database, never derived from a resource's name: two resources must meet at one lock. The
 #: letters "selvedge" as a bigint, to be recognised in pg_locks.
@@ -36,8 +30,6 @@ LOCK_KEY = int.from_bytes(b"selvedge")
 
 #: What an extension brought with it can be granted only in a second round of the same transaction.
 _ROUNDS = 3
-
-_MISSING_TABLE = ("42P01", "3F000")
 
 
 class ChangeFailedError(Exception):
@@ -47,77 +39,6 @@ class ChangeFailedError(Exception):
         super().__init__(error.message)
         self.change = change
         self.error = error
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterView:
-    """What the maintenance database shows: claims and roles in ``snapshot``, and the databases that exist."""
-
-    snapshot: Snapshot
-    databases: frozenset[str]
-
-    def merged(self, newer: ClusterView, keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
-        """This view with what a newer one knows better, which was narrowed to ``keys`` and ``resources``."""
-        claims = {
-            name: claim
-            for name, claim in self.snapshot.claims.items()
-            if name not in keys and claim.resource not in resources
-        }
-        snapshot = replace(newer.snapshot, claims={**claims, **newer.snapshot.claims})
-        gone = {key.removeprefix("database:") for key in keys if key.startswith("database:")}
-        return ClusterView(snapshot, (self.databases - gone) | newer.databases)
-
-
-async def read_snapshot(session: Session, desired: Desired, metadata_schema: str | None) -> Snapshot:
-    """The snapshot of a database without a lock. Where the claims table does not exist, it is asked for no more.
-
-    Raises :class:`RefusedError` where somebody else owns the claims.
-    """
-    schemas = desired.schema_names() | {"public"}
-    guard = [guard_statement(metadata_schema)] if metadata_schema is not None else []
-    try:
-        rows = await session.run("snapshot", *guard, database_statement(desired, schemas, metadata_schema))
-    except psycopg.Error as error:
-        if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
-            return await read_snapshot(session, desired, None)
-        raise _look_error(error, f"looking at database {session.dbname}") from None
-    return parse_snapshot(_text(rows), has_claims_table=metadata_schema is not None)
-
-
-async def read_cluster(session: Session, metadata_schema: str | None, roles: Sequence[str]) -> ClusterView:
-    """All claims and databases of the server, without a lock."""
-    guard = [guard_statement(metadata_schema)] if metadata_schema is not None else []
-    try:
-        rows = await session.run("snapshot", *guard, cluster_statement(roles, metadata_schema))
-    except psycopg.Error as error:
-        if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
-            return await read_cluster(session, None, roles)
-        raise _look_error(error, "reading the claims in the maintenance database") from None
-    snapshot = parse_snapshot(_text(rows), has_claims_table=metadata_schema is not None)
-    return ClusterView(snapshot, parse_databases(_text(rows)))
-
-
-def _look_error(error: psycopg.Error, doing: str) -> SelvedgeError:
-    """The error for a look; the guard's is told by its text, which no other cast can have."""
-    text = error.diag.message_primary or ""
-    if error.sqlstate == "22P02" and UNTRUSTED in text:
-        owner = text.partition(UNTRUSTED)[2].rstrip('"')
-        message = (
-            f"{doing} was stopped: role {owner} owns the operator's schema or its table claims there, and could have "
-            "the operator run its code; drop it, or give schema and table to the operator's login"
-        )
-        return RefusedError(Reason.CONFLICT, message)
-    return statement_error(error, doing)
-
-
-def _text(results: list[list[tuple[object, ...]]]) -> str:
-    return cast("str", results[-1][0][0])
-
-
-def _guarded(results: list[list[tuple[object, ...]]]) -> tuple[bool, bool]:
-    """Whether the operator's schema exists, and its claims: the guard's answer stands before the snapshot's."""
-    schema, claims = results[-2][0]
-    return bool(schema), bool(claims)
 
 
 class Transaction:
@@ -140,44 +61,25 @@ class Transaction:
         lock = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
         return (sql.SQL("BEGIN"), lock)
 
-    async def snapshot(self, desired: Desired, metadata_schema: str | None) -> Snapshot:
+    async def snapshot(self, desired: Desired) -> Snapshot:
         """Begin, lock, look. Raises :class:`TransientError` while another session holds the lock."""
-        schemas = desired.schema_names() | {"public"}
-        statement = database_statement(desired, schemas, metadata_schema)
-        try:
-            rows = await self.session.run("snapshot", *self._begin(), guard_statement(self.metadata_schema), statement)
-        except psycopg.Error as error:
-            await self.session.rollback()
-            if metadata_schema is not None and error.sqlstate in _MISSING_TABLE:
-                return await self.snapshot(desired, None)
-            raise _look_error(error, f"locking database {self.session.dbname}") from None
-        schema_exists, claims_exist = _guarded(rows)
-        if claims_exist and metadata_schema is None:
-            await self.session.rollback()  # somebody made them since they were looked for without the lock
-            return await self.snapshot(desired, self.metadata_schema)
-        return parse_snapshot(
-            _text(rows), has_claims_table=metadata_schema is not None, has_metadata_schema=schema_exists
+        return parse_snapshot(await self._look(database_look(desired, self.metadata_schema)), self._doing())
+
+    async def cluster(self, roles: Iterable[str], keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
+        """Begin, lock, look at the server-wide part, narrowed to what concerns ``keys`` and ``resources``."""
+        return parse_cluster(
+            await self._look(cluster_look(roles, self.metadata_schema, keys, resources)), self._doing()
         )
 
-    async def cluster(
-        self, roles: frozenset[str], keys: Sequence[str], resources: Sequence[str], *, with_claims: bool = True
-    ) -> ClusterView:
-        """Begin, lock, look at the server-wide part, narrowed to what concerns ``keys`` and ``resources``."""
-        schema = self.metadata_schema if with_claims else None
-        statement = cluster_statement(roles, schema, keys=keys, resources=resources)
+    def _doing(self) -> str:
+        return f"locking database {self.session.dbname}"
+
+    async def _look(self, look: Look) -> str:
         try:
-            rows = await self.session.run("snapshot", *self._begin(), guard_statement(self.metadata_schema), statement)
+            return await look.run(self.session, self._doing(), self._begin())
         except psycopg.Error as error:
             await self.session.rollback()
-            if with_claims and error.sqlstate in _MISSING_TABLE:
-                return await self.cluster(roles, keys, resources, with_claims=False)
-            raise _look_error(error, f"locking database {self.session.dbname}") from None
-        schema_exists, claims_exist = _guarded(rows)
-        if claims_exist and not with_claims:
-            await self.session.rollback()
-            return await self.cluster(roles, keys, resources)
-        snapshot = parse_snapshot(_text(rows), has_claims_table=with_claims, has_metadata_schema=schema_exists)
-        return ClusterView(snapshot, parse_databases(_text(rows)))
+            raise statement_error(error, self._doing()) from None
 
     async def apply(
         self,
@@ -191,11 +93,11 @@ class Transaction:
         Raises :class:`ChangeFailedError` for a change that the server refused and :class:`TransientError` with
         ``NotConverged`` when something is left to do; nothing stands then.
         """
-        verify = database_statement(desired, desired.schema_names() | {"public"}, self.metadata_schema)
+        look = database_look(desired, self.metadata_schema)
         made = list(changes)
         rest = made
         for _ in range(_ROUNDS):
-            before = parse_snapshot(await self._apply(rest, before, verify), has_claims_table=True)
+            before = parse_snapshot(await self._apply(rest, before, look), self._doing())
             rest = residue(before)
             if not rest or any(change in made for change in rest):
                 break  # done, or a change did not hold: another round would only repeat it
@@ -207,52 +109,65 @@ class Transaction:
         self,
         changes: Sequence[c.Change],
         before: ClusterView,
-        desired: Desired,
+        roles: Iterable[str],
         keys: Sequence[str],
         resources: Sequence[str],
         residue: Callable[[ClusterView], list[c.Change]],
+        *,
+        name_culprit: bool = True,
     ) -> ClusterView:
-        """The same for the server-wide part."""
+        """The same for the server-wide part.
+
+        Without ``name_culprit`` a change that the server refused is not looked for: the error is psycopg's.
+        """
         if not changes:
             await self.session.rollback()
             return before
-        verify = cluster_statement(desired.role_names(), self.metadata_schema, keys=keys, resources=resources)
-        text = await self._apply(changes, before.snapshot, verify)
-        after = ClusterView(parse_snapshot(text, has_claims_table=True), parse_databases(text))
+        look = cluster_look(roles, self.metadata_schema, keys, resources)
+        after = parse_cluster(
+            await self._apply(changes, before.snapshot, look, name_culprit=name_culprit), self._doing()
+        )
         await self._commit(residue(after))
         return after
 
-    async def _apply(self, changes: Sequence[c.Change], before: Snapshot, verify: sql.Composable) -> str:
+    async def _apply(
+        self, changes: Sequence[c.Change], before: Snapshot, look: Look, *, name_culprit: bool = True
+    ) -> str:
         self.may_write()
-        prepared = []
+        prepared: tuple[sql.Composable, ...] = ()
         if not before.has_claims_table:
-            prepared.append(create_metadata(self.metadata_schema, schema_exists=before.has_metadata_schema))
-        rendered = [self._render(change, before.version) for change in changes]
+            prepared = (create_metadata(self.metadata_schema, schema_exists=before.has_metadata_schema),)
+        together = statements(
+            changes, version=before.version, database=self.session.dbname, metadata_schema=self.metadata_schema
+        )
+        doing = f"changing database {self.session.dbname}"
         try:
-            return _text(await self.session.run("apply", *prepared, *rendered, verify))
+            return await look.run(self.session, doing, (*prepared, *together), operation="apply", inside=True)
         except psycopg.Error as error:
+            if not name_culprit:
+                raise
             if is_transient(error) or len(changes) == 1:
                 raise self._failure(changes[0] if len(changes) == 1 else None, error) from None
         await self.session.rollback()
-        return await self._one_by_one(changes, prepared, rendered, verify)
+        return await self._one_by_one(changes, prepared, before.version, look)
 
     async def _one_by_one(
-        self,
-        changes: Sequence[c.Change],
-        prepared: Sequence[sql.Composable],
-        rendered: Sequence[sql.Composable],
-        verify: sql.Composable,
+        self, changes: Sequence[c.Change], prepared: tuple[sql.Composable, ...], version: int, look: Look
     ) -> str:
         try:
             await self.session.run("apply", *self._begin(), *prepared)
         except psycopg.Error as error:
             raise statement_error(error, f"creating schema {self.metadata_schema} for the claims") from None
-        for change, statement in zip(changes, rendered, strict=True):
+        for change in changes:
             try:
-                await self.session.run("apply", statement)
+                await self.session.run("apply", self._render(change, version))
             except psycopg.Error as error:
                 raise self._failure(change, error) from None
-        return _text(await self.session.run("verify", verify))
+        doing = f"verifying database {self.session.dbname}"
+        try:
+            return await look.run(self.session, doing, operation="verify", inside=True)
+        except psycopg.Error as error:
+            raise statement_error(error, doing) from None
 
     def _render(self, change: c.Change, version: int) -> sql.Composable:
         return render(change, version=version, database=self.session.dbname, metadata_schema=self.metadata_schema)

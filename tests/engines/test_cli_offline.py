@@ -212,7 +212,7 @@ def test_what_waits_for_a_migration_is_nothing_to_do_and_not_equal(
     assert on_postgres("plan", "-f", str(manifest)).returncode == 0
     verified = on_postgres("verify", "-f", str(manifest))
     assert verified.returncode == 2
-    assert "  Waiting  grant  late  " in verified.stdout
+    assert "  WaitingForObjects  grant  late  " in verified.stdout
 
 
 def test_two_declarations_of_one_database_are_one_unit(on_postgres: Run, manifest: Path, database_name: str) -> None:

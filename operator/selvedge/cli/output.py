@@ -138,12 +138,12 @@ def _footer(command: str, schema: SchemaReport) -> Iterator[str]:
 
 
 def _rows(command: str, schema: SchemaReport) -> list[tuple[str, str, str, str]]:
-    """Changes and problems: a word, kind, name, and statement or message."""
+    """Changes and problems: risk or reason, kind, name, and statement or message."""
     result = schema.result
     rows = [(str(c.risk), c.ref.kind, c.ref.name, c.statement) for c in result.pending]
     shown = {change.ref for change in result.pending} if command != "apply" else set()
     rows += [
-        (str(p.state), p.ref.kind, p.ref.name, p.message)
+        (str(p.reason), p.ref.kind, p.ref.name, p.message)
         for p in result.problems
         # A plan's own changes need not say twice that they are to be made.
         if not (p.state is ObjectState.PENDING and p.ref in shown)
@@ -165,13 +165,13 @@ def _on_terminal(report: Report, stream: TextIO) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    colours: dict[str, str] = {**_COLOURS, **{str(state): colour for state, colour in _STATE_COLOUR.items()}}
     console = Console(file=stream, highlight=False)
     for schema in report.schemas:
         style = "bold green" if schema.result.verified else "bold"
         console.print(Text(heading(report.command, schema), style=style))
         rows = _rows(report.command, schema)
         if rows:
+            colours = _COLOURS | {str(p.reason): _STATE_COLOUR.get(p.state, "red") for p in schema.result.problems}
             table = Table(box=None, padding=(0, 1), show_header=False, pad_edge=True)
             for _ in range(3):
                 table.add_column(no_wrap=True)

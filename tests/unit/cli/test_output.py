@@ -51,9 +51,9 @@ def test_in_a_pipe_nothing_is_cut_and_each_change_is_one_line() -> None:
     found = MemberResult(pending=CHANGES, problems=(WAITING,), provisioned=True, digest=DIGEST, advice=("look",))
     assert list(plain(report("plan", found, EQUAL))) == [
         "db0 (DatabaseSchema shop/fw): 2 changes to make, 1 object not ready",
-        '  Additive     schema  shared  CREATE SCHEMA "shared"',
-        f"  Destructive  grant   read    {LONG}",
-        "  Waiting      grant   late    table a.b is missing",
+        '  Additive           schema  shared  CREATE SCHEMA "shared"',
+        f"  Destructive        grant   read    {LONG}",
+        "  WaitingForObjects  grant   late    table a.b is missing",
         f"  digest: {DIGEST}",
         "  advice: look",
         "db1 (DatabaseSchema shop/fw): equal, 5 objects",

@@ -6,17 +6,18 @@ watches one namespace and has a Lease of its own, which lets tests kill, stop an
 
 from __future__ import annotations
 
-import time
+import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sandbox import MongoEndpoint, PostgresEndpoint
-from tests.cluster.kube_api import KubeApi
+from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.world import World
+from tests.cluster.world import World, wait_for
 from tests.conftest import Kubectl
 
 _ROOT = Path(__file__).parents[2]
@@ -25,13 +26,20 @@ _CRDS = ("databaseservers.selvedge.dev", "databaseschemas.selvedge.dev", "migrat
 
 @pytest.fixture(scope="session")
 def served(kubectl: Kubectl) -> None:
-    """The CRDs, established and served. Another worker may create them at the same moment."""
-    deadline = time.monotonic() + 60
+    """The CRDs, established and served.
+
+    Another worker may create them at the same moment, and a 1.36 API server answers 429 for a moment afterwards.
+    """
 
     def until_it_works(*arguments: str) -> None:
-        while (answer := kubectl(*arguments, check=False)).returncode != 0:
-            assert time.monotonic() < deadline, answer.stderr
-            time.sleep(0.1)
+        said: list[str] = []
+
+        def works() -> bool:
+            answer = kubectl(*arguments, check=False)
+            said[:] = [answer.stderr]
+            return answer.returncode == 0
+
+        wait_for(works, 60, what=lambda: said)
 
     until_it_works("apply", "--server-side", "-f", str(_ROOT / "crds"))
     until_it_works("wait", "--for=condition=Established", "--timeout=30s", *(f"crd/{name}" for name in _CRDS))
@@ -52,6 +60,16 @@ def api(kubeconfig: Path, namespace: str, served: None) -> Iterator[KubeApi]:
     api = KubeApi(kubeconfig, namespace)
     yield api
     api.close()
+
+
+@pytest.fixture
+def apply(kubectl: Kubectl, namespace: str, served: None) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Send documents through ``kubectl apply`` to the test's namespace; returns what kubectl answered."""
+
+    def call(*documents: Document) -> subprocess.CompletedProcess[str]:
+        return kubectl("-n", namespace, "apply", "-f", "-", input=yaml.safe_dump_all(documents), check=False)
+
+    return call
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ def test_a_watch_that_expired_misses_neither_changes_nor_deletions(private: Worl
     wait_for(
         lambda: world.ask(setting.format(world.role("changed")), database="postgres") == ["statement_timeout=6s"], 16
     )
-    time.sleep(3)
+    time.sleep(3)  # nothing can be waited for: the pass that the deleted one would have had does not come
     assert world.ask(setting.format(world.role("gone")), database="postgres") == ["statement_timeout=9s"]
 
 

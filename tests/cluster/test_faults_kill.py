@@ -135,7 +135,7 @@ class Case:
 
 
 def after(seconds: float) -> Cut:
-    """A cut by the clock."""
+    """A cut by the clock: at a moment that no condition names."""
     return lambda case: time.sleep(seconds)
 
 
@@ -206,7 +206,7 @@ def test_one_migration_run_killed_again_and_again(world: World):
     world.ready("DatabaseSchema", "often")
     case.run()
     for number in range(10):
-        time.sleep(0.1 + 0.07 * number)
+        time.sleep(0.1 + 0.07 * number)  # the cut: each a little later than the one before
         world.operator.kill()
         world.operator.start()
     case.ran_exactly_once()

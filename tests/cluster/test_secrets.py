@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -67,6 +66,7 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.seen: set[str] = set()
+        self.rounds = 0
 
     def __enter__(self) -> Watcher:
         self._thread.start()
@@ -88,6 +88,7 @@ class Watcher:
                         self.seen.add((Path("/proc") / str(process.pid) / part).read_bytes().decode(errors="replace"))
                     except (FileNotFoundError, ProcessLookupError):
                         continue  # it has ended since
+            self.rounds += 1
 
 
 @pytest.fixture
@@ -223,7 +224,8 @@ def test_no_password_appears_anywhere(bare: World, kubectl: Kubectl, talkative: 
             world.api.delete("DatabaseSchema", name)
             wait_for(lambda name=name: world.api.get("DatabaseSchema", name) is None)
         after = read_everything(world, kubectl, talkative, mongod)
-        time.sleep(0.1)
+        rounds = watcher.rounds
+        wait_for(lambda: watcher.rounds > rounds + 1)  # a whole look at every process after the last work
     found.add("ps", "\n".join(watcher.seen))
     for secret_value in (password, mongo_password, wrong):
         assert found.places(secret_value) == []

@@ -14,16 +14,14 @@ import time
 from typing import Any
 
 from bench import manifests
-from bench.rest import left_alone, of_each, pass_over_all
+from bench.rest import LEAST_SECONDS, interval_seconds, left_alone, of_each, pass_over_all
 from bench.results import load, machine, write
 from bench.world import World, require_disk, world
 from sandbox.progress import step
 
 Figures = dict[str, Any]
-_INTERVAL_SECONDS = 300.0
 _SERVER_SECONDS = 120.0
 _BETWEEN_SECONDS = 120.0
-_LEAST_SECONDS = 60.0
 _BARE = 50
 _IN_ONE_DATABASE = 100
 #: What creating takes is no figure here: it costs the same with and without fsync where it counts.
@@ -46,22 +44,24 @@ def _units(scale: float) -> Figures:
     number = max(20, int(1000 * scale))
     require_disk(number)
     names = [f"unit-{index}" for index in range(number)]
+    seconds = interval_seconds(scale)
     with world(settings=_SETTINGS) as here:
         with step("the server's own probes, without any DatabaseSchema"):
-            server = left_alone(here, max(_LEAST_SECONDS, _SERVER_SECONDS * scale))
+            server = left_alone(here, max(LEAST_SECONDS, _SERVER_SECONDS * scale))
         with step(f"{number} databases"):
             here.create_databases([name.replace("-", "_") for name in names])
         with step(f"{number} DatabaseSchemas to Ready"):
-            here.watch.wait_ready(here.api.create_all([manifests.unit(n, adoption="Allow") for n in names]), 900)
+            documents = [manifests.unit(name, adoption="Allow", interval=f"{seconds:.0f}s") for name in names]
+            here.watch.wait_ready(here.api.create_all(documents), 900)
             here.operator.settle(60)
         figures: Figures = {"units": number, "peak_mib_after_creation": round(here.operator.peak_mib(), 1)}
         with step("a pass over all, by a restart"):
             bare = _bare(here, [name.replace("-", "_") for name in names[:_BARE]])
             figures["pass_over_all"] = _of_all(pass_over_all(here, number), number, bare)
         with step("left alone"):
-            idle = left_alone(here, max(_LEAST_SECONDS, _INTERVAL_SECONDS * scale))
-        idle |= of_each(idle, server, number, _INTERVAL_SECONDS)
-        return figures | {"interval": "5m", "server_alone": server, "idle": idle}
+            idle = left_alone(here, seconds)
+        idle |= of_each(idle, server, number, seconds)
+        return figures | {"interval_seconds": seconds, "server_alone": server, "idle": idle}
 
 
 def _watched(scale: float) -> Figures:
@@ -72,7 +72,7 @@ def _watched(scale: float) -> Figures:
     ]
     with world(settings=_SETTINGS) as here:
         with step("the server's own probes, without any DatabaseSchema"):
-            server = left_alone(here, _LEAST_SECONDS)
+            server = left_alone(here, LEAST_SECONDS)
         with step(f"{number} DatabaseSchemas in {databases} databases to Ready"):
             started = time.monotonic()
             here.watch.wait_ready(here.api.create_all(documents), 1800)
@@ -83,7 +83,7 @@ def _watched(scale: float) -> Figures:
         with step("a pass over all, by a restart"):
             sweep = _of_all(pass_over_all(here, databases), number, None)
         with step("between two sweeps"):
-            between = left_alone(here, max(_LEAST_SECONDS, _BETWEEN_SECONDS * scale))
+            between = left_alone(here, max(LEAST_SECONDS, _BETWEEN_SECONDS * scale))
     return {
         "resources": number,
         "databases": databases,

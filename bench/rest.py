@@ -9,7 +9,15 @@ from bench.counters import Meter
 from bench.world import World
 
 Figures = dict[str, Any]
+#: Shorter would be less than two probes of the server.
+LEAST_SECONDS = 60.0
+_INTERVAL_SECONDS = 300.0
 _RATES = ("statements", "logins", "api_writes", "api_reads", "lease_requests", "cpu_ms")
+
+
+def interval_seconds(scale: float) -> float:
+    """The interval of what is left alone for one interval: the default of 5 minutes, less in a first look."""
+    return max(LEAST_SECONDS, _INTERVAL_SECONDS * scale)
 
 
 def left_alone(here: World, seconds: float) -> Figures:

@@ -107,7 +107,10 @@ def _thousand(found: Figures) -> Iterator[str]:
 
 
 def _idle(found: Figures) -> Iterator[str]:
-    yield from (f"### {found['units']} DatabaseSchemas left alone, a database and `interval: 5m` each", "")
+    yield from (
+        f"### {found['units']} DatabaseSchemas left alone for an interval, a database and `interval: {found['interval_seconds']:.0f}s` each",
+        "",
+    )
     yield from (_when(found), "", "| | with all units | the server's probes alone | budget |", "|---|---|---|---|")
     whole, server = found["idle"], found["server_alone"]
     for label, key, budget in _RATES:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import manifests, outage
 from bench.counters import Meter
-from bench.rest import left_alone, of_each, pass_over_all
+from bench.rest import LEAST_SECONDS, interval_seconds, left_alone, of_each, pass_over_all
 from bench.results import load, medians, spread
 from bench.world import World, world
 
@@ -16,8 +16,6 @@ _ROUNDS = 3
 #: Databases that psql creates for comparison; their time is multiplied.
 _BARE = 20
 _INTERVAL = "5m"
-_INTERVAL_SECONDS = 300.0
-_LEAST_SECONDS = 60.0
 
 
 def single(scale: float = 1.0) -> Figures:
@@ -84,13 +82,14 @@ def fleet(scale: float = 1.0) -> Figures:
 
 def settled(scale: float = 1.0) -> Figures:
     """200 units that are Ready: idle for an interval, after a restart, and with Postgres away."""
-    number = max(10, int(200 * scale))
+    number, seconds = max(10, int(200 * scale)), interval_seconds(scale)
     names = [f"unit-{index}" for index in range(number)]
     with world() as here:
-        server = left_alone(here, _LEAST_SECONDS)
-        here.watch.wait_ready(here.api.create_all([manifests.unit(name, interval=_INTERVAL) for name in names]), 600)
-        idle = left_alone(here, max(_LEAST_SECONDS, _INTERVAL_SECONDS * scale))
-        idle |= {"interval": _INTERVAL} | of_each(idle, server, number, _INTERVAL_SECONDS)
+        server = left_alone(here, LEAST_SECONDS)
+        documents = [manifests.unit(name, interval=f"{seconds:.0f}s") for name in names]
+        here.watch.wait_ready(here.api.create_all(documents), 600)
+        idle = left_alone(here, seconds)
+        idle |= {"interval_seconds": seconds} | of_each(idle, server, number, seconds)
         restart = _restart(here, names)
         away = outage.away(here, names)
     return {

@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("interrupted: what was started has ended", file=sys.stderr)
         return 130
 
 

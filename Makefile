@@ -39,10 +39,26 @@ test: setup ## all tests on real servers, Postgres 15 and 18
 	@$(BIN)/python -m sandbox build
 	$(BIN)/pytest -n 2
 
+# Each part is a run of its own, with servers of its own: what ends one of them hides nothing of the others.
+# One after the other, each on two processes: tests that wait for an operator's deadlines need the cores.
+LONG := test-long-unit test-long-sandbox test-long-engines test-long-cluster
+
 .PHONY: test-long
-test-long: setup ## the long ones too, on Postgres 15 to 18
+test-long: setup ## everything, the long ones too, on Postgres 15 to 18; all parts, even if one fails
+	@$(MAKE) --no-print-directory --keep-going --jobs=1 $(LONG)
+
+.PHONY: $(LONG)
+test-long-unit: setup
+	$(BIN)/pytest tests/unit tests/test_layout.py --long -n 2
+test-long-sandbox: setup
 	@$(BIN)/python -m sandbox build --all
-	$(BIN)/pytest --long -n 2
+	$(BIN)/pytest tests/sandbox --long -n 2 --durations=10
+test-long-engines: setup
+	@$(BIN)/python -m sandbox build --all
+	$(BIN)/pytest tests/engines --long -n 2 --durations=20
+test-long-cluster: setup
+	@$(BIN)/python -m sandbox build --all
+	$(BIN)/pytest tests/cluster --long -n 2 --durations=20
 
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files; all of them, even if one fails

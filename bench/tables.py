@@ -107,10 +107,8 @@ def _thousand(found: Figures) -> Iterator[str]:
 
 
 def _idle(found: Figures) -> Iterator[str]:
-    yield from (
-        f"### {found['units']} DatabaseSchemas left alone for an interval, a database and `interval: {found['interval_seconds']:.0f}s` each",
-        "",
-    )
+    interval = f"{found['interval_seconds']:.0f}s"
+    yield from (f"### {found['units']} DatabaseSchemas, a database each, left alone for one interval of {interval}", "")
     yield from (_when(found), "", "| | with all units | the server's probes alone | budget |", "|---|---|---|---|")
     whole, server = found["idle"], found["server_alone"]
     for label, key, budget in _RATES:

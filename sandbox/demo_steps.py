@@ -43,7 +43,7 @@ class Steps(Checks):
         shows = "Secrets, migrations and declarations go in at once; nothing has to be ordered by hand."
         with self.narrator.step(title, shows):
             self.wallet.secrets()
-            self.narrator.good("Secrets with the administrators' logins and the servers' CA")
+            self.narrator.good("namespace shop, and in it Secrets with the administrators' logins and the servers' CA")
             for engine in ("postgres", "mongodb"):
                 self.narrator.command(f"kubectl apply -k migrations/{engine}")
             self.wallet.migrations()

@@ -121,7 +121,10 @@ class Trouble(Checks):
 
     def _still(self) -> None:
         title = "Leave it alone"
-        shows = "A pass over what matches is free: the database writes nothing, the resource is not touched."
+        shows = (
+            "A pass over what matches is free: the database writes nothing, the resource is not touched. "
+            f"Two databases, looked at every {self.wallet.interval}: this waits for {_PASSES} looks, autovacuum off."
+        )
         with self.narrator.step(title, shows), self._no_autovacuum():
             counter = {"kind": "DatabaseSchema", "result": "success"}
             before = self._footprint()
@@ -171,7 +174,8 @@ class Trouble(Checks):
             self.narrator.command("kubectl apply -f no-such-extension.yaml")
             self.wallet.apply(_NO_SUCH_EXTENSION)
             message = self.wallet.wait_reason("dbs", "atlas", "ExtensionNotAvailable")
-            self.narrator.output(f"Ready=False  ExtensionNotAvailable: {message}")
+            self.narrator.command(f"kubectl describe dbs atlas -n {NAMESPACE}   # its condition Ready")
+            self.narrator.output(f"False  ExtensionNotAvailable: {message}")
             self.check("postgis" in message, "the message names what is missing", message)
             ready = self.wallet.condition("dbs", "fashion-wallet")
             self.check(ready["status"] == "True", "fashion-wallet on the same server is Ready all the while")
@@ -182,12 +186,15 @@ class Trouble(Checks):
         with self.narrator.step(title, shows):
             self.narrator.command("kubectl apply -f outlet.yaml")
             self.narrator.output(self.wallet.apply(_OUTLET))
+            self.narrator.say("   20251120090000_create_sales.sql:")
+            self.narrator.output(_OUTLET.partition(".sql: |")[2].strip("\n"))
             message = self.wallet.wait_reason("mig", "outlet-first", "StatementFailed")
-            self.narrator.output(f"Ready=False  StatementFailed: {message}")
+            self.narrator.command(f"kubectl describe mig outlet-first -n {NAMESPACE}   # its condition Ready")
+            self.narrator.output(f"False  StatementFailed: {message}")
             (row,) = self.wallet.get("mig", "outlet-first")["status"]["migrations"]
             error = row["error"]
-            told = f"{error['file']}, line {error['line']}, statement {error['statement']}: {error['message']}"
-            self.check(error["line"] == 4, f"status.migrations: {told}", "the mistake is in line 4")
+            told = f"status.migrations has file, line ({error['line']}), statement and message as fields of their own"
+            self.check(error["line"] == 4, told, "the mistake is in line 4")
             with self.postgres.connect("outlet") as connection:
                 left = self.one(connection, "SELECT count(*) FROM pg_tables WHERE schemaname = 'outlet'")
             self.check(left == 0, "no table of the file is there: the transaction was rolled back", f"{left} tables")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from selvedge.api.resource import parse
@@ -13,9 +15,15 @@ EXACTLY_ONE_ENGINE = "exactly one of postgres and mongodb: remove one, or add th
 PG_NAME = "names that begin with pg_ belong to Postgres: choose another name"
 ONE_KIND_OF_OBJECT = (
     "objects needs exactly one of database, schemas, tables, tablesIn, sequences, sequencesIn, functions, functionsIn,"
-    " columns and types: split the grant"
+    " columns, types, languages, foreignServers and foreignDataWrappers: split the grant"
 )
 SUPERUSER_SETTING = "is a superuser's and cannot be declared: remove it, or set it on the server"
+
+
+def default(**parts: Any) -> dict[str, Any]:
+    entry = {"name": "d", "creators": ["owner"], "privileges": ["SELECT"], "to": ["app"], "objectType": "Tables"}
+    return postgres(defaultPrivileges=[{**entry, **parts}])
+
 
 RULES = {
     "both engines": (altered(SCHEMA, mongodb={}), "spec", EXACTLY_ONE_ENGINE),
@@ -56,6 +64,21 @@ RULES = {
         grant(objects={"schemas": ["shared"]}),
         "spec.postgres.grants[0].privileges",
         "privileges on schemas can be USAGE, CREATE: remove the others",
+    ),
+    "grant option for everyone": (
+        grant(objects={"tables": ["a.b"]}, to=["app", "PUBLIC"], grantOption=True),
+        "spec.postgres.grants[0].grantOption",
+        "the grant option cannot go to PUBLIC: name roles, or remove grantOption",
+    ),
+    "default privilege that the kind does not have": (
+        default(objectType="Functions"),
+        "spec.postgres.defaultPrivileges[0].privileges",
+        "default privileges on Functions can be EXECUTE: remove the others",
+    ),
+    "default privileges of schemas in a schema": (
+        default(objectType="Schemas", privileges=["USAGE"], schemas=["shared"]),
+        "spec.postgres.defaultPrivileges[0].schemas",
+        "schemas are in no schema: remove schemas",
     ),
     "policy without an expression": (
         postgres(rowLevelSecurity=[{"table": "a.b", "policies": [{"name": "p", "to": ["app"]}]}]),

@@ -48,18 +48,14 @@ from selvedge.api.mongodb import (
     ValidationLevel,
 )
 from selvedge.api.postgres import (
-    ColumnSet,
-    DefaultPrivilege,
     Extension,
-    Grant,
     GrantMode,
-    GrantObjects,
     Membership,
     PostgresDatabase,
     PostgresRole,
     PostgresSchema,
-    Privilege,
 )
+from selvedge.api.postgres_grants import ColumnSet, DefaultPrivilege, Grant, GrantObjects, Privilege
 
 __all__ = [
     "Adoption",

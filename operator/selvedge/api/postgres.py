@@ -6,18 +6,16 @@ from enum import StrEnum
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, StringConstraints
-from pydantic.alias_generators import to_camel
 
 from selvedge.api.base import (
     Bool,
     Checked,
     Ensure,
-    FunctionName,
     Identifier,
+    Int,
     Model,
     Rule,
     SchemaName,
-    TableName,
     Text,
     listed,
 )
@@ -27,8 +25,9 @@ from selvedge.api.postgres_data import (
     PartitionedTable,
     RowLevelSecurity,
 )
+from selvedge.api.postgres_grants import DefaultPrivilege, Grant
 from selvedge.api.settings import SETTINGS_MARK, SettingValue, settings_are_allowed
-from selvedge.core.names import PUBLIC
+from selvedge.core.postgres.role_attributes import instant
 
 Settings = Annotated[
     dict[Annotated[str, StringConstraints(min_length=1, max_length=127)], SettingValue],
@@ -45,32 +44,22 @@ class GrantMode(StrEnum):
     AUTHORITATIVE = "Authoritative"
 
 
-class Privilege(StrEnum):
-    """A privilege in SQL's own word."""
-
-    SELECT = "SELECT"
-    INSERT = "INSERT"
-    UPDATE = "UPDATE"
-    DELETE = "DELETE"
-    TRUNCATE = "TRUNCATE"
-    REFERENCES = "REFERENCES"
-    TRIGGER = "TRIGGER"
-    MAINTAIN = "MAINTAIN"
-    USAGE = "USAGE"
-    CREATE = "CREATE"
-    CONNECT = "CONNECT"
-    TEMPORARY = "TEMPORARY"
-    EXECUTE = "EXECUTE"
+def _instant(value: str) -> str:
+    try:
+        instant(value)
+    except ValueError:
+        raise ValueError("not a time: write 2027-01-01T00:00:00Z, with its time zone, or infinity") from None
+    return value
 
 
-class DefaultPrivilegeObjects(StrEnum):
-    """What default privileges are for."""
-
-    TABLES = "Tables"
-    SEQUENCES = "Sequences"
-    FUNCTIONS = "Functions"
-    TYPES = "Types"
-    SCHEMAS = "Schemas"
+ValidUntil = Annotated[
+    str,
+    StringConstraints(
+        max_length=40, pattern=r"^(infinity|\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2}))$"
+    ),
+    AfterValidator(_instant),
+]
+"""A point in time with its zone, or ``infinity``."""
 
 
 class Extension(Model):
@@ -114,6 +103,8 @@ class Membership(Model):
     member."""
     set: Bool = True
     """WITH SET: it may become the role by SET ROLE. Postgres 16 and later."""
+    admin: Bool = False
+    """WITH ADMIN: it may grant the role to others, and take it from them."""
 
 
 class PostgresRole(Checked):
@@ -126,9 +117,19 @@ class PostgresRole(Checked):
     member_of: tuple[Membership, ...] = listed(64, "role")
     """GRANT … TO this role."""
     settings: Settings = Field(default_factory=dict)
-    """ALTER ROLE … IN DATABASE … SET: of context user, or with a prefix of your own (app.tenant)."""
+    """ALTER ROLE … SET: of context user, or with a prefix of your own (app.tenant). Read when the role logs in."""
+    database_settings: Settings = Field(default_factory=dict)
+    """ALTER ROLE … IN DATABASE … SET: in this database only; they outrank settings."""
+    inherit: Bool | None = None
+    """INHERIT or NOINHERIT: before Postgres 16, whether it has the privileges of the roles that it is a member of; from
+    then on only what later memberships say. Not looked at where it is left out."""
+    connection_limit: Annotated[Int, Field(ge=-1, le=262143)] | None = None
+    """CONNECTION LIMIT; -1 is none. Not looked at where it is left out."""
+    valid_until: ValidUntil | None = None
+    """VALID UNTIL: until when a password is good, as 2027-01-01T00:00:00Z, or infinity. Not looked at where it is left
+    out."""
     ensure: Ensure = Ensure.PRESENT
-    """Absent: DROP ROLE, if it owns nothing."""
+    """Absent: DROP ROLE. What it owns goes to the database's owner."""
     renamed_from: Identifier | None = None
     """ALTER ROLE … RENAME TO: the name that it had before."""
 
@@ -146,147 +147,6 @@ class PostgresRole(Checked):
             path=".name",
         ),
     )
-
-
-class ColumnSet(Model):
-    """Some columns of one table."""
-
-    table: TableName
-    """The table, as schema.table."""
-    columns: tuple[Identifier, ...] = listed(200, min_items=1, default=...)
-    """Its columns."""
-
-
-OBJECT_KINDS = (
-    "database",
-    "schemas",
-    "tables",
-    "tables_in",
-    "sequences",
-    "sequences_in",
-    "functions",
-    "functions_in",
-    "columns",
-    "types",
-)
-"""The attributes of :class:`GrantObjects`, of which exactly one is given."""
-
-
-def _given(owner: str, kind: str) -> str:
-    """CEL: ``owner`` has this kind of object."""
-    field = f"{owner}.{to_camel(kind)}"
-    return f"has({field}) && {field}" if kind == "database" else f"has({field}) && size({field}) > 0"
-
-
-class GrantObjects(Checked):
-    """What a grant is on: exactly one of these."""
-
-    database: Bool = False
-    """GRANT … ON DATABASE: this one."""
-    schemas: tuple[SchemaName, ...] = listed(200)
-    """GRANT … ON SCHEMA."""
-    tables: tuple[TableName, ...] = listed(500)
-    """GRANT … ON TABLE: tables, views and materialized views, as schema.table."""
-    tables_in: tuple[SchemaName, ...] = listed(200)
-    """GRANT … ON TABLE for each table of these schemas, later ones too; partitions are left out."""
-    sequences: tuple[TableName, ...] = listed(500)
-    """GRANT … ON SEQUENCE, as schema.sequence."""
-    sequences_in: tuple[SchemaName, ...] = listed(200)
-    """GRANT … ON SEQUENCE for each sequence of these schemas, later ones too."""
-    functions: tuple[FunctionName, ...] = listed(500)
-    """GRANT … ON ROUTINE, as schema.function(type, type)."""
-    functions_in: tuple[SchemaName, ...] = listed(200)
-    """GRANT … ON ROUTINE for each function and procedure of these schemas, later ones too."""
-    columns: tuple[ColumnSet, ...] = listed(200, "table")
-    """GRANT privilege (column, …) ON TABLE."""
-    types: tuple[TableName, ...] = listed(200)
-    """GRANT … ON TYPE, as schema.type."""
-
-    RULES = (
-        Rule(
-            f"[{', '.join(_given('self', kind) for kind in OBJECT_KINDS)}].filter(given, given).size() == 1",
-            "objects needs exactly one of database, schemas, tables, tablesIn, sequences, sequencesIn, functions,"
-            " functionsIn, columns and types: split the grant",
-            lambda self: sum(1 for kind in OBJECT_KINDS if getattr(self, kind)) == 1,
-        ),
-    )
-
-    @property
-    def kind(self) -> str:
-        """The attribute that is given: ``database``, ``tables_in`` and so on."""
-        return next(kind for kind in OBJECT_KINDS if getattr(self, kind))
-
-
-_TABLE = ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER", "MAINTAIN")
-_SEQUENCE = ("USAGE", "SELECT", "UPDATE")
-PRIVILEGES: dict[str, tuple[str, ...]] = {
-    "database": ("CREATE", "CONNECT", "TEMPORARY"),
-    "schemas": ("USAGE", "CREATE"),
-    "tables": _TABLE,
-    "tables_in": _TABLE,
-    "sequences": _SEQUENCE,
-    "sequences_in": _SEQUENCE,
-    "functions": ("EXECUTE",),
-    "functions_in": ("EXECUTE",),
-    "columns": ("SELECT", "INSERT", "UPDATE", "REFERENCES"),
-    "types": ("USAGE",),
-}
-"""The privileges that each kind of object has."""
-
-
-def _privileges_rule(kind: str) -> Rule:
-    allowed = PRIVILEGES[kind]
-    return Rule(
-        f"!({_given('self.objects', kind)}) || self.privileges.all(privilege, privilege in {list(allowed)})",
-        f"privileges on {to_camel(kind)} can be {', '.join(allowed)}: remove the others",
-        lambda self: not getattr(self.objects, kind) or all(privilege in allowed for privilege in self.privileges),
-        path=".privileges",
-    )
-
-
-Grantee = Identifier
-"""A role, or PUBLIC for everyone."""
-
-
-class Grant(Checked):
-    """GRANT privileges ON objects TO roles."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=63)]
-    """A name of your own for this grant; messages use it."""
-    privileges: tuple[Privilege, ...] = listed(13, min_items=1, default=...)
-    """The privileges, in SQL's words."""
-    objects: GrantObjects
-    """What they are on."""
-    to: tuple[Grantee, ...] = listed(64, min_items=1, default=...)
-    """Roles, or PUBLIC for everyone. They need not be declared here."""
-    ensure: Ensure = Ensure.PRESENT
-    """Absent: REVOKE."""
-
-    RULES = tuple(_privileges_rule(kind) for kind in OBJECT_KINDS)
-
-    @property
-    def to_public(self) -> bool:
-        """True when everyone is among the grantees."""
-        return PUBLIC in self.to
-
-
-class DefaultPrivilege(Model):
-    """ALTER DEFAULT PRIVILEGES FOR ROLE creator."""
-
-    name: Annotated[str, StringConstraints(min_length=1, max_length=63)]
-    """A name of your own; messages use it."""
-    creators: tuple[Identifier, ...] = listed(64, min_items=1, default=...)
-    """FOR ROLE: whose new objects get the privileges."""
-    schemas: tuple[SchemaName, ...] = listed(200)
-    """IN SCHEMA; in all of them where it is empty."""
-    object_type: DefaultPrivilegeObjects
-    """ON TABLES, SEQUENCES, FUNCTIONS, TYPES or SCHEMAS."""
-    privileges: tuple[Privilege, ...] = listed(13, min_items=1, default=...)
-    """The privileges, in SQL's words."""
-    to: tuple[Grantee, ...] = listed(64, min_items=1, default=...)
-    """Roles, or PUBLIC for everyone."""
-    ensure: Ensure = Ensure.PRESENT
-    """Absent: REVOKE."""
 
 
 class PostgresDatabase(Checked):

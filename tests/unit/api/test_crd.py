@@ -64,7 +64,7 @@ def test_every_field_is_described():
 
 def described(path: str, node: dict[str, Any]) -> bool:
     # the refused settings stand in the schema only so that a rule can see them
-    return bool(node.get("description")) or ".settings." in path
+    return bool(node.get("description")) or ".settings." in path or ".databaseSettings." in path
 
 
 def test_nothing_is_left_that_a_structural_schema_does_not_have():
@@ -83,6 +83,7 @@ def test_only_documents_for_the_server_and_settings_keep_unknown_fields():
         "DatabaseSchema.spec.mongodb.collections[].indexes[].partialFilter",
         "DatabaseSchema.spec.postgres.settings",
         "DatabaseSchema.spec.postgres.roles[].settings",
+        "DatabaseSchema.spec.postgres.roles[].databaseSettings",
     }
 
 

@@ -103,6 +103,13 @@ def member(name: str, database: str, mongodb: str | dict[str, Any], **options: A
     return replace(found, **about)
 
 
+def with_spec(one: Member, **options: Any) -> Member:
+    """The member with other options in its spec."""
+    return replace(
+        one, spec=DatabaseSchemaSpec.model_validate(one.spec.model_dump(mode="json", by_alias=True) | options)
+    )
+
+
 def yes() -> None:
     """Leads, and may write."""
 

@@ -12,7 +12,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
 from selvedge.engines.mongodb import MongoEngine
 from selvedge.engines.mongodb.claims import of_database
-from tests.engines.mongodb_support import Record, converge, member, running, target
+from tests.engines.mongodb_support import CLUSTER, Record, converge, member, running, target
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -209,19 +209,60 @@ async def test_prune(engine: MongoEngine, live: Database[dict[str, Any]]) -> Non
     assert "collection:avatars" not in claims(live)
 
 
-async def test_another_cluster_takes_over_only_with_adoption(
+@pytest.mark.parametrize("adoption", ["RequireApproval", "Allow", "Refuse"])
+async def test_what_another_cluster_claims_is_a_conflict_whatever_adoption_says(
+    engine: MongoEngine, live: Database[dict[str, Any]], adoption: str
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    before = claims(live)
+    # a collection of its own too: the database belongs to the other cluster
+    declared = DESIGNS + "- name: avatars\n"
+    other = member("designs", live.name, declared, uid="uid-restored", adoption=adoption)
+    (result,) = await converge(engine, live.name, other, cluster="another")
+    (status,) = result.problems
+    assert (status.ref, status.state, status.reason) == (
+        ObjectRef("database", live.name),
+        ObjectState.CONFLICT,
+        Reason.CONFLICT,
+    )
+    assert status.message == (
+        f"database {live.name} is claimed by DatabaseSchema shop/designs of another cluster ({CLUSTER}): remove it "
+        "from one of the two; if that cluster is gone for good, remove its claims with "
+        f'db.getSiblingDB("selvedge").claims.deleteMany({{"_id.database": "{live.name}", cluster: "{CLUSTER}"}}) '
+        "and set spec.adoption to Allow"
+    )
+    assert not result.provisioned
+    assert claims(live) == before
+    assert names(live) == {"designs"}
+
+
+async def test_what_a_lost_cluster_claimed_is_taken_over_as_the_message_says(
     engine: MongoEngine, live: Database[dict[str, Any]]
 ) -> None:
     await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    other = member("designs", live.name, DESIGNS, uid="uid-restored")
+    live.client["selvedge"]["claims"].delete_many({"_id.database": live.name, "cluster": CLUSTER})
+    other = member("designs", live.name, DESIGNS, uid="uid-restored", adoption="Allow")
     (result,) = await converge(engine, live.name, other, cluster="another")
-    assert {status.reason for status in result.problems} == {Reason.ADOPTION_REQUIRED}
-    assert "shop/designs of another Kubernetes cluster" in result.problems[0].message
-    allowed = member("designs", live.name, DESIGNS, uid="uid-restored", adoption="Allow")
-    (result,) = await converge(engine, live.name, allowed, cluster="another")
     assert result.verified
     assert claims(live)["collection:designs"]["cluster"] == "another"
-    assert claims(live)["collection:designs"]["made"]
+    assert not claims(live)["collection:designs"]["made"], "its data is never dropped"
+
+
+async def test_a_collection_that_another_cluster_claims_alone_is_a_conflict(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    live.client["selvedge"]["claims"].update_one(
+        {"_id": {"database": live.name, "object": "collection:designs"}}, {"$set": {"cluster": "another"}}
+    )
+    (result,) = await converge(
+        engine, live.name, member("designs", live.name, DESIGNS + "- name: avatars\n", adoption="Allow")
+    )
+    assert {(str(status.ref), status.reason) for status in result.problems} == {
+        ("collection designs", Reason.CONFLICT),
+        ("index designs.name", Reason.CONFLICT),
+    }
+    assert names(live) == {"designs", "avatars"}
 
 
 async def test_what_cannot_be_read_or_is_refused_any_more_loses_nothing(

@@ -88,10 +88,12 @@ async def test_nobody_listens(mongodb: MongoEndpoint) -> None:
     assert error.reason is Reason.UNREACHABLE
 
 
+@pytest.mark.parametrize("replica_set", ["", "rs0"])
 @pytest.mark.parametrize("mode", ["Disable", "VerifyFull"])
-async def test_server_that_accepts_and_says_nothing(mongodb: MongoEndpoint, mode: str) -> None:
+async def test_server_that_accepts_and_says_nothing(mongodb: MongoEndpoint, mode: str, replica_set: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody reads
         where = target(mongodb, hosts=(silent.getsockname(),), limits=quick(), tls=TlsOptions(mode, ca=mongodb.ca))
+        where = replace(where, replica_set=replica_set)
         began = time.monotonic()
         error = await failure(where)
         assert time.monotonic() - began < 20

@@ -12,13 +12,11 @@ import pytest
 import yaml
 from pymongo.errors import WriteError
 
-from selvedge.core.errors import NotPermittedError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ObjectRef, ObjectState, Risk
-from selvedge.engines.base import AccessRule, Unit
+from selvedge.core.unit import ObjectRef, Risk
+from selvedge.engines.base import Unit
 from selvedge.engines.mongodb.connect import Server
-from selvedge.engines.mongodb.lock import locked
-from tests.engines.mongodb_support import CLUSTER, Commands, Record, converge, member, running, target, yes
+from tests.engines.mongodb_support import Commands, Record, converge, member, running, target, with_spec
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -207,7 +205,7 @@ async def test_drift_is_found_and_put_back(
     one = member("designs", live.name, DESIGNS)
     await converge(engine, live.name, one)
     hand(live)
-    (reported,) = await converge(engine, live.name, replace(_with(one, drift="Report"), verified=True))
+    (reported,) = await converge(engine, live.name, replace(with_spec(one, drift="Report"), verified=True))
     assert object_ in reported.drift
     assert not reported.verified
     assert object_ in {change.ref for change in reported.pending}
@@ -246,219 +244,9 @@ async def test_on_approval_nothing_happens_before_and_everything_after(
     assert not waiting.provisioned
     planned = (await engine.plan(Unit(live.name, (one,), "cluster"))).members[one.uid]
     assert planned.digest == waiting.digest
-    (approved,) = await converge(engine, live.name, _with(one, approvedPlan=waiting.digest))
+    (approved,) = await converge(engine, live.name, with_spec(one, approvedPlan=waiting.digest))
     assert approved.verified
     assert len(approved.applied) == 2
-
-
-async def test_a_validator_that_left_the_declaration_is_taken_away_and_a_strangers_stays(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    bare = "collections: [{name: designs}]"
-    await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    (result,) = await converge(engine, live.name, member("designs", live.name, _kept_index(bare)))
-    assert result.verified
-    assert "validator" not in _options(live, "designs")
-    live.command("collMod", "designs", validator={"a": 1})
-    (result,) = await converge(engine, live.name, member("designs", live.name, _kept_index(bare)))
-    assert result.verified
-    assert _options(live, "designs")["validator"] == {"a": 1}
-
-
-async def test_t45_same_name_other_spec_never_drops(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
-    one = member("designs", live.name, DESIGNS)
-    await converge(engine, live.name, one)
-    other = member("designs", live.name, DESIGNS.replace("{field: userId}", "{field: userId}, {field: name}"))
-    (held,) = await converge(engine, live.name, other)
-    (status,) = held.problems
-    assert (status.state, status.reason) == (ObjectState.PENDING, Reason.WAITING_FOR_APPROVAL)
-    assert [change.risk for change in held.pending] == [Risk.DESTRUCTIVE]
-    assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
-    (refused,) = await converge(engine, live.name, _with(other, destructive="Refuse", approvedPlan=held.digest))
-    assert [status.reason for status in refused.problems] == [Reason.DESTRUCTIVE_REFUSED]
-    (approved,) = await converge(engine, live.name, _with(other, approvedPlan=held.digest))
-    assert approved.verified
-    (allowed,) = await converge(engine, live.name, _with(one, destructive="Allow"))
-    assert allowed.verified
-    assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
-
-
-async def test_t45_an_index_with_the_same_keys_and_another_name_is_a_conflict(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    await converge(engine, live.name, member("designs", live.name, "collections: [{name: designs}]"))
-    live.designs.create_index("userId", name="byHand")
-    (result,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    (status,) = result.problems
-    assert (status.state, status.reason) == (ObjectState.FAILED, Reason.CONFLICT)
-    assert "byHand" in status.message
-    assert set(live.designs.index_information()) == {"_id_", "byHand"}
-
-
-async def test_an_index_that_left_the_declaration_waits_for_approval_and_a_strangers_stays(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    one = member("designs", live.name, DESIGNS)
-    await converge(engine, live.name, one)
-    live.designs.create_index("byHand", name="byHand")
-    bare = member("designs", live.name, "collections: [{name: designs}]")
-    (held,) = await converge(engine, live.name, bare)
-    assert [(status.ref.name, status.reason) for status in held.problems] == [
-        ("designs.userId", Reason.WAITING_FOR_APPROVAL)
-    ]
-    (done,) = await converge(engine, live.name, _with(bare, destructive="Allow"))
-    assert done.verified
-    assert set(live.designs.index_information()) == {"_id_", "byHand"}
-
-
-async def test_a_shorter_ttl_waits_and_a_longer_one_does_not(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    def ttl(age: str) -> Any:
-        return member(
-            "sessions",
-            live.name,
-            f"collections: [{{name: sessions, indexes: [{{name: at, keys: [{{field: at}}], expireAfter: {age}}}]}}]",
-        )
-
-    (first,) = await converge(engine, live.name, ttl("10d"))
-    assert first.verified
-    live.sessions.insert_one({"x": 1})
-    (longer,) = await converge(engine, live.name, ttl("20d"))
-    assert longer.verified
-    (shorter,) = await converge(engine, live.name, ttl("5d"))
-    assert [change.risk for change in shorter.pending] == [Risk.DESTRUCTIVE]
-    assert live.sessions.index_information()["at"]["expireAfterSeconds"] == 20 * 86400
-    live.sessions.delete_many({})
-    (empty,) = await converge(engine, live.name, ttl("5d"))
-    assert empty.verified
-
-
-async def test_unique_index_over_duplicates_names_the_query_and_others_go_on(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    await converge(engine, live.name, member("designs", live.name, "collections: [{name: designs}]"))
-    live.designs.insert_many([{"email": "secret@example.com"}, {"email": "secret@example.com"}])
-    declared = """
-    collections:
-    - name: designs
-      indexes:
-      - {name: email, keys: [{field: email}], unique: true}
-      - {name: name, keys: [{field: name}]}
-    - name: avatars
-    """
-    one = member("designs", live.name, declared)
-    for _ in range(2):
-        (result,) = await converge(engine, live.name, one)
-        (status,) = result.problems
-        assert (status.ref, status.state) == (ObjectRef("index", "designs.email"), ObjectState.FAILED)
-        assert status.message == (
-            "index designs.email cannot be unique: several documents have the same email; find them with "
-            "db.getCollection('designs').aggregate([{$group: {_id: {email: '$email'}, n: {$sum: 1}}}, "
-            "{$match: {n: {$gt: 1}}}]) and correct them"
-        )
-        assert result.ready == 3
-        assert {"name", "_id_"} == set(live.designs.index_information())
-        assert "avatars" in live.list_collection_names()
-    live.designs.delete_many({})
-    (result,) = await converge(engine, live.name, one)
-    assert result.verified
-
-
-async def test_t43_conversion_to_unique_with_duplicates_aborts_cleanly(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    live.designs.insert_many([{"userId": "1", "name": "a"}, {"userId": "1", "name": "b"}])
-    unique = member("designs", live.name, DESIGNS.replace("]}\n", "], unique: true}\n"))
-    (result,) = await converge(engine, live.name, unique)
-    (status,) = result.problems
-    assert "several documents have the same userId" in status.message
-    assert "prepareUnique" not in live.designs.index_information()["userId"]
-    live.designs.insert_one({"userId": "1", "name": "c"})
-    live.designs.delete_many({})
-    (result,) = await converge(engine, live.name, unique)
-    assert result.verified
-    assert [change.risk for change in result.applied] == [Risk.NARROWING]
-    assert live.designs.index_information()["userId"]["unique"]
-
-
-async def test_a_replacement_that_fails_puts_the_old_index_back(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    live.designs.insert_many([{"userId": "1", "name": "a"}, {"userId": "2", "name": "a"}])
-    other = DESIGNS.replace("keys: [{field: userId}]", "keys: [{field: name}], unique: true")
-    (result,) = await converge(engine, live.name, member("designs", live.name, other, destructive="Allow"))
-    assert "several documents have the same name" in result.problems[0].message
-    assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
-
-
-async def test_t47_a_validator_is_not_switched_to_error_while_documents_violate_it(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    await converge(engine, live.name, member("designs", live.name, "collections: [{name: designs}]"))
-    live.designs.insert_many([{"_id": 1, "name": "a"}, {"_id": 2, "name": "b"}, {"_id": 3, "userId": "1", "name": "c"}])
-    declared = DESIGNS.replace("  indexes:", "  rollout: WarnFirst\n  indexes:")
-    one = member("designs", live.name, declared)
-    for _ in range(2):
-        (result,) = await converge(engine, live.name, one)
-        (status,) = result.problems
-        assert (status.state, status.reason) == (ObjectState.WAITING, Reason.VALIDATION_VIOLATED)
-        assert status.message.startswith("2 documents of collection designs violate its validator")
-        assert _options(live, "designs")["validationAction"] == "warn"
-    live.designs.delete_many({"_id": {"$in": [1, 2]}})
-    (result,) = await converge(engine, live.name, one)
-    assert result.verified
-    assert _options(live, "designs")["validationAction"] == "error"
-
-
-async def test_a_validator_that_the_server_refuses_fails_alone(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    declared = """
-    collections:
-    - name: designs
-      validator: {$jsonSchema: {bsonTpe: object}}
-      indexes: [{name: a, keys: [{field: a}]}]
-    - name: avatars
-    """
-    (result,) = await converge(engine, live.name, member("designs", live.name, declared))
-    problems = {str(status.ref): status for status in result.problems}
-    assert set(problems) == {"collection designs", "index designs.a"}
-    assert problems["collection designs"].reason is Reason.STATEMENT_FAILED
-    assert "Unknown $jsonSchema keyword: bsonTpe" in problems["collection designs"].message
-    assert not result.provisioned
-    assert "designs" not in live.list_collection_names()
-    assert "avatars" in live.list_collection_names()
-    # what could not be made is not claimed: made by hand now, it is somebody else's
-    live.create_collection("designs")
-    (result,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    assert {status.reason for status in result.problems} == {Reason.ADOPTION_REQUIRED}
-
-
-@pytest.mark.parametrize("value", ["{$date: yesterday}", "{$oid: abc}", "{$numberLong: many}", "99999999999999999999"])
-async def test_a_document_that_is_no_bson_is_named(
-    engine: MongoEngine, live: Database[dict[str, Any]], value: str
-) -> None:
-    declared = f"collections: [{{name: designs, validator: {{a: {value}}}}}, {{name: avatars}}]"
-    (result,) = await converge(engine, live.name, member("designs", live.name, declared))
-    (status,) = result.problems
-    assert (str(status.ref), status.reason) == ("collection designs", Reason.INVALID_SPEC)
-    assert "avatars" in live.list_collection_names()
-
-
-async def test_what_cannot_be_changed_is_said(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
-    series = "collections: [{{name: events, timeSeries: {{timeField: {}, granularity: {}}}}}]"
-    await converge(engine, live.name, member("events", live.name, series.format("at", "Minutes")))
-    (finer,) = await converge(engine, live.name, member("events", live.name, series.format("at", "Seconds")))
-    assert "can only be made coarser" in finer.problems[0].message
-    (other,) = await converge(engine, live.name, member("events", live.name, series.format("when", "Minutes")))
-    assert "cannot be changed" in other.problems[0].message
-    (coarser,) = await converge(engine, live.name, member("events", live.name, series.format("at", "Hours")))
-    assert coarser.verified
-    (plain,) = await converge(engine, live.name, member("events", live.name, "collections: [{name: events}]"))
-    assert "is a time series" in plain.problems[0].message
 
 
 async def test_ensure_absent_drops_only_what_may_be_dropped(
@@ -472,38 +260,6 @@ async def test_ensure_absent_drops_only_what_may_be_dropped(
     (gone,) = await converge(engine, live.name, member("designs", live.name, absent, destructive="Allow"))
     assert gone.verified
     assert "designs" not in live.list_collection_names()
-
-
-async def test_namespace_outside_access_is_refused(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
-    one = member("designs", live.name, DESIGNS)
-    unit = Unit(live.name, (one,), "cluster", lambda _member: AccessRule(databases=("billing_*",)))
-    result = (await engine.converge(unit, yes)).members[one.uid]
-    assert [status.reason for status in result.problems] == [Reason.ACCESS_DENIED]
-    assert not result.provisioned
-    assert live.list_collection_names() == []
-
-
-async def test_no_write_without_leading(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:
-    def no() -> None:
-        raise TransientError(Reason.NOT_LEADING, "this process does not lead")
-
-    with pytest.raises(TransientError) as caught:
-        await engine.converge(Unit(live.name, (member("designs", live.name, DESIGNS),), "cluster"), no)
-    assert caught.value.reason is Reason.NOT_LEADING
-    assert live.list_collection_names() == []
-
-
-async def test_no_write_without_the_lock(mongodb: MongoEndpoint, engine: MongoEngine, live: Database[Any]) -> None:
-    limits = replace(target(mongodb).limits, lock_timeout=0.3)
-    async with running(target(mongodb, limits=limits)) as impatient:
-        async with locked(engine._server, "selvedge", live.name, 1.0):
-            with pytest.raises(TransientError) as caught:
-                await converge(impatient, live.name, member("designs", live.name, DESIGNS))
-            assert caught.value.reason is Reason.WAITING_FOR_LOCK
-            assert live.list_collection_names() == []
-        (result,) = await converge(impatient, live.name, member("designs", live.name, DESIGNS))
-        assert result.verified
-    assert live.client["selvedge"]["lock"].find_one({"_id": live.name})["fence"] == 2
 
 
 async def test_many_operators_at_once_make_everything_once(mongodb: MongoEndpoint, live: Database[Any]) -> None:
@@ -531,97 +287,3 @@ async def test_statements_and_connections_are_reported(mongodb: MongoEndpoint, l
         assert engine.connections()["active"] == 0
         assert 0 < engine.connections()["idle"] <= 10
     assert engine.connections() == {"active": 0, "idle": 0, "waiting": 0}
-
-
-async def test_a_user_without_rights_is_told_what_to_grant(mongodb: MongoEndpoint, live: Database[Any]) -> None:
-    live.command("createUser", "reader", pwd="marked-password", roles=["read"])
-    where = target(mongodb, username="reader", password="marked-password", auth_source=live.name)
-    async with running(where) as engine:
-        facts = await engine.probe()
-        (statement,) = facts.missing_privileges
-        assert statement.startswith(f'db.getSiblingDB("{live.name}").grantRolesToUser("reader", [')
-        with pytest.raises(NotPermittedError, match="grant it readWrite on database selvedge") as caught:
-            await converge(engine, live.name, member("designs", live.name, DESIGNS))
-        assert caught.value.reason is Reason.INSUFFICIENT_PRIVILEGES
-        assert "marked-password" not in str(caught.value)
-        # with the claims in reach, what is refused is an object of the database
-        live.command("grantRolesToUser", "reader", roles=[{"role": "readWrite", "db": "selvedge"}])
-        (result,) = await converge(engine, live.name, member("designs", live.name, DESIGNS))
-        found = {str(status.ref): (status.reason, status.message) for status in result.problems}
-        assert found["collection designs"] == (
-            Reason.INSUFFICIENT_PRIVILEGES,
-            "the operator's user may not change collection designs: grant it dbAdmin and readWrite on the database",
-        )
-        assert live.list_collection_names() == []
-    claims = live.client["selvedge"]["claims"].find({"_id.database": live.name})
-    assert [claim["_id"]["object"] for claim in claims] == ["database:"]
-
-
-async def test_a_lock_that_may_not_be_written_is_named(mongodb: MongoEndpoint, live: Database[Any]) -> None:
-    roles: list[Any] = ["readWrite", "dbAdmin", {"role": "read", "db": "selvedge"}]
-    live.command("createUser", "worker", pwd="marked-password", roles=roles)
-    where = target(mongodb, username="worker", password="marked-password", auth_source=live.name)
-    async with running(where) as engine:
-        with pytest.raises(NotPermittedError) as caught:
-            await converge(engine, live.name, member("designs", live.name, DESIGNS))
-    assert caught.value.message.endswith(
-        f"may not do this (lock {live.name}): grant it readWrite on database selvedge, where claims and locks are kept"
-    )
-    assert live.list_collection_names() == []
-
-
-def _with(one: Any, **options: Any) -> Any:
-    return replace(one, spec=type(one.spec).model_validate(one.spec.model_dump(mode="json", by_alias=True) | options))
-
-
-def _kept_index(declared: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(declared)
-    found["collections"][0]["indexes"] = [{"name": "userId", "keys": [{"field": "userId"}]}]
-    return found
-
-
-def _options(live: Database[dict[str, Any]], name: str) -> dict[str, Any]:
-    (entry,) = live.list_collections(filter={"name": name})
-    options: dict[str, Any] = entry["options"]
-    return options
-
-
-async def test_t46_an_index_under_construction_is_not_ready_and_is_joined_after_a_restart(
-    mongodb: MongoEndpoint, live: Database[dict[str, Any]]
-) -> None:
-    one = member("designs", live.name, "collections: [{name: designs}]")
-    two = member("designs", live.name, "collections: [{name: designs, indexes: [{name: n, keys: [{field: n}]}]}]")
-    async with running(target(mongodb)) as engine:
-        await converge(engine, live.name, one)
-        # one document makes a thousand keys: a build of seconds from an insert of a moment
-        live.designs.insert_many([{"n": list(range(i * 1000, i * 1000 + 1000))} for i in range(1500)])
-        first = asyncio.create_task(converge(engine, live.name, two))
-        while not _being_built(live, "designs"):
-            assert not first.done()
-            await asyncio.sleep(0.01)
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-    assert _being_built(live, "designs"), "the server goes on without us"
-    async with running(target(mongodb)) as engine:
-        planned = (await engine.plan(Unit(live.name, (two,), CLUSTER))).members[two.uid]
-        assert [change.ref.name for change in planned.pending] == ["designs.n"]
-        (result,) = await converge(engine, live.name, two)
-    assert result.verified
-    assert not _being_built(live, "designs")
-
-
-def _being_built(live: Database[dict[str, Any]], name: str) -> list[Any]:
-    reply = live.command("listIndexes", name, includeBuildUUIDs=True)
-    return [entry for entry in reply["cursor"]["firstBatch"] if "buildUUID" in entry]
-
-
-async def test_a_role_that_this_version_does_not_make_is_said(
-    engine: MongoEngine, live: Database[dict[str, Any]]
-) -> None:
-    declared = DESIGNS + "roles: [{name: designReader, privileges: [{collections: [designs], actions: [find]}]}]\n"
-    (result,) = await converge(engine, live.name, member("designs", live.name, declared))
-    (status,) = result.problems
-    assert (str(status.ref), status.reason) == ("role designReader", Reason.UNSUPPORTED)
-    assert result.provisioned
-    assert not result.verified

@@ -36,7 +36,10 @@ Key = tuple[str, ...]
 
 @dataclass(slots=True)
 class Context:
-    """The process's parts. ``may_write`` raises when this process does not lead any more."""
+    """The process's parts. ``may_write`` raises when this process does not lead any more.
+
+    ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet.
+    """
 
     settings: Settings
     kube: KubeClient
@@ -55,6 +58,7 @@ class Context:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     servers_tried: set[tuple[str, str]] = field(default_factory=set)
     failures: dict[Key, int] = field(default_factory=dict)
+    drifted: dict[str, int] = field(default_factory=dict)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)

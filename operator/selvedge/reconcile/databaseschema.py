@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -22,11 +22,13 @@ from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, RefusedError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, UnitResult
+from selvedge.core.words import count
 from selvedge.engines.base import AccessRule, Member, Unit
 from selvedge.kube.resources import DATABASE_SCHEMAS, NAMESPACES
 from selvedge.reconcile.access import access_rule, needs_labels
 from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.drift import teller
 from selvedge.reconcile.outcome import Outcome, from_error
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 from selvedge.reconcile.servers import Server
@@ -34,6 +36,9 @@ from selvedge.reconcile.store import Object, key_of
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile.databaseschema")
 _LABELS_SECONDS = 60.0
+
+#: How often a look is taken whether the server has built an index; nobody tells.
+_BUILDING_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -68,6 +73,8 @@ async def reconcile_unit(context: Context, namespace: str, name: str, database: 
             for candidate in candidates:
                 uid = candidate.obj["metadata"]["uid"]
                 outcomes[uid] = await _settle(context, candidate, result.members[uid], server)
+                if any(problem.reason is Reason.BUILDING_INDEX for problem in result.members[uid].problems):
+                    pause = min(pause, _BUILDING_SECONDS)
         except SelvedgeError as error:
             label = str(error.reason)
             pause, outcome = _failed(context, key, server, error, pause)
@@ -168,10 +175,11 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
     rules = {candidate.obj["metadata"]["uid"]: candidate.access for candidate in candidates}
     unit = Unit(
         database,
-        tuple(_member(candidate.obj, candidate.spec) for candidate in candidates),
+        tuple(_member(context, candidate.obj, candidate.spec) for candidate in candidates),
         context.cluster,
         access=lambda member: rules[member.uid],
         alive=context.alive,
+        on_drift=teller(context, [candidate.obj for candidate in candidates]),
     )
     limit = context.settings.reconcile_timeout
     try:
@@ -182,11 +190,12 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
         raise TransientError(Reason.TIMEOUT, message) from None
 
 
-def _member(obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False) -> Member:
+def _member(context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False) -> Member:
     metadata = obj["metadata"]
     generation = int(metadata.get("generation", 0))
     ready = find((obj.get("status") or {}).get("conditions") or (), "Ready")
-    verified = (
+    # DriftDetected is also what a pass leaves behind whose process died between the telling and the repair.
+    verified = context.drifted.get(str(metadata["uid"])) == generation or (
         ready is not None
         and ready.observed_generation == generation
         and (ready.status is True or ready.reason == Reason.DRIFT_DETECTED)
@@ -212,6 +221,7 @@ async def _settle(context: Context, candidate: _Candidate, result: MemberResult,
         name = "/".join(key_of(candidate.obj))
         _log.info("changed the database", schema=name, changes=len(result.applied), drift=len(result.drift))
     outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now())
+    context.drifted.pop(str(candidate.obj["metadata"]["uid"]), None)
     if result.drift and not known_drift(candidate.obj, result):
         applied = {change.ref for change in result.applied}
         for ref in result.drift:
@@ -235,7 +245,7 @@ async def remove_schema(context: Context, obj: Object) -> None:
             return
         raise TransientError(Reason.WAITING_FOR_SERVER, _no_server(context, server_key))
     others = [o for o in context.store.unit(server_key, spec.database) if key_of(o) != key_of(obj)]
-    members = [_member(obj, spec, deleting=True)]
+    members = [_member(context, obj, spec, deleting=True)]
     for other in others:
         try:
             parsed: DatabaseSchemaSpec = parse(other, strict=False).spec
@@ -244,7 +254,8 @@ async def remove_schema(context: Context, obj: Object) -> None:
             raise RefusedError(
                 Reason.CONFLICT, f"DatabaseSchema {'/'.join(key_of(other))} shares the database and cannot be read"
             ) from None
-        members.append(replace(_member(other, parsed), deleting=bool(other["metadata"].get("deletionTimestamp"))))
+        gone = bool(other["metadata"].get("deletionTimestamp"))
+        members.append(_member(context, other, parsed, deleting=gone))
     only = {str(obj["metadata"]["uid"])}
     unit = Unit(
         spec.database,
@@ -254,8 +265,8 @@ async def remove_schema(context: Context, obj: Object) -> None:
     )
     async with asyncio.timeout(context.settings.reconcile_timeout), server.use() as engine:
         result = await engine.remove(unit, context.may_write)
-    count = sum(len(member.applied) for member in result.members.values())
-    await context.events.post(obj, Reason.DELETED, f"removed what this resource made: {count} objects")
+    removed = sum(len(member.applied) for member in result.members.values())
+    await context.events.post(obj, Reason.DELETED, f"removed what this resource made: {count(removed, 'object')}")
 
 
 def counts(objects: list[Object]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from selvedge.api.databaseschema import Apply, DatabaseSchemaSpec, Drift
 from selvedge.core.conditions import find, timestamp
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, ObjectState, Risk
+from selvedge.core.words import count, some
 from selvedge.reconcile.outcome import Notice, Outcome
 from selvedge.reconcile.store import Object
 
@@ -37,7 +38,7 @@ def outcome_of(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, migr
         retrying=retrying,
         status=_status(obj, result, now),
         extra=(("Provisioned", result.provisioned, *provisioned),),
-        notices=_notices(obj, result, reason),
+        notices=_notices(obj, spec, result, reason),
     )
 
 
@@ -48,20 +49,28 @@ def _verdict(spec: DatabaseSchemaSpec, result: MemberResult, migrations: str) ->
         message = first.message + (f" (and {more} more, see status.notReady)" if more > 0 else "")
         return first.reason, message, first.state in (ObjectState.WAITING, ObjectState.CONFLICT)
     if result.pending and spec.drift is Drift.REPORT and result.drift:
-        names = ", ".join(str(ref) for ref in result.drift[:5])
-        message = f"{len(result.drift)} objects were changed by hand and spec.drift is Report: {names}"
+        changed = f"{count(len(result.drift), 'object')} {'was' if len(result.drift) == 1 else 'were'} changed by hand"
+        message = f"{changed} and spec.drift is Report: {some(result.drift)}"
         return Reason.DRIFT_DETECTED, message, True
     if result.pending:
-        destructive = sum(change.risk is Risk.DESTRUCTIVE for change in result.pending)
-        why = "spec.apply is OnApproval" if spec.apply is Apply.ON_APPROVAL else f"{destructive} of them lose data"
-        message = (
-            f"{len(result.pending)} changes wait, since {why}: read status.plan, then set spec.approvedPlan to "
-            f"{result.digest}"
-        )
+        message = _waits(spec, result)
         return Reason.WAITING_FOR_APPROVAL, message, True
     if migrations:
         return Reason.WAITING_FOR_MIGRATIONS, migrations, True
-    return Reason.VERIFIED, f"the live database equals this declaration: {result.ready} objects", True
+    return Reason.VERIFIED, f"the live database equals this declaration: {count(result.ready, 'object')}", True
+
+
+def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
+    changes = len(result.pending)
+    destructive = sum(change.risk is Risk.DESTRUCTIVE for change in result.pending)
+    if spec.apply is Apply.ON_APPROVAL:
+        why = "spec.apply is OnApproval"
+    elif destructive == changes == 1:
+        why = "it loses data"
+    else:
+        why = f"{destructive} of them {'loses' if destructive == 1 else 'lose'} data"
+    waits = f"{count(changes, 'change')} {'waits' if changes == 1 else 'wait'}, since {why}"
+    return f"{waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
 
 
 def known_drift(obj: Object, result: MemberResult) -> bool:
@@ -69,7 +78,8 @@ def known_drift(obj: Object, result: MemberResult) -> bool:
     status = obj.get("status") or {}
     ready = find(status.get("conditions") or (), "Ready")
     told = ready is not None and ready.reason == Reason.DRIFT_DETECTED
-    return told and not result.applied and status.get("drift") == len(result.drift)
+    left = bool(result.pending) and not result.applied
+    return told and left and status.get("drift") == len(result.drift)
 
 
 def _status(obj: Object, result: MemberResult, now: datetime) -> dict[str, Any]:
@@ -109,18 +119,31 @@ def _plan(result: MemberResult) -> dict[str, Any] | None:
     }
 
 
-def _notices(obj: Object, result: MemberResult, reason: Reason) -> tuple[Notice, ...]:
+def _notices(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, reason: Reason) -> tuple[Notice, ...]:
     """Events for what changed, never for what is as it was."""
     notices = []
-    names = ", ".join(str(ref) for ref in result.drift[:5]) + (" …" if len(result.drift) > 5 else "")
-    if result.drift and result.applied:
-        count = len(result.drift)
-        notices.append(
-            Notice(Reason.DRIFT_CORRECTED, f"{count} objects had been changed by hand and were put back: {names}", True)
-        )
-    elif result.applied:
-        notices.append(Notice(Reason.CHANGES_APPLIED, f"made {len(result.applied)} changes to match the declaration"))
+    names = some(result.drift)
     before = find((obj.get("status") or {}).get("conditions") or (), "Ready")
+    if result.drift and result.applied:
+        changed = f"{count(len(result.drift), 'object')} had been changed by hand"
+        back = "was put back" if len(result.drift) == 1 else "were put back"
+        notices.append(Notice(Reason.DRIFT_CORRECTED, f"{changed} and {back}: {names}", True))
+    elif _repaired_unseen(obj, spec, result):
+        told = count(int(obj["status"]["drift"]), "object")
+        message = f"{told} had been changed by hand; the database is as declared again"
+        notices.append(Notice(Reason.DRIFT_CORRECTED, message, True))
+    elif result.applied:
+        made = count(len(result.applied), "change")
+        notices.append(Notice(Reason.CHANGES_APPLIED, f"made {made} to match the declaration"))
     if reason is Reason.DRIFT_DETECTED and (before is None or before.reason != reason):
         notices.append(Notice(reason, f"changed by hand and left so, since spec.drift is Report: {names}", True))
     return tuple(notices)
+
+
+def _repaired_unseen(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult) -> bool:
+    """Whether a pass told of drift and put it back, and ended before it could say so."""
+    status = obj.get("status") or {}
+    before = find(status.get("conditions") or (), "Ready")
+    told = before is not None and before.reason == Reason.DRIFT_DETECTED and bool(status.get("drift"))
+    same = before is not None and before.observed_generation == obj["metadata"].get("generation")
+    return told and same and spec.drift is Drift.CORRECT and result.verified and not result.drift

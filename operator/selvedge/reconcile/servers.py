@@ -33,6 +33,8 @@ _CONNECTION = frozenset(
 )
 
 
+#: Units of one Postgres server that are worked on at once.
+_TOGETHER = 32
 #: A server that is away is probed at least this often, by one connection: its users should not wait longer.
 _PROBE_CAP = 5.0
 
@@ -143,7 +145,9 @@ class Servers:
             engine = PostgresEngine(pooled, observer, metadata_schema=self._metadata_schema, system_identifier=system)
         else:
             engine = MongoEngine(pooled, observer, metadata_schema=self._metadata_schema)
-        gate = asyncio.Semaphore(max(1, pooled.limits.max - 1))
+        # A Postgres engine bounds its connections by itself, and units that wait together share a transaction.
+        together = _TOGETHER if spec.engine is EngineType.POSTGRES else 0
+        gate = asyncio.Semaphore(max(1, pooled.limits.max - 1, together))
         breaker = CircuitBreaker(random=self._random, pause=1.0, cap=_PROBE_CAP)
         server = Server(key, spec, target, engine, breaker, gate, system, runs=asyncio.Semaphore(runs))
         self._servers[key] = server

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ Command = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(ABC):
     """One change of one collection. ``before`` is what it replaces, so that an approval holds for that alone."""
 
     collection: str
@@ -25,9 +26,9 @@ class Change:
         """The declared object that the change is about."""
         return collection_ref(self.collection)
 
+    @abstractmethod
     def commands(self) -> tuple[Command, ...]:
         """The database commands, as Extended JSON, in order."""
-        raise NotImplementedError
 
     def undo(self) -> tuple[Command, ...]:
         """What puts things back when a later one of several commands fails."""
@@ -124,7 +125,7 @@ class IndexChange(Change):
 
 @dataclass(frozen=True, slots=True)
 class CreateIndex(IndexChange):
-    """``createIndexes`` for one index; of one that is being built already the command waits for its end."""
+    """``createIndexes`` for one index."""
 
     desired: Index
 

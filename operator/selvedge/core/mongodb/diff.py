@@ -19,6 +19,7 @@ from selvedge.core.mongodb.changes import (
     SetIndexOptions,
     SetValidation,
 )
+from selvedge.core.mongodb.model import index_ref
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
 
@@ -81,13 +82,28 @@ def _collection(wanted: Collection, found: LiveCollection | None) -> Difference:
         waiting.extend(() if status is None else (status,))
         count.extend((wanted.name,) if needs_count else ())
     for index in wanted.indexes:
-        changes.extend(_index(wanted.name, index, found))
+        standing = found.index(index.name)
+        if standing is not None and standing.building:
+            # Whatever it is: the server does not change it before it stands, and is not asked to build it twice.
+            waiting.append(still_building(index_ref(wanted.name, index.name)))
+        else:
+            changes.extend(_index(wanted.name, index, found))
     return Difference(
         changes=tuple(changes),
         blocked=tuple(waiting),
         look_into=(wanted.name,) if found.occupied is None and any(_depends(c) for c in changes) else (),
         count=tuple(count),
     )
+
+
+def still_building(ref: ObjectRef, *, queued: bool = False) -> ObjectStatus:
+    """The status of an index that does not stand yet; ``queued``: the server has not begun with it."""
+    message = (
+        f"{ref} waits until other indexes are built; it is built after them by itself"
+        if queued
+        else f"{ref} is being built by the server and cannot be used yet; looked at again by itself"
+    )
+    return ObjectStatus(ref, ObjectState.WAITING, Reason.BUILDING_INDEX, message)
 
 
 def _depends(change: Change) -> bool:
@@ -182,8 +198,8 @@ def _validation_risk(wanted: Collection, found: LiveCollection) -> Risk:
 
 def _index(collection: str, wanted: Index, found: LiveCollection) -> list[Change]:
     index = found.index(wanted.name)
-    if index is None or index.building:
-        return [CreateIndex(collection, _build_risk(wanted, found), index, wanted.name, wanted)]
+    if index is None:
+        return [CreateIndex(collection, _build_risk(wanted, found), None, wanted.name, wanted)]
     if indexes_equal(wanted, index):
         return []
     in_place = replace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,9 +17,11 @@ from selvedge.core.mongodb.changes import (
     MakeUnique,
     ReplaceIndex,
 )
+from selvedge.core.mongodb.diff import still_building
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.mongodb.bson_json import to_bson
+from selvedge.engines.mongodb.builds import StillBuildingError
 from selvedge.engines.mongodb.errors import (
     CANNOT_CONVERT_TO_UNIQUE,
     DUPLICATE_KEY,
@@ -38,6 +39,7 @@ from selvedge.engines.mongodb.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from selvedge.engines.mongodb.builds import Builds
     from selvedge.engines.mongodb.connect import Server
     from selvedge.engines.mongodb.lock import Lock
 
@@ -52,11 +54,23 @@ class Applied:
     done: list[Change] = field(default_factory=list)
     failed: dict[ObjectRef, ObjectStatus] = field(default_factory=dict)
 
+    def unmade(self, ref: ObjectRef) -> bool:
+        """Whether the object could not be made, so that it is not ours: somebody may make it by hand."""
+        return ref in self.failed and self.failed[ref].reason is not Reason.BUILDING_INDEX
+
 
 async def apply_changes(
-    server: Server, database: str, changes: Iterable[Change], lock: Lock, may_write: Callable[[], None]
+    server: Server,
+    database: str,
+    changes: Iterable[Change],
+    lock: Lock,
+    may_write: Callable[[], None],
+    builds: Builds,
 ) -> Applied:
-    """Apply changes in order. Raises only what is about the connection, the lock or the right to write."""
+    """Apply changes in order. Raises only what is about the connection, the lock or the right to write.
+
+    An index that takes long is done, since the server has begun with it, and stands in ``failed`` as one that waits.
+    """
     result = Applied()
     broken: set[str] = set()
     for change in changes:
@@ -66,18 +80,28 @@ async def apply_changes(
                 change.ref, Reason.RECONCILING, f"{change.ref} waits for its collection, which could not be made"
             )
             continue
+        failure = builds.take_failure(database, change.ref)
+        if failure is not None:
+            result.failed[change.ref] = explain(change, failure.error, server)
+            await _restore(server, database, change.ref, failure.undo, may_write, builds)
+            continue
         sent = 0
         try:
             for command in change.commands():
                 lock.check()
                 may_write()
-                await send(server, database, command, lock)
+                await _send(server, database, change.ref, command, builds, change.undo())
                 sent += 1
+        except StillBuildingError as building:
+            result.failed[change.ref] = still_building(change.ref, queued=building.queued)
+            if building.sent:
+                result.done.append(change)
         except OperationFailure as error:
             if connection_lost(error):
                 raise server.error(error, str(change.ref)) from None
             result.failed[change.ref] = explain(change, error, server)
-            await _restore(server, database, change, sent, may_write)
+            undo = change.undo() if sent or isinstance(change, MakeUnique) else ()
+            await _restore(server, database, change.ref, undo, may_write, builds)
             if isinstance(change, CreateCollection):
                 broken.add(change.collection)
         except (PyMongoError, OSError) as error:
@@ -87,25 +111,36 @@ async def apply_changes(
     return result
 
 
-async def _restore(server: Server, database: str, change: Change, sent: int, may_write: Callable[[], None]) -> None:
+async def _restore(
+    server: Server,
+    database: str,
+    ref: ObjectRef,
+    undo: Iterable[Command],
+    may_write: Callable[[], None],
+    builds: Builds,
+) -> None:
     """Put back what a failed change of two steps has done already."""
-    for command in change.undo() if sent or isinstance(change, MakeUnique) else ():
+    for command in undo:
         may_write()
         try:
-            await send(server, database, command)
+            await _send(server, database, ref, command, builds)
+        except StillBuildingError:
+            return  # the server goes on with it
         except (PyMongoError, OSError) as error:
-            raise server.error(error, f"restore {change.ref}") from None
+            raise server.error(error, f"restore {ref}") from None
 
 
-async def send(server: Server, database: str, command: Command, lock: Lock | None = None) -> None:
-    """Send one command. The build of an index has no limit in time; it ends for us when the lock is lost.
+async def _send(
+    server: Server, database: str, ref: ObjectRef, command: Command, builds: Builds, undo: tuple[Command, ...] = ()
+) -> None:
+    """Send one command. The build of an index has no limit in time: StillBuildingError when it takes long.
 
     What is gone already need not be dropped.
     """
     document = to_bson(command)
     limits = server.target.limits
     if "createIndexes" in command:
-        await _build(server, database, document, lock)
+        await builds.build(database, ref, document, undo)
         return
     # These wait for an exclusive lock on the collection, and everybody else waits behind them.
     limit = limits.lock_timeout if "collMod" in command else limits.statement_timeout
@@ -114,21 +149,6 @@ async def send(server: Server, database: str, command: Command, lock: Lock | Non
     except OperationFailure as error:
         if error.code not in _GONE or not {"drop", "dropIndexes"} & set(command):
             raise
-
-
-async def _build(server: Server, database: str, document: Command, lock: Lock | None) -> None:
-    build = asyncio.ensure_future(server.run(database, document, None, read=False))
-    try:
-        while not build.done():
-            await asyncio.wait({build}, timeout=1.0)
-            if lock is not None:
-                lock.check()
-    finally:
-        if not build.done():
-            # The server goes on with the build; the next pass joins it.
-            build.cancel()
-            await asyncio.wait({build})
-    build.result()
 
 
 def explain(change: Change, error: OperationFailure, server: Server) -> ObjectStatus:

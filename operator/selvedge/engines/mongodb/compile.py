@@ -15,7 +15,7 @@ from selvedge.core.mongodb.model import Desired, collection_ref, index_ref
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.mongodb import declare
-from selvedge.engines.mongodb.claims import DATABASE, RESERVED_PREFIX, Claim, is_metadata, own_database
+from selvedge.engines.mongodb.claims import COLLECTION, DATABASE, RESERVED_PREFIX, Claim, is_metadata, own_database
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -118,6 +118,9 @@ class _Compiler:
         if is_metadata(database, self.metadata):
             message = own_database(database)
             return ObjectStatus(ref, ObjectState.FAILED, Reason.INVALID_SPEC, message)
+        claim = self.found.claims.get(DATABASE)
+        if claim is not None and claim.cluster != self.unit.cluster:
+            return ObjectStatus(ref, ObjectState.CONFLICT, Reason.CONFLICT, self._foreign(ref, claim))
         if self.unit.access is not None:
             patterns = self.unit.access(member).databases
             if not any(fnmatch.fnmatchcase(database, pattern) for pattern in patterns):
@@ -171,10 +174,7 @@ class _Compiler:
                 return first, fresh, self._adoption(first, what, "nobody claims it")
             return first, fresh, None
         if claim.cluster != self.unit.cluster:
-            heir = self._heir(claim, claimants) or first
-            made = claim.made and self._heir(claim, claimants) is not None
-            whose = f"DatabaseSchema {claim.holder} of another Kubernetes cluster claims it"
-            return heir, self._claim(ref, heir, ref.name, made, claim), self._adoption(heir, str(ref), whose)
+            return first, claim, (ObjectState.CONFLICT, Reason.CONFLICT, self._foreign(ref, claim))
         holder = next((member for member in claimants if member.uid == claim.resource), None)
         if holder is not None:
             return holder, self._claim(ref, holder, ref.name, claim.made, claim), None
@@ -187,6 +187,17 @@ class _Compiler:
             return first, claim, (ObjectState.CONFLICT, Reason.CONFLICT, message)
         taker = successor or first
         return taker, self._claim(ref, taker, ref.name, claim.made and successor is not None, claim), None
+
+    def _foreign(self, ref: ObjectRef, claim: Claim) -> str:
+        """What is said of an object that a DatabaseSchema of another Kubernetes cluster holds, and how to get it."""
+        database = self.unit.database
+        claims = f'db.getSiblingDB("{self.metadata}").{COLLECTION}'
+        return (
+            f"{ref} is claimed by DatabaseSchema {claim.holder} of another cluster ({claim.cluster}): "
+            "remove it from one of the two; if that cluster is gone for good, remove its claims with "
+            f'{claims}.deleteMany({{"_id.database": "{database}", cluster: "{claim.cluster}"}}) '
+            "and set spec.adoption to Allow"
+        )
 
     @staticmethod
     def _heir(claim: Claim, claimants: list[Member]) -> Member | None:
@@ -248,7 +259,7 @@ class _Compiler:
         made = not standing
         if before is not None:
             same = before.resource == member.uid or (before.namespace, before.name) == (member.namespace, member.name)
-            made = before.made and same
+            made = before.made and same and before.cluster == self.unit.cluster
         claim = self._claim(ref, member, entry.name, made, before)
         self._own(ref, member, claim)
         index = next((each for each in wanted.indexes if each.name == name), None)

@@ -16,6 +16,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, ObjectRef, ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.mongodb import claims, policy, probe
 from selvedge.engines.mongodb.apply import Applied, apply_changes, not_converged
+from selvedge.engines.mongodb.builds import Builds
 from selvedge.engines.mongodb.compile import Compilation, compile_unit, declared_names
 from selvedge.engines.mongodb.connect import Server, operation
 from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
@@ -59,6 +60,12 @@ class _View:
             and (ref.kind != "database" or not self._everything_waits(claim.resource))
         ]
 
+    def drift(self, member: Member) -> tuple[ObjectRef, ...]:
+        """What of a member differs that was as declared before."""
+        owners = self.compiled.owners
+        found = (change.ref for change in self.compared.changes if owners.get(change.ref) == member.uid)
+        return tuple(dict.fromkeys(found)) if member.verified else ()
+
     def writes(self) -> bool:
         """Whether there is anything to write, claims included."""
         return bool(self.now or self.claims({}) or self.compiled.releases)
@@ -75,6 +82,7 @@ class MongoEngine:
         self._target = target
         self._observer = observer
         self._server = Server(target, observer)
+        self._builds = Builds(self._server)
         self._system: str | None = None
 
     async def probe(self) -> ServerFacts:
@@ -87,8 +95,10 @@ class MongoEngine:
     async def converge(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """See :class:`selvedge.engines.base.Engine`."""
         first = await self._look(unit)
+        self._builds.forget(unit.database, {change.ref for change in first.now})
         if not first.writes():
             return self._result(unit, first, first, Applied())
+        await self._tell(unit, first)
         patience = self._server.target.limits.lock_timeout
         async with locked(self._server, self.metadata_schema, unit.database, patience) as lock:
             view, applied = await self._write(unit, lock, may_write)
@@ -135,6 +145,7 @@ class MongoEngine:
 
     async def close(self) -> None:
         """Close every connection."""
+        await self._builds.close()
         await self._server.close()
 
     async def _look(self, unit: Unit, doing: str = "snapshot") -> _View:
@@ -160,6 +171,16 @@ class MongoEngine:
             )
         return view
 
+    @staticmethod
+    async def _tell(unit: Unit, view: _View) -> None:
+        """Say what drifted, of the members of which something is to be put back now."""
+        if unit.on_drift is None:
+            return
+        drift = {member.uid: frozenset(view.drift(member)) for member in unit.members if view.decisions[member.uid].now}
+        drift = {uid: refs for uid, refs in drift.items() if refs}
+        if drift:
+            await unit.on_drift(drift)
+
     async def _write(self, unit: Unit, lock: Lock, may_write: Callable[[], None]) -> tuple[_View, Applied]:
         """Rounds of claim, apply and look again, until nothing is left that could be done."""
         total = Applied()
@@ -172,9 +193,8 @@ class MongoEngine:
             with _during("apply"):
                 lock.check()
                 await self._claim(unit.database, claiming, view.compiled.releases, may_write)
-                applied = await apply_changes(self._server, unit.database, todo, lock, may_write)
-                # What could not be made is not ours: somebody may make it by hand.
-                unmade = {change.ref for change in todo if change.ref in applied.failed and change.before is None}
+                applied = await apply_changes(self._server, unit.database, todo, lock, may_write, self._builds)
+                unmade = {change.ref for change in todo if change.before is None and applied.unmade(change.ref)}
                 await self._claim(unit.database, (), unmade - view.found.claims.keys(), may_write)
             total.done += applied.done
             total.failed |= applied.failed
@@ -219,7 +239,6 @@ class MongoEngine:
                 message = f"{ref} waits for {above.ref}"
                 problems[ref] = replace(above, ref=ref, state=ObjectState.WAITING, message=message)
         before = first.compiled.owners
-        found = [change.ref for change in first.compared.changes if before.get(change.ref) == member.uid]
         refused = any(status.ref.kind == "database" for status in compiled.statuses[member.uid])
         adoption = any(status.reason is Reason.ADOPTION_REQUIRED for status in problems.values())
         return MemberResult(
@@ -231,7 +250,7 @@ class MongoEngine:
                 if before.get(change.ref, owners.get(change.ref)) == member.uid
             ),
             pending=tuple(change.summary() for change in decision.pending()),
-            drift=tuple(dict.fromkeys(found)) if member.verified else (),
+            drift=first.drift(member),
             provisioned=not refused
             and not adoption
             and all(name in standing for name in compiled.collections[member.uid]),

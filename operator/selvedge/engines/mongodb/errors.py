@@ -43,6 +43,7 @@ _NOT_PRIMARY = frozenset({189, 10107, 13435, 13436, 10058})
 _BUSY = frozenset({112, 117, 144, 290})
 
 _TLS_REFUSED = ("certificate verify failed", "hostname mismatch", "ip address mismatch", "doesn't match", "unknown ca")
+_SILENT = ("timed out", "no servers found yet", "no replica set members found yet")
 _TLS_MISSING = (
     "wrong version number",
     "unexpected_eof",
@@ -127,13 +128,16 @@ def _unconnected(error: BaseException, where: str, doing: str) -> SelvedgeError:
         return InvalidError(
             Reason.TLS_UNAVAILABLE, f"{where} does not speak TLS: switch it on, or set spec.tls.mode to Disable"
         )
+    # Not "found yet", which the driver says of hosts that have not answered at all.
     if isinstance(error, ServerSelectionTimeoutError) and _any(
-        text, ("no primary available", "no replica set members")
+        text, ("no primary available", "no replica set members match", "no replica set members available")
     ):
         return TransientError(
             Reason.STANDBY, f"{where} has no primary at the moment, and changes need one; tried again by itself"
         )
-    if isinstance(error, NetworkTimeout | TimeoutError) or _any(text, ("timed out", "no servers found yet")):
+    if isinstance(error, NetworkTimeout | TimeoutError) or _any(
+        text, ("timed out", "no servers found yet", "no replica set members found yet")
+    ):
         return TransientError(
             Reason.CONNECTION_TIMEOUT, f"{where} did not answer in time{doing}: check the server and the way to it"
         )

@@ -13,7 +13,7 @@ from selvedge.core.mongodb.diff import difference
 from selvedge.core.mongodb.document import Document
 from selvedge.core.mongodb.model import Collection, Desired, Index, Live, LiveCollection, TimeSeries
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import Risk
+from selvedge.core.unit import ObjectState, Risk
 
 DOCUMENTS = st.sampled_from(
     [None, Document.of({"$jsonSchema": {"required": ["a"]}}), Document.of({"a": {"$gt": 1}}), Document.of({"b": 1})]
@@ -202,7 +202,6 @@ COLLECTION = LiveCollection("designs", indexes=(BASE,))
         (BASE, replace(BASE, prepare_unique=True), c.AbandonUnique, Risk.ADDITIVE),
         (replace(BASE, sparse=True), BASE, c.ReplaceIndex, Risk.DESTRUCTIVE),
         (replace(BASE, keys=(("b", "1"),)), BASE, c.ReplaceIndex, Risk.DESTRUCTIVE),
-        (BASE, replace(BASE, building=True), c.CreateIndex, Risk.LOCKING),
     ],
 )
 def test_how_an_index_changes(wanted: Index, found: Index, kind: type[c.Change], risk: Risk) -> None:
@@ -228,3 +227,16 @@ def test_an_approval_does_not_lapse_because_documents_come_and_go() -> None:
         for occupied in (True, False, None)
     ]
     assert len({plan.preimage() for plan in plans}) == 1
+
+
+@pytest.mark.parametrize("wanted", [BASE, replace(BASE, unique=True), replace(BASE, expire_after=30)])
+def test_an_index_that_is_being_built_waits_and_is_not_built_twice(wanted: Index) -> None:
+    live = Live({"designs": replace(COLLECTION, indexes=(replace(BASE, building=True),), occupied=True)})
+    found = difference(Desired((Collection("designs", indexes=(wanted,)),)), live)
+    assert found.changes == ()
+    (status,) = found.blocked
+    assert (str(status.ref), status.state, status.reason) == (
+        "index designs.i",
+        ObjectState.WAITING,
+        Reason.BUILDING_INDEX,
+    )

@@ -1,0 +1,98 @@
+"""The whole plan of changes that wait for a person, in an immutable ConfigMap (design §4).
+
+The status shows the first statements only. Who approves has to be able to read all of them, and to compute from them
+the digest that he approves: the ConfigMap holds exactly what the digest is made of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from selvedge.core.unit import ChangeSummary, MemberResult
+from selvedge.kube.errors import KubeExists
+from selvedge.kube.resources import CONFIG_MAPS
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.store import Object, key_of
+
+#: What the API server lets a ConfigMap hold is 1 MiB; metadata and the second form have to fit too.
+_MAX_BYTES = 900_000
+_MAX_NAME = 63
+
+
+def plan_name(schema: str, digest: str) -> str:
+    """The ConfigMap's name: the same plan has the same name, whoever writes it and how often."""
+    short = digest.removeprefix("sha256:")[:10]
+    return f"{schema[: _MAX_NAME - len('-plan-') - len(short)].rstrip('-.')}-plan-{short}"
+
+
+def plan_document(obj: Object, database: str, result: MemberResult, system_identifier: str) -> dict[str, Any]:
+    """The ConfigMap: ``plan.json`` for machines, ``plan.txt`` for people. Where it is too long for one, it says so."""
+    namespace, name = key_of(obj)
+    changes = [
+        {"kind": c.ref.kind, "name": c.ref.name, "risk": str(c.risk), "statement": c.statement} for c in result.pending
+    ]
+    document = {
+        "schema": f"{namespace}/{name}",
+        "generation": obj["metadata"].get("generation"),
+        "systemIdentifier": system_identifier,
+        "database": database,
+        "digest": result.digest,
+        "changes": changes,
+    }
+    text = "\n".join(_lines(database, result.digest, result.pending)) + "\n"
+    machine = json.dumps(document, ensure_ascii=False, indent=1)
+    data = {"plan.txt": text, "plan.json": machine}
+    if len(text.encode()) + len(machine.encode()) > _MAX_BYTES:
+        head = text.encode()[: _MAX_BYTES // 2].decode(errors="ignore")
+        hint = f"-- cut off here: {len(changes)} changes are too long for a ConfigMap; read them with `selvedge plan`\n"
+        data = {"plan.txt": f"{head.rpartition(chr(10))[0]}\n{hint}"}
+    metadata = obj["metadata"]
+    return {
+        "metadata": {
+            "name": plan_name(name, result.digest),
+            "namespace": namespace,
+            "labels": {"app.kubernetes.io/managed-by": "selvedge", "selvedge.dev/schema": name[:_MAX_NAME]},
+            "ownerReferences": [
+                {
+                    "apiVersion": obj.get("apiVersion", "selvedge.dev/v1alpha1"),
+                    "kind": "DatabaseSchema",
+                    "name": name,
+                    "uid": metadata["uid"],
+                }
+            ],
+        },
+        "immutable": True,
+        "data": data,
+    }
+
+
+def _lines(database: str, digest: str, pending: Sequence[ChangeSummary]) -> Iterator[str]:
+    risks = Counter(str(change.risk) for change in pending)
+    yield f"-- {len(pending)} changes to database {database}: " + ", ".join(f"{n} {r}" for r, n in sorted(risks.items()))
+    yield f"-- to approve: spec.approvedPlan: {digest}"
+    for change in pending:
+        yield f"-- {change.risk}: {change.ref}"
+        yield change.statement.rstrip(";") + ";"
+
+
+async def keep_plan(context: Context, obj: Object, database: str, result: MemberResult, system_identifier: str) -> str:
+    """Have the ConfigMap of what waits, and no other; its name, or ``""`` where nothing waits.
+
+    Writes only where the plan is another one than the status names. Raises KubeError.
+    """
+    namespace, name = key_of(obj)
+    before = str((((obj.get("status") or {}).get("plan")) or {}).get("configMap") or "")
+    wanted = plan_name(name, result.digest) if result.pending and result.digest else ""
+    if wanted == before:
+        return wanted
+    if wanted:
+        try:
+            await context.kube.create(CONFIG_MAPS, plan_document(obj, database, result, system_identifier))
+        except KubeExists:
+            pass  # immutable, and named by its content
+    if before:
+        await context.kube.delete(CONFIG_MAPS, namespace, before)
+    return wanted

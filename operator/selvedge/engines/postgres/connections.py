@@ -14,7 +14,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
@@ -49,6 +49,9 @@ _PINNED = {
 }
 
 
+#: How long it is believed that an extension is installed on the server.
+_EXTENSIONS_SECONDS = 300.0
+
 _PINNED_FROM_17 = {"transaction_timeout": "0"}
 
 #: Sessions of the maintenance database that give way to no other database's, where ``connections.max`` lets them.
@@ -64,10 +67,21 @@ class Shared:
     """What is known of a server by all its sessions.
 
     ``reads_xml``: it was built with XML, as nearly all are. ``version`` is ``server_version_num``, 0 while unknown.
+    ``extensions`` are those that could be created, with the schema that their control file demands: the same for all
+    databases, and the server needs 5 ms to find it out.
     """
 
     reads_xml: bool = True
     version: int = 0
+    extensions: dict[str, str | None] = field(default_factory=dict)
+    extensions_until: float = 0.0
+
+    def installed(self) -> dict[str, str | None]:
+        """The extensions that are known to be installed; forgotten after a while, since packages come and go."""
+        if time.monotonic() > self.extensions_until:
+            self.extensions = {}
+            self.extensions_until = time.monotonic() + _EXTENSIONS_SECONDS
+        return self.extensions
 
 
 class Session:
@@ -188,6 +202,7 @@ class Connections:
 
     async def _acquire(self, dbname: str) -> Session:
         deadline = time.monotonic() + self._target.limits.acquire_timeout
+        waited = False
         while True:
             found = await self._take_idle(dbname)
             if found is not None:
@@ -200,7 +215,8 @@ class Connections:
                 del self._idle[id(victim)]
                 await victim.connection.close()
                 break
-            await self._wait(dbname, deadline)
+            await self._wait(dbname, deadline, again=waited)
+            waited = True
         try:
             return await self._connect(dbname)
         except BaseException:
@@ -231,9 +247,13 @@ class Connections:
             else:
                 yield session
 
-    async def _wait(self, dbname: str, deadline: float) -> None:
+    async def _wait(self, dbname: str, deadline: float, *, again: bool) -> None:
+        """Wait to be woken; who was woken in vain, because somebody else was faster, is the first in the queue."""
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((dbname, turn))
+        if again:
+            self._waiting.appendleft((dbname, turn))
+        else:
+            self._waiting.append((dbname, turn))
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 await turn

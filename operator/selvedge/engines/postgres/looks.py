@@ -12,7 +12,7 @@ from psycopg import sql
 
 from selvedge.core.postgres.model import Claim, Desired, Snapshot
 from selvedge.core.reasons import Reason
-from selvedge.engines.postgres.connections import Session
+from selvedge.engines.postgres.connections import Session, Shared
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
 from selvedge.engines.postgres.snapshot import (
     claims_statement,
@@ -34,10 +34,20 @@ class ClusterView:
 
 
 class Look:
-    """What is looked at: a whole database, or the server-wide part. ``schema`` is the operator's own."""
+    """What is looked at: a whole database, or the server-wide part.
 
-    def __init__(self, schema: str, statement: Callable[[str | None], sql.Composable], claims: sql.Composable) -> None:
+    ``schema`` is the operator's own; ``installed`` are extensions that were not asked for, since they are known.
+    """
+
+    def __init__(
+        self,
+        schema: str,
+        statement: Callable[[str | None], sql.Composable],
+        claims: sql.Composable,
+        installed: Mapping[str, str | None] | None = None,
+    ) -> None:
         self.schema = schema
+        self.installed = installed or {}
         self._statement = statement
         self._claims = claims
 
@@ -76,13 +86,15 @@ class Look:
         return _text(await session.run(operation, self._statement(claims or "")))
 
 
-def database_look(desired: Desired, metadata_schema: str) -> Look:
+def database_look(desired: Desired, metadata_schema: str, shared: Shared) -> Look:
     """One database, as far as it matters for ``desired``."""
     schemas = desired.schema_names() | {"public"}
+    installed = dict(shared.installed())
     return Look(
         metadata_schema,
-        lambda claims: database_statement(desired, schemas, metadata_schema, claims),
+        lambda claims: database_statement(desired, schemas, metadata_schema, claims, installed=installed),
         claims_statement(metadata_schema),
+        installed,
     )
 
 
@@ -101,10 +113,19 @@ async def read_snapshot(session: Session, desired: Desired, metadata_schema: str
     """The snapshot of a database without a lock; raises our errors."""
     doing = f"looking at database {session.dbname}"
     try:
-        text = await database_look(desired, metadata_schema).run(session, doing)
+        look = database_look(desired, metadata_schema, session.shared)
+        text = await look.run(session, doing)
     except psycopg.Error as error:
         raise statement_error(error, doing) from None
-    return parse_snapshot(text, doing)
+    return parse_database(text, doing, look, session.shared)
+
+
+def parse_database(text: str, doing: str, look: Look, shared: Shared) -> Snapshot:
+    """The answer of a database's look; what it says of extensions is remembered for other databases."""
+    snapshot = parse_snapshot(text, doing, look.installed)
+    new = {name: schema for name, schema in snapshot.available.items() if name not in look.installed}
+    shared.installed().update(new)
+    return snapshot
 
 
 async def read_cluster(session: Session, metadata_schema: str) -> ClusterView:

@@ -8,7 +8,7 @@ six times faster than a row for each object on 5,000 tables. Catalogues are read
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from psycopg import sql
@@ -150,9 +150,17 @@ def claims_table(schema: str) -> sql.Identifier:
 
 
 def database_statement(
-    desired: Desired, schemas: Iterable[str], metadata_schema: str, claims: str | None = None
+    desired: Desired,
+    schemas: Iterable[str],
+    metadata_schema: str,
+    claims: str | None = None,
+    *,
+    installed: Container[str] = (),
 ) -> sql.Composed:
-    """The snapshot of one database; ``claims`` is their JSON where it was read already."""
+    """The snapshot of one database.
+
+    ``claims`` is their JSON where it was read already; ``installed`` are extensions that the server need not look for.
+    """
     return _DATABASE.format(
         server=_SERVER,
         trust=_trust(metadata_schema, claims),
@@ -160,7 +168,7 @@ def database_statement(
         role_part=_ROLES.format(roles=text_array(desired.role_names()), claimed_roles=_NOTHING),
         schemas=text_array(schemas),
         columns=sql.SQL("true") if desired.shows_columns() else sql.SQL("false"),
-        extensions=text_array(e.name for e in desired.extensions if not e.absent),
+        extensions=text_array(e.name for e in desired.extensions if not e.absent and e.name not in installed),
         functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
     )
 
@@ -271,8 +279,11 @@ def _trusted(raw: Mapping[str, Any], doing: str) -> tuple[bool, bool]:
     raise RefusedError(Reason.CONFLICT, message)
 
 
-def parse_snapshot(text: str, doing: str) -> Snapshot:
-    """The frozen form of a snapshot statement's answer; raises as :func:`parse_trust` does."""
+def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | None = None) -> Snapshot:
+    """The frozen form of a snapshot statement's answer; raises as :func:`parse_trust` does.
+
+    ``installed`` are extensions that it was not asked for, with the schema that their control file demands.
+    """
     raw: dict[str, Any] = json.loads(text)
     schema_exists, claims_exist = _trusted(raw, doing)
     return Snapshot(
@@ -288,7 +299,7 @@ def parse_snapshot(text: str, doing: str) -> Snapshot:
         extensions={name: (version, schema) for name, version, schema in raw.get("extensions") or ()},
         groups=tuple(_group(*row) for row in raw.get("objects") or ()),
         functions={k: (v[0], v[1]) if v else None for k, v in (raw.get("functions") or {}).items()},
-        available=raw.get("available") or {},
+        available={**(installed or {}), **(raw.get("available") or {})},
         claims=_claims(raw["claims"]),
         has_claims_table=claims_exist,
         has_metadata_schema=schema_exists,

@@ -19,9 +19,15 @@ from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import is_transient, statement_error
-from selvedge.engines.postgres.looks import ClusterView, Look, cluster_look, database_look, parse_cluster
+from selvedge.engines.postgres.looks import (
+    ClusterView,
+    Look,
+    cluster_look,
+    database_look,
+    parse_cluster,
+    parse_database,
+)
 from selvedge.engines.postgres.render import create_metadata, render
-from selvedge.engines.postgres.snapshot import parse_snapshot
 from selvedge.engines.postgres.statements import statements
 
 #: One constant for every database, never derived from a resource's name: two resources must meet at one lock. The
@@ -63,7 +69,9 @@ class Transaction:
 
     async def snapshot(self, desired: Desired) -> Snapshot:
         """Begin, lock, look. Raises :class:`TransientError` while another session holds the lock."""
-        return parse_snapshot(await self._look(database_look(desired, self.metadata_schema)), self._doing())
+        shared = self.session.shared
+        look = database_look(desired, self.metadata_schema, shared)
+        return parse_database(await self._look(look), self._doing(), look, shared)
 
     async def cluster(self, roles: Iterable[str], keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
         """Begin, lock, look at the server-wide part, narrowed to what concerns ``keys`` and ``resources``."""
@@ -93,11 +101,12 @@ class Transaction:
         Raises :class:`ChangeFailedError` for a change that the server refused and :class:`TransientError` with
         ``NotConverged`` when something is left to do; nothing stands then.
         """
-        look = database_look(desired, self.metadata_schema)
+        look = database_look(desired, self.metadata_schema, self.session.shared)
         made = list(changes)
         rest = made
         for _ in range(_ROUNDS):
-            before = parse_snapshot(await self._apply(rest, before, look), self._doing())
+            text = await self._apply(rest, before, look)
+            before = parse_database(text, self._doing(), look, self.session.shared)
             rest = residue(before)
             if not rest or any(change in made for change in rest):
                 break  # done, or a change did not hold: another round would only repeat it
@@ -175,6 +184,8 @@ class Transaction:
     def _failure(self, change: c.Change | None, error: psycopg.Error) -> Exception:
         if change is None or is_transient(error):
             return statement_error(error, f"changing database {self.session.dbname}")
+        if isinstance(change, c.CreateExtension):
+            self.session.shared.extensions.clear()  # its package may have gone or changed
         if isinstance(change, c.BOOKKEEPING):
             return statement_error(error, f"writing the claims of database {self.session.dbname}")
         return ChangeFailedError(change, statement_error(error, f"{_doing(change)} for {change.ref}"))

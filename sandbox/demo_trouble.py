@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
 from sandbox.demo_checks import DATABASE, MONGO_DATABASE, Checks
@@ -187,7 +188,7 @@ class Trouble(Checks):
             self.narrator.command("kubectl apply -f outlet.yaml")
             self.narrator.output(self.wallet.apply(_OUTLET))
             self.narrator.say("   20251120090000_create_sales.sql:")
-            self.narrator.output(_OUTLET.partition(".sql: |")[2].strip("\n"))
+            self.narrator.output(indent(dedent(_OUTLET.partition(".sql: |\n")[2]), "   "))
             message = self.wallet.wait_reason("mig", "outlet-first", "StatementFailed")
             self.narrator.command(f"kubectl describe mig outlet-first -n {NAMESPACE}   # its condition Ready")
             self.narrator.output(f"False  StatementFailed: {message}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import threading
 import uuid
 from collections import Counter
@@ -18,23 +19,24 @@ from pathlib import Path
 
 from psycopg import sql
 
-from sandbox import PostgresEndpoint, PostgresServer, Sandbox
+from sandbox import PostgresEndpoint, PostgresServer, Sandbox, tools
 from sandbox.errors import SandboxError
+from sandbox.kubectl import kube_environment
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.world import World, verdict, wait_for
 
 LOGIN, PERSON = "fleet_operator", "person"
-#: Of ``spec.connections.max``; the server has room for twelve, so a pool for each database would fill it at once.
+#: Of ``spec.connections.max``; the server has room for nine, so that a pool for each database would fill it at once.
 LIMIT = 4
 _SETTINGS = {
-    "max_connections": "12",
-    "superuser_reserved_connections": "3",
+    "max_connections": "9",
+    "superuser_reserved_connections": "1",
     "max_wal_senders": "2",
     "log_connections": "on",
     "log_disconnections": "on",
 }
-_ARRIVED = re.compile(r"\[(\d+)\] .*connection authorized: user=(\S+)")
+_ARRIVED = re.compile(r"\[(\d+)\] .*connection authorized: user=(\S+) database=(\S+)")
 _GONE = re.compile(r"\[(\d+)\] .*disconnection: session time: .* user=(\S+)")
 _DISPATCHED = re.compile(r'^apiserver_flowcontrol_dispatched_requests_total\{[^}]*flow_schema="([^"]+)"[^}]*\} (\S+)')
 #: What the API server counts apart, in the order in which a request is matched: verbs and resources.
@@ -98,6 +100,10 @@ class Fleet:
             peak = max(peak, len(alive))
         return logins, peak
 
+    def logins(self, database: str) -> int:
+        """The operator's logins to one database."""
+        return sum(found[1:] == (LOGIN, database) for found in _ARRIVED.findall(self.log()))
+
     def log(self) -> str:
         """The log of the server."""
         assert self.server.log_path is not None
@@ -142,9 +148,9 @@ class Fleet:
         found = [(kind, o["metadata"]) for kind in kinds for o in self.world.api.list(kind)]
         return {f"{kind}/{metadata['name']}": metadata["resourceVersion"] for kind, metadata in found}
 
-    def passes(self) -> float:
-        """Passes over units that the running operator has ended."""
-        return self.world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema")
+    def passes(self, kind: str = "DatabaseSchema") -> float:
+        """Passes over units, or over servers, that the running operator has ended."""
+        return self.world.operator.value("selvedge_reconcile_total", kind=kind)
 
     def remove(self, *names: str) -> None:
         """Delete DatabaseSchemas and wait until they are gone."""
@@ -241,3 +247,27 @@ class Person(threading.Thread):
     def __exit__(self, *_exception: object) -> None:
         self._stopping.set()
         self.join(15)
+
+
+@contextmanager
+def sightings(fleet: Fleet, kind: str, name: str) -> Iterator[list[str]]:
+    """Every status and reason of Ready that a watch shows, in order, such as ``False DriftDetected``."""
+    path = r'{.status.conditions[?(@.type=="Ready")].status} {.status.conditions[?(@.type=="Ready")].reason}{"\n"}'
+    command = [
+        str(tools.control_plane() / "kubectl"), f"--kubeconfig={fleet.sandbox.kubeconfig}", "-n", fleet.user,
+        "get", kind, name, "-w", "-o", f"jsonpath={path}",
+    ]  # fmt: skip
+    found: list[str] = []
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=kube_environment(fleet.sandbox.kubeconfig)
+    ) as process:
+        assert process.stdout is not None
+        lines = process.stdout
+        reader = threading.Thread(target=lambda: found.extend(line.strip() for line in lines), daemon=True)
+        reader.start()
+        try:
+            wait_for(lambda: found)
+            yield found
+        finally:
+            process.terminate()
+            reader.join(5)

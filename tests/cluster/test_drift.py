@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 from sandbox import MongoEndpoint
-from tests.cluster.world import World, wait_for
+from tests.cluster.kube_api import Document
+from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.proxy import Proxy
+from tests.cluster.world import World, verdict, wait_for
+from tests.conftest import Kubectl
 
 #: An interval of 10 s, a tenth of jitter, and time to work.
 INTERVAL_SECONDS = 16.0
+DRIFTED, VERIFIED = ("False", "DriftDetected"), ("True", "Verified")
 
 
 @dataclass(frozen=True)
@@ -118,8 +130,18 @@ def filled(value: Any, names: dict[str, str]) -> Any:
     return [filled(inner, names) for inner in value] if isinstance(value, list) else value
 
 
+def sights(kubectl: Kubectl, world: World, name: str, since: Document) -> list[tuple[str, str, str]]:
+    """What a watch on a DatabaseSchema shows of Ready since that version: status, reason and message of each change."""
+    version = since["metadata"]["resourceVersion"]
+    path = f"/apis/selvedge.dev/v1alpha1/namespaces/{world.namespace}/databaseschemas"
+    query = f"watch=true&resourceVersion={version}&fieldSelector=metadata.name%3D{name}&timeoutSeconds=1"
+    lines = kubectl("get", "--raw", f"{path}?{query}").stdout.splitlines()
+    found = [verdict(json.loads(line)["object"]) for line in lines]
+    return [sight for before, sight in pairwise([("", "", ""), *found]) if sight != before]
+
+
 @pytest.mark.usefixtures("postgres")
-def test_drift_of_every_kind_is_put_back_within_the_interval_and_told_once(world: World):
+def test_drift_of_every_kind_is_put_back_within_the_interval_and_told_once(world: World, kubectl: Kubectl):
     names = {}
     for number, (case, damage) in enumerate(DAMAGES.items()):
         names[case] = {"r": world.role(f"r{number}"), "d": f"{world.name}_{number}"}
@@ -144,6 +166,12 @@ def test_drift_of_every_kind_is_put_back_within_the_interval_and_told_once(world
         assert document["status"]["lastDrift"]["objects"] == 1, case
         assert document["metadata"]["generation"] == ready[case]["metadata"]["generation"]
         assert document["status"]["drift"] == 0
+        # who waits with kubectl sees that it was not as declared, and that it is again
+        meanwhile, after = sights(kubectl, world, case, ready[case])
+        assert meanwhile[:2] == ("False", "DriftDetected"), case
+        assert re.fullmatch(rf"changed by hand: {DAMAGES[case].kind} \S+; being put back", meanwhile[2]), meanwhile
+        assert after[:2] == ("True", "Verified"), case
+        assert world.api.events(case, "DriftDetected") == [], case
     repaired = {kind: world.operator.value("selvedge_drift_repaired_total", kind=kind) for kind in kinds}
     found = {kind: world.operator.value("selvedge_drift_found_total", kind=kind) for kind in kinds}
     assert repaired == found == kinds
@@ -179,11 +207,11 @@ def test_report_repairs_nothing_and_says_so_once(world: World):
     world.ready("DatabaseSchema", "shop")
 
 
-def test_drift_of_a_mongodb_database_is_put_back(mongo: World, mongodb: MongoEndpoint):
+def test_drift_of_a_mongodb_database_is_put_back(mongo: World, mongodb: MongoEndpoint, kubectl: Kubectl):
     validator = {"$jsonSchema": {"bsonType": "object", "required": ["name"]}}
     designs = {"name": "designs", "validator": validator, "indexes": [{"name": "name", "keys": [{"field": "name"}]}]}
     mongo.schema("designs", server="mongo", migrations=mongo.trigger(), mongodb={"collections": [designs]})
-    mongo.ready("DatabaseSchema", "designs")
+    ready = mongo.ready("DatabaseSchema", "designs")
     with mongodb.client() as client:
         database = client[mongo.name]
         database.command("collMod", "designs", validator={})
@@ -191,10 +219,70 @@ def test_drift_of_a_mongodb_database_is_put_back(mongo: World, mongodb: MongoEnd
         wait_for(lambda: database.command("listCollections", filter={"name": "designs"})["cursor"]["firstBatch"][0]
                  ["options"].get("validator") == validator)  # fmt: skip
         wait_for(lambda: len(mongo.api.events("designs", "DriftCorrected")) == 1)
-        mongo.ready("DatabaseSchema", "designs")
+        again = mongo.ready("DatabaseSchema", "designs")
+        assert [sight[:2] for sight in sights(kubectl, mongo, "designs", ready)] == [DRIFTED, VERIFIED]
         database.designs.drop_index("name")
         mongo.look()
         wait_for(lambda: "name" in database.designs.index_information())
         wait_for(lambda: len(mongo.api.events("designs", "DriftCorrected")) == 2)
+        mongo.ready("DatabaseSchema", "designs")
+        meanwhile, after = sights(kubectl, mongo, "designs", again)
+        assert meanwhile == (*DRIFTED, "changed by hand: index designs.name; being put back")
+        assert after[:2] == VERIFIED
     assert mongo.operator.value("selvedge_drift_repaired_total", kind="collection") == 1
     assert mongo.operator.value("selvedge_drift_repaired_total", kind="index") == 1
+
+
+def test_drift_that_a_dead_operator_told_of_is_counted_and_said_once(world: World):
+    world.schema("shop", postgres={"schemas": [{"name": "shared"}]})
+    world.ready("DatabaseSchema", "shop")
+    with closing(world.endpoint.connect(world.name)) as blocker:
+        world.sql("DROP SCHEMA shared")
+        with blocker.transaction():
+            # It may be read and not written: the drift is found and told of, and its repair waits.
+            blocker.execute("LOCK TABLE pg_namespace IN SHARE ROW EXCLUSIVE MODE")
+            told = world.until("DatabaseSchema", "shop", "False", "DriftDetected")
+            world.operator.kill()
+    assert verdict(told)[2] == "changed by hand: schema shared; being put back"
+    assert told["status"]["drift"] == 1
+    assert world.ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'shared'") == 0
+    world.operator.start()
+    wait_for(lambda: world.api.events("shop", "DriftCorrected"))
+    assert world.ready("DatabaseSchema", "shop")["status"]["drift"] == 0
+    assert [event["note"] for event in world.api.events("shop", "DriftCorrected")] == [
+        "1 object had been changed by hand and was put back: schema shared"
+    ]
+    for name in ("selvedge_drift_found_total", "selvedge_drift_repaired_total"):
+        assert world.operator.value(name) == 1
+
+
+def test_drift_is_put_back_while_the_api_server_does_not_answer(world: World, tmp_path: Path):
+    world.operator.kill()
+    config = yaml.safe_load(world.kubeconfig.read_text(encoding="utf-8"))
+    cluster = config["clusters"][0]["cluster"]
+    with Proxy(urlsplit(cluster["server"]).port or 443) as proxy:
+        cluster["server"] = f"https://localhost:{proxy.port}"
+        path = tmp_path / "kubeconfig"
+        path.write_text(yaml.safe_dump(config))
+        # It may lead for long without being heard: this is about the repair.
+        lease = {"SELVEDGE_LEASE_DURATION": "90s", "SELVEDGE_RENEW_DEADLINE": "80s", "SELVEDGE_RETRY_PERIOD": "1s"}
+        operator = OperatorProcess(
+            path, tmp_path / "behind.log", namespaces=(world.namespace,), lease_namespace=world.namespace, env=lease
+        )
+        operator.start()
+        try:
+            world.schema("shop", postgres={"schemas": [{"name": "shared"}]})
+            world.ready("DatabaseSchema", "shop")
+            wait_for(lambda: world.api.events("shop", "ChangesApplied"))  # the last word of the first pass
+            proxy.hang()
+            world.sql("DROP SCHEMA shared")
+            there = "SELECT count(*) = 1 FROM pg_namespace WHERE nspname = 'shared'"
+            wait_for(lambda: world.ask(there), INTERVAL_SECONDS + 8, what=lambda: operator.logs()[-2000:])
+            assert world.api.events("shop", "DriftCorrected") == []
+            proxy.resume()
+            wait_for(lambda: world.api.events("shop", "DriftCorrected"), 60, what=lambda: operator.logs()[-2000:])
+            world.ready("DatabaseSchema", "shop")
+            assert len(world.api.events("shop", "DriftCorrected")) == 1
+            assert operator.value("selvedge_drift_repaired_total") == 1
+        finally:
+            operator.kill()

@@ -93,7 +93,11 @@ def main() -> None:
 
 @main.command()
 def run() -> None:
-    """Run the operator in a cluster. Settings are SELVEDGE_* environment variables."""
+    """Run the operator in a cluster. Settings are SELVEDGE_* environment variables.
+
+    Exit status: 0 it was told to stop, 1 it could not start (a wrong setting, a kubeconfig that is missing or broken)
+    or it lost its Lease.
+    """
     from selvedge.config import Settings
 
     try:

@@ -78,6 +78,8 @@ class Reason(StrEnum):
     OUT_OF_ORDER = "OutOfOrder", "a migration is older than one that ran already"
     INVALID_MIGRATION = "InvalidMigration", "a migration file cannot be read"
     ROLE_NOT_FOUND = "RoleNotFound", "a role that is referred to does not exist"
+    ISOLATION_BROKEN = "IsolationBroken", "a probe saw rows that row-level security is to hide; the message says which"
+    UNSAFE_OWNER = "UnsafeOwner", "a table's owner may act as an administrator: no declared expression is run as he"
 
     # conflicts and refusals
     CONFLICT = "Conflict", "two resources claim the same object; the older claim wins"
@@ -85,7 +87,7 @@ class Reason(StrEnum):
     ACCESS_DENIED = "AccessDenied", "the server's spec.access does not allow this namespace to do this"
     FORBIDDEN_NAME = "ForbiddenName", "a name that is refused to everyone, such as pg_*"
     DESTRUCTIVE_REFUSED = "DestructiveRefused", "the change would lose data and spec.destructive is Refuse"
-    DRIFT_DETECTED = "DriftDetected", "the database differs from the declaration and spec.drift is Report"
+    DRIFT_DETECTED = "DriftDetected", "changed by hand; it is being put back, or stays so since spec.drift is Report"
 
     # events
     DRIFT_CORRECTED = "DriftCorrected", "someone changed the database by hand; it was put back"

@@ -33,11 +33,8 @@ async def load_credentials() -> Configuration:
     # One path may name several files, of which those that do not exist count for nothing.
     files = [file for file in named.split(os.pathsep) if file]
     if not any(os.path.exists(file) for file in files):  # noqa: ASYNC240, PTH110 - once, at the start
-        why = "KUBECONFIG does not exist: correct it" if path else "does not exist: set KUBECONFIG"
-        raise KubeError(
-            f"no credentials for the Kubernetes API: the kubeconfig {named}"
-            f"{', named in ' if path else ' '}{why}, or run in a pod"
-        )
+        why = ", named in KUBECONFIG, does not exist: correct it" if path else " does not exist: set KUBECONFIG"
+        raise KubeError(f"no credentials for the Kubernetes API: the kubeconfig {named}{why}, or run in a pod")
     try:
         await load_kube_config(  # type: ignore[no-untyped-call]
             config_file=named, client_configuration=configuration, persist_config=False

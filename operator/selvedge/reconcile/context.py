@@ -15,6 +15,7 @@ from selvedge.api.resource import KINDS
 from selvedge.api.status import fit
 from selvedge.config import Settings
 from selvedge.core.conditions import find
+from selvedge.core.errors import SelvedgeError
 from selvedge.core.redact import Redactor
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
@@ -38,7 +39,8 @@ Key = tuple[str, ...]
 class Context:
     """The process's parts. ``may_write`` raises when this process does not lead any more.
 
-    ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet.
+    ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet,
+    ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one.
     """
 
     settings: Settings
@@ -59,6 +61,7 @@ class Context:
     servers_tried: set[tuple[str, str]] = field(default_factory=set)
     failures: dict[Key, int] = field(default_factory=dict)
     drifted: dict[str, int] = field(default_factory=dict)
+    unsaid: dict[str, tuple[Notice, ...]] = field(default_factory=dict)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -89,11 +92,19 @@ class Context:
         document = self._redacted(status_document(outcome, before, generation, self.now()))
         after = fit(KINDS[resource.kind].status, document)
         patch = merge_patch(before, after)
+        uid = str(obj["metadata"]["uid"])
+        notices = (*self.unsaid.pop(uid, ()), *outcome.notices)
         if patch:
-            written = await self.kube.patch_status(resource, *key, patch)
+            try:
+                written = await self.kube.patch_status(resource, *key, patch)
+            except SelvedgeError:
+                # What this pass did it will not do again: the next one has nothing to say of it.
+                if notices:
+                    self.unsaid[uid] = notices
+                raise
             if written is not None:
                 self.store.put(resource.plural, written)
-        for notice in (*outcome.notices, *_transition(before, outcome)):
+        for notice in (*notices, *_transition(before, outcome)):
             kind: Literal["Normal", "Warning"] = "Warning" if notice.warning else "Normal"
             await self.events.post(obj, notice.reason, notice.message, type=kind)
         return bool(patch)

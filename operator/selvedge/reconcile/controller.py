@@ -53,7 +53,10 @@ class Controller:
         context.enqueue_after = self.queue.add_after
 
     async def prime(self) -> None:
-        """Fill the store and queue everything. No work begins before: a unit has to know all its members."""
+        """List everything into the store, which queues what is new to it. No work begins before: see :meth:`run`.
+
+        A unit has to know all its members before its first pass. Raises KubeError.
+        """
         await self._list()
 
     async def run(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 from selvedge.api.databaseserver import DatabaseServerSpec
@@ -59,9 +60,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         )
         if server is not None:
             pause = max(pause, server.breaker.retry_after(time.monotonic()))
-        outcome = from_error(error)
         if isinstance(error, InvalidError) and error.reason not in _FROM_OUTSIDE:
             pause = 300.0
+        outcome = from_error(error, context.now() + timedelta(seconds=pause))
         if attempt == 1:
             _wake_units(context, namespace, name)
     context.servers_tried.add((namespace, name))

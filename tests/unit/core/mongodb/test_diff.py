@@ -128,11 +128,16 @@ def changed(old: LiveCollection, change: c.Change) -> LiveCollection:
     raise AssertionError(change)
 
 
+def built(collection: LiveCollection) -> LiveCollection:
+    """The collection when all builds have ended."""
+    return replace(collection, indexes=tuple(replace(index, building=False) for index in collection.indexes))
+
+
 def index_after(index: Index | None, change: c.IndexChange) -> Index | None:
     match change:
         case c.CreateIndex(desired=wanted):
-            assert index is None or index.building
-            return served(wanted) if index is None else replace(index, building=False)
+            assert index is None
+            return served(wanted)
         case c.ReplaceIndex(desired=wanted):
             return served(wanted)
         case c.DropIndex():
@@ -156,10 +161,10 @@ def index_after(index: Index | None, change: c.IndexChange) -> Index | None:
 def test_the_difference_leads_to_what_is_declared(wanted: list[Collection], found: list[LiveCollection]) -> None:
     desired = Desired(tuple({collection.name: collection for collection in wanted}.values()))
     live = Live({collection.name: collection for collection in found})
-    for _ in range(3):  # warn, error; join a build that another spec started, then replace it
+    for _ in range(3):  # warn, error; wait for a build that another spec started, then replace it
         compared = difference(desired, live)
         live = run(live, compared.changes)
-        live = Live({name: replace(entry, violators=0) for name, entry in live.collections.items()})
+        live = Live({name: built(replace(entry, violators=0)) for name, entry in live.collections.items()})
     last = difference(desired, live)
     assert last.changes == ()
     assert {status.reason for status in last.blocked} <= {Reason.INVALID_SPEC}

@@ -1,0 +1,122 @@
+"""From the result of a pass to the words of a status and its events."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, Risk
+from selvedge.reconcile.outcome import Outcome
+from selvedge.reconcile.schemastatus import known_drift, outcome_of
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+REFS = tuple(ObjectRef("role", f"app_{number}") for number in range(7))
+
+
+def changes(number: int, risk: Risk = Risk.ADDITIVE) -> tuple[ChangeSummary, ...]:
+    return tuple(ChangeSummary(ref, risk, "…") for ref in REFS[:number])
+
+
+def told(reason: str, drift: int, generation: int = 1) -> dict[str, Any]:
+    """A DatabaseSchema whose last status has this reason."""
+    ready = {"type": "Ready", "status": "False", "reason": reason, "observedGeneration": 1}
+    metadata = {"namespace": "shop", "name": "fashion-wallet", "uid": "u", "generation": generation}
+    return {"metadata": metadata, "status": {"conditions": [ready], "drift": drift}}
+
+
+def outcome(result: MemberResult, obj: dict[str, Any] | None = None, **spec: Any) -> Outcome:
+    declared = {"serverRef": {"name": "main"}, "database": "shop", "postgres": {}, **spec}
+    return outcome_of(obj or told("Verified", 0), DatabaseSchemaSpec.model_validate(declared), result, "", NOW)
+
+
+def events(found: Outcome) -> list[tuple[Reason, str]]:
+    return [(notice.reason, notice.message) for notice in found.notices]
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (1, "1 object had been changed by hand and was put back: role app_0"),
+        (2, "2 objects had been changed by hand and were put back: role app_0, role app_1"),
+        (7, "7 objects had been changed by hand and were put back: " + ", ".join(map(str, REFS[:5])) + " …"),
+    ],
+)
+def test_corrected_drift_in_words(number: int, message: str):
+    found = outcome(MemberResult(provisioned=True, applied=changes(number), drift=REFS[:number]))
+    assert events(found) == [(Reason.DRIFT_CORRECTED, message)]
+
+
+@pytest.mark.parametrize(("number", "words"), [(1, "1 change"), (2, "2 changes")])
+def test_changes_in_words(number: int, words: str):
+    found = outcome(MemberResult(provisioned=True, applied=changes(number)))
+    assert events(found) == [(Reason.CHANGES_APPLIED, f"made {words} to match the declaration")]
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "0 objects"), (1, "1 object"), (2, "2 objects")])
+def test_ready_in_words(number: int, words: str):
+    assert outcome(MemberResult(provisioned=True, ready=number)).message == (
+        f"the live database equals this declaration: {words}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(1, "1 object was changed by hand and"), (2, "2 objects were changed by hand and")],
+)
+def test_reported_drift_in_words(number: int, words: str):
+    found = outcome(
+        MemberResult(provisioned=True, pending=changes(number), drift=REFS[:number], digest="d"), drift="Report"
+    )
+    assert (found.reason, found.message.split(" spec.")[0]) == (Reason.DRIFT_DETECTED, words)
+
+
+@pytest.mark.parametrize(
+    ("pending", "spec", "words"),
+    [
+        (changes(1), {"apply": "OnApproval"}, "1 change waits, since spec.apply is OnApproval"),
+        (changes(2), {"apply": "OnApproval"}, "2 changes wait, since spec.apply is OnApproval"),
+        (changes(1, Risk.DESTRUCTIVE), {}, "1 change waits, since it loses data"),
+        (changes(2, Risk.DESTRUCTIVE), {}, "2 changes wait, since 2 of them lose data"),
+        (
+            (*changes(1, Risk.DESTRUCTIVE), *changes(2)),
+            {},
+            "3 changes wait, since 1 of them loses data",
+        ),
+    ],
+)
+def test_waiting_changes_in_words(pending: tuple[ChangeSummary, ...], spec: dict[str, Any], words: str):
+    found = outcome(MemberResult(provisioned=True, pending=pending, digest="sha256:0"), **spec)
+    assert found.message == f"{words}: read status.plan, then set spec.approvedPlan to sha256:0"
+
+
+def test_drift_that_a_pass_told_of_is_said_to_be_put_back_when_that_pass_died_after_the_repair():
+    found = outcome(MemberResult(provisioned=True), told("DriftDetected", 2))
+    assert events(found) == [
+        (Reason.DRIFT_CORRECTED, "2 objects had been changed by hand; the database is as declared again")
+    ]
+    assert found.status["drift"] == 0
+
+
+@pytest.mark.parametrize(
+    ("obj", "spec"),
+    [
+        (told("DriftDetected", 2, generation=2), {}),
+        (told("DriftDetected", 2), {"drift": "Report"}),
+        (told("DriftDetected", 0), {}),
+        (told("Verified", 2), {}),
+    ],
+)
+def test_nothing_is_said_of_drift_that_nobody_put_back(obj: dict[str, Any], spec: dict[str, Any]):
+    assert events(outcome(MemberResult(provisioned=True), obj, **spec)) == []
+
+
+def test_drift_that_a_dead_pass_told_of_is_counted_by_the_pass_that_repairs_it():
+    obj = told("DriftDetected", 1)
+    assert not known_drift(obj, MemberResult(applied=changes(1), drift=REFS[:1]))
+    refused = ObjectStatus(REFS[0], ObjectState.FAILED, Reason.STATEMENT_FAILED, "no")
+    assert not known_drift(obj, MemberResult(problems=(refused,), drift=REFS[:1]))
+    assert known_drift(obj, MemberResult(pending=changes(1), drift=REFS[:1])), "spec.drift is Report"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import psycopg
 from psycopg import sql
@@ -161,9 +161,7 @@ class RestrictedLogin:
                 await connection.execute(_LEFTOVERS)
                 yield connection
         finally:
-            # Not a farewell that an endless loop in a users' function could hold up.
-            with suppress(psycopg.Error):
-                connection.pgconn.finish()
+            await connection.close()
 
     async def _retire(self, admin: Session) -> None:
         """Nobody logs in by this name until the next use, and whoever still is in goes."""

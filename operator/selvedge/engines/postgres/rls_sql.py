@@ -138,7 +138,7 @@ def render_row_security(change: Any) -> sql.Composable:
 
 
 def _alter(table: TableKey, action: str) -> sql.Composed:
-    return sql.SQL("ALTER TABLE {} " + action + " ROW LEVEL SECURITY").format(sql.Identifier(*table))
+    return sql.SQL("ALTER TABLE {} {} ROW LEVEL SECURITY").format(sql.Identifier(*table), sql.SQL(action))
 
 
 @render_row_security.register

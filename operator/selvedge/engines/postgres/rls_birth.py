@@ -1,0 +1,68 @@
+"""Tables that are closed at birth: row-level security in the very transaction that makes a table.
+
+Default privileges open a table when it is created, and policies come with the next pass. In between everybody who may
+read would read every row. So the migrator enables row-level security before it commits: nobody but the owner sees a
+row until policies say otherwise. FORCE, which concerns the owner, comes with the pass: later migrations of the same run
+fill the table as its owner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+import psycopg
+from psycopg import sql
+
+from selvedge.core.postgres.rls_changes import TableKey
+
+_OPEN = sql.SQL("""
+WITH RECURSIVE wanted AS (
+    SELECT c.oid, c.relkind FROM json_to_recordset({tables}::json) w(s text, t text)
+      JOIN pg_catalog.pg_namespace n ON n.nspname = w.s
+      JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r','p')),
+  tree(oid, part) AS (
+    SELECT w.oid, false FROM wanted w
+    UNION SELECT i.inhrelid, true FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+      JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition)
+SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner), NOT c.relrowsecurity,
+  t.part AND c.xmin = pg_catalog.pg_current_xact_id()::xid,
+  (SELECT json_agg(DISTINCT CASE e.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(e.grantee) END)
+     FROM pg_catalog.aclexplode(c.relacl) e WHERE e.grantee <> c.relowner)::text
+  FROM (SELECT oid, pg_catalog.bool_or(part) FROM tree GROUP BY oid) t(oid, part)
+  JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind IN ('r','p')
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE (NOT c.relrowsecurity OR (t.part AND c.xmin = pg_catalog.pg_current_xact_id()::xid AND EXISTS (
+     SELECT FROM pg_catalog.aclexplode(c.relacl) e WHERE e.grantee <> c.relowner)))
+   AND pg_catalog.pg_has_role(session_user, c.relowner, 'MEMBER')
+ ORDER BY t.part, 1, 2
+""")
+
+
+async def close_at_birth(connection: psycopg.AsyncConnection, tables: Iterable[TableKey]) -> tuple[str, ...]:
+    """Enable row-level security on those of ``tables``, and of their partitions, that exist without it.
+
+    To be called in the migrator's transaction right before it commits, with the session's role reset. What is granted
+    on a partition itself by the very same transaction is revoked. Returns the names of what was closed. Raises
+    psycopg's errors: then nothing of the migration stands either.
+    """
+    listed = [{"s": schema, "t": table} for schema, table in sorted(tables)]
+    if not listed:
+        return ()
+    cursor = await connection.execute(_OPEN.format(tables=sql.Literal(json.dumps(listed))))
+    closed = []
+    for schema, name, owner, is_open, new_partition, grantees in await cursor.fetchall():
+        table = sql.Identifier(schema, name)
+        statements: list[sql.Composable] = [sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner))]
+        if is_open:
+            statements.append(sql.SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(table))
+        if new_partition and grantees:
+            statements.append(_revoke(table, json.loads(grantees)))
+        await connection.execute(sql.SQL("; ").join([*statements, sql.SQL("RESET ROLE")]))
+        closed.append(f"{schema}.{name}")
+    return tuple(closed)
+
+
+def _revoke(table: sql.Identifier, grantees: Sequence[str | None]) -> sql.Composed:
+    names = sql.SQL(", ").join(sql.SQL("PUBLIC") if name is None else sql.Identifier(name) for name in grantees)
+    return sql.SQL("REVOKE ALL ON TABLE {} FROM {}").format(table, names)

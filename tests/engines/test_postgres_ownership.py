@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -236,9 +237,11 @@ async def test_access_bounds_databases_roles_owners_and_extensions(
         assert closed.applied == ()
 
 
-@pytest.mark.parametrize("what", ["schema", "view", "table"])
+@pytest.mark.parametrize("xml", [True, False], ids=["one statement", "without XML"])
+@pytest.mark.parametrize("where", ["database", "maintenance"])
+@pytest.mark.parametrize("what", ["schema", "view", "table", "foreign schema"])
 async def test_claims_that_somebody_else_owns_are_never_read(
-    postgres: PostgresEndpoint, database_name: str, what: str
+    postgres: PostgresEndpoint, database_name: str, what: str, where: str, xml: bool
 ) -> None:
     """Reading a view, or writing to a table with a trigger, would run its owner's code as the administrator."""
     role = f"{database_name}_evil"
@@ -262,14 +265,40 @@ async def test_claims_that_somebody_else_owns_are_never_read(
             )
         )
         run(postgres, f"SET ROLE {role}; CREATE {kind}", database_name)
+    if what == "foreign schema":  # the table is the administrator's, and the schema could be renamed under it
+        run(postgres, "ALTER TABLE selvedge.claims OWNER TO CURRENT_USER", database_name)
     one = member(database_name, {"schemas": [{"name": "shared"}]}, adoption="Allow")
-    async with engine(postgres) as server:
+    known = replace(one, verified=True)
+    maintenance = database_name if where == "maintenance" else "postgres"
+    async with engine(postgres, maintenance_database=maintenance) as server:
+        server.pool.shared.reads_xml = xml
+        with pytest.raises(RefusedError, match=f"role {role} owns the operator's schema"):
+            await converge(server, known)
         for _ in range(2):
             with pytest.raises(RefusedError, match=f"role {role} owns the operator's schema"):
                 await converge(server, one)
         with pytest.raises(RefusedError):
             await server.plan(unit(one))
     assert rows(postgres, "SELECT rolsuper FROM pg_roles WHERE rolname = %s", role) == [(False,)]
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+async def test_claims_that_are_no_table_are_never_read(
+    postgres: PostgresEndpoint, database_name: str, kind: str
+) -> None:
+    """Not even where the administrator owns them: what they call may be somebody else's."""
+    run(postgres, f"CREATE DATABASE {database_name}")
+    run(postgres, "CREATE SCHEMA selvedge; CREATE FUNCTION public.boom() RETURNS int LANGUAGE sql AS 'SELECT 1/0'",
+        database_name)  # fmt: skip
+    columns = "''::text AS object, ''::text AS cluster, ''::text AS resource, ''::text AS uid, public.boom() AS detail"
+    end = " WITH NO DATA" if kind != "VIEW" else ""
+    run(postgres, f"CREATE {kind} selvedge.claims AS SELECT {columns}{end}", database_name)
+    one = member(database_name, {"schemas": [{"name": "shared"}]}, adoption="Allow")
+    async with engine(postgres) as server:
+        for single in (one, replace(one, verified=True)):
+            with pytest.raises(RefusedError, match="claims there is no table"):
+                await converge(server, single)
+    assert tables(postgres, database_name) == [()], "nothing was made"
 
 
 async def test_settings_of_a_database_do_not_change_what_the_operator_does(
@@ -288,6 +317,8 @@ async def test_settings_of_a_database_do_not_change_what_the_operator_does(
         "quote_all_identifiers": "on",
         "default_transaction_isolation": "serializable",
     }
+    if int(postgres.version) >= 17:
+        hostile["transaction_timeout"] = "1ms"
     for name, value in hostile.items():
         run(postgres, f"ALTER DATABASE {database} SET \"{name}\" TO '{value}'")
     one = member(

@@ -66,9 +66,9 @@ _LONGEST = 4
 class Shared:
     """What is known of a server by all its sessions.
 
-    ``reads_xml``: it was built with XML, as nearly all are. ``version`` is ``server_version_num``, 0 while unknown.
-    ``extensions`` are those that could be created, with the schema that their control file demands: the same for all
-    databases, and the server needs 5 ms to find it out.
+    ``reads_xml``: it was built with XML, as nearly all are, and lets us use it. ``version`` is ``server_version_num``,
+    0 while unknown. ``extensions`` are those that could be created, with the schema that their control file demands:
+    the same for all databases, and the server needs 5 ms to find it out.
     """
 
     reads_xml: bool = True

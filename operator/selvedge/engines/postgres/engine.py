@@ -70,8 +70,8 @@ class PostgresEngine:
         facts, stamp = await probe(self.pool, self.target, self.metadata_schema)
         if stamp is not None and stamp == self._stamp:
             self._book_until = max(self._book_until, time.monotonic() + _CONFIRMED_SECONDS)
-        else:
-            self._stamp, self._book_until = stamp, min(self._book_until, time.monotonic() + _BOOK_SECONDS)
+        elif stamp is not None:
+            self._stamp, self._book_until = stamp, 0.0
         # From here on, whatever answers at this address has to be the same server.
         self._system_identifier = self._system_identifier or facts.system_identifier
         return facts

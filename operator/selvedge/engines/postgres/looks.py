@@ -1,4 +1,4 @@
-"""Looking at a server: one statement, or two where the server was built without XML."""
+"""Looking at a server: one statement, or three where the server's query_to_xml cannot be used."""
 
 from __future__ import annotations
 
@@ -71,15 +71,23 @@ class Look:
         way then, and has to be made again. Raises psycopg's errors, :class:`RefusedError` where somebody else owns the
         claims, and ``ConcurrentChangeError`` for what has to be made again.
         """
-        if session.shared.reads_xml:
-            try:
-                return _text(await session.run(operation, *before, self._statement(None)))
-            except pg.FeatureNotSupported:
-                session.shared.reads_xml = False
-                await session.rollback()
-                if inside:
-                    message = f"{doing} is made again: this server was built without XML"
-                    raise ConcurrentChangeError(Reason.NOT_CONVERGED, message) from None
+        if not session.shared.reads_xml:
+            return await self._in_parts(session, doing, before, operation)
+        try:
+            return _text(await session.run(operation, *before, self._statement(None)))
+        except (pg.FeatureNotSupported, pg.InsufficientPrivilege):
+            if inside and before:
+                raise  # a change may have been refused, and the look never made
+        await session.rollback()
+        if inside:
+            session.shared.reads_xml = False
+            message = f"{doing} is made again: query_to_xml cannot be used on this server"
+            raise ConcurrentChangeError(Reason.NOT_CONVERGED, message)
+        text = await self._in_parts(session, doing, before, operation)
+        session.shared.reads_xml = False  # since it was that, and no privilege that is missing in either way
+        return text
+
+    async def _in_parts(self, session: Session, doing: str, before: tuple[sql.Composable, ...], operation: str) -> str:
         text = _text(await session.run(operation, *before, trust_statement(self.schema)))
         _, exist = parse_trust(text, doing)
         claims = _text(await session.run(operation, self._claims)) if exist else None

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from selvedge.core.errors import SelvedgeError, TransientError
@@ -18,7 +19,7 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.connections import Session
-from selvedge.engines.postgres.errors import is_transient, statement_error
+from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.looks import (
     ClusterView,
     Look,
@@ -165,6 +166,9 @@ class Transaction:
     ) -> str:
         try:
             await self.session.run("apply", *self._begin(), *prepared)
+        except (pg.DuplicateSchema, pg.DuplicateTable):
+            message = f"somebody else made the claims of database {self.session.dbname} meanwhile; tried again"
+            raise ConcurrentChangeError(Reason.WAITING_FOR_LOCK, message) from None
         except psycopg.Error as error:
             raise statement_error(error, f"creating schema {self.metadata_schema} for the claims") from None
         for change in changes:

@@ -24,7 +24,7 @@ NAMES = {
     "inspect": ("look at a database of 5,000 tables, beside psql", 2),
     "apply_to_ready": ("kubectl apply to Ready for one DatabaseSchema, beside psql", 1),
     "peers": ("one unit, 200 units, outages and drift, beside comparable operators", 18),
-    "thousand": ("1,000 DatabaseSchemas at once, four times", 6),
+    "thousand": ("1,000 DatabaseSchemas at once, four times", 8),
     "idle": ("1,000 DatabaseSchemas left alone, and 5,000 watched", 20),
 }
 #: Characters of an error in the summary; the whole of it stands above, with its traceback.

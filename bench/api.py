@@ -192,12 +192,16 @@ class Watch:
         self._response = self._connection.getresponse()
 
     def _follow(self) -> None:
-        """Read events; a watch that the API server ends (it does so to slow readers) goes on from a new list."""
+        """Read events; a watch that the API server ends (slow readers, a version too old) goes on from a new list."""
         try:
             while not self._ended:
                 while line := self._response.readline():
-                    self._take(json.loads(line))
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        break
+                    self._take(event)
                 if not self._ended:
+                    self._connection.close()
                     self._begin(self._api.get(self._plural))
         except (OSError, ValueError, http.client.HTTPException):
             if not self._ended:
@@ -209,8 +213,6 @@ class Watch:
 
     def _take(self, event: Mapping[str, Any]) -> None:
         now, obj = time.monotonic(), event["object"]
-        if "name" not in obj.get("metadata", {}):
-            raise ApiError(f"the watch ended: {obj.get('message')}")
         name, generation = obj["metadata"]["name"], obj["metadata"]["generation"]
         conditions = (obj.get("status") or {}).get("conditions") or ()
         found: Document = next((condition for condition in conditions if condition["type"] == "Ready"), {})

@@ -102,7 +102,7 @@ def _remove_or_keep(directory: Path) -> Callable[..., None]:
     """Remove the operator's log at the end, unless something failed: then it is what one wants to read."""
 
     def leave(kind: type[BaseException] | None, *_details: object) -> None:
-        if kind is None:
+        if kind is None or not issubclass(kind, Exception):
             shutil.rmtree(directory, ignore_errors=True)
         else:
             note(f"the operator's log is kept: {directory / 'operator.log'}")

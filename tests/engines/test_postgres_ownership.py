@@ -83,7 +83,14 @@ async def test_what_another_cluster_claims_is_not_touched(postgres: PostgresEndp
         result = await only(other, one, cluster="other-cluster", alive=lambda _: False)
         assert reasons(result) == {f"database {database_name}": "Conflict"}
         assert "another cluster" in result.problems[0].message
+        assert "gone for good" in result.problems[0].message
         assert result.applied == ()
+        delete = "DELETE FROM selvedge.claims WHERE object LIKE %s || '%%' AND cluster <> 'other-cluster'"
+        for database, key in (("postgres", f"database:{database_name}"), (database_name, "")):
+            with postgres.connect(database) as connection:
+                connection.execute(delete, [key])
+        result = await only(other, one, cluster="other-cluster", alive=lambda _: False)
+        assert result.verified, reasons(result)
 
 
 async def test_the_maintenance_database_can_be_declared(postgres: PostgresEndpoint, database_name: str) -> None:

@@ -89,6 +89,11 @@ def conflict(ref: ObjectRef, member: str, claim: Claim, cluster: str) -> Problem
     """The status of an object that somebody else owns."""
     where = "" if claim.cluster == cluster else f" of another cluster ({claim.cluster})"
     message = f"{ref} is claimed by DatabaseSchema {claim.resource}{where}: remove it from one of the two"
+    if where:  # adoption is for what nobody claims: two clusters that both adopt would take it from each other for ever
+        message += (
+            "; if that cluster is gone for good, delete its rows from table claims in the operator's schema, in this "
+            "database and in the maintenance database, and set spec.adoption to Allow"
+        )
     return Problem(member, ObjectStatus(ref, ObjectState.CONFLICT, Reason.CONFLICT, message))
 
 

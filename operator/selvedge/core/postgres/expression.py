@@ -19,13 +19,13 @@ _TOKEN = re.compile(
     | (?P<unicode>[uU]&'(?:[^']|'')*')
     | (?P<text>'(?:[^']|'')*')
     | (?P<name>"(?:[^"]|"")+")
-    | (?P<word>[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*)
+    | (?P<word>(?![eE]')[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*)
     | (?P<parameter>\$[0-9]+)
     | (?P<number>[0-9][0-9A-Za-z_.]*)
     | (?P<open>[(\[])
     | (?P<close>[)\]])
     | (?P<end>;)
-    | (?P<other>[^'"\\])""",
+    | (?P<other>(?![eE]')[^'"\\])""",
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = {")": "(", "]": "["}

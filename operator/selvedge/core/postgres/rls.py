@@ -189,7 +189,7 @@ class _Table:
             "without these rights"
         )
         self._problem(ObjectState.FAILED, Reason.UNSAFE_OWNER, message)
-        keep = self.record.known or current.enabled
+        keep = bool(self.record.standing) or current.enabled
         self.changes = [x for x in self.changes if keep and not carries_expression(x)]
         self.waits = True
 

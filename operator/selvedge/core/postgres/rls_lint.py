@@ -21,8 +21,8 @@ _ADVICE = {
     "partition_bypass": "partition {object} has no row-level security and is granted to {detail}: read by its own "
     "name it shows every row; revoke that, or declare the parent in rowLevelSecurity",
     "truncate_granted": "{detail} may TRUNCATE {object}, which asks no policy: revoke TRUNCATE",
-    "always_true_write": "policy {detail} of {object} lets its roles write every row (true): narrow it if they are "
-    "no administrators",
+    "always_true_write": "policy {detail} of {object} lets everybody (PUBLIC) write every row: "
+    "name the roles that it is for",
     "guc_may_raise": "policy {detail} of {object} raises an error where its setting was never set or is empty, as on "
     "a pooled connection: write (select nullif(current_setting('…', true), '')::…)",
     "view_bypass": "view {object} reads {detail} with its owner's rights, past the policies, and is granted to "

@@ -68,7 +68,6 @@ class TableRecord:
     ``attempt`` is the pre-image of a change whose probes have not answered yet, with the digest of its declaration.
     """
 
-    known: bool = False
     standing: str = ""
     canonical: Mapping[str, Canonical] = field(default_factory=dict)
     proof: Proof | None = None
@@ -115,7 +114,6 @@ def record_of(book: ClaimBook, name: str) -> TableRecord:
     broken = detail.get("broken")
     attempt = detail.get("attempt")
     return TableRecord(
-        known=True,
         standing=detail.get("standing") or "",
         canonical={name: Canonical(*texts) for name, texts in (detail.get("policies") or {}).items()},
         proof=proof

@@ -173,7 +173,7 @@ class RestrictedLogin:
             "SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_activity a "
             "WHERE a.usename = {} AND current_setting('is_superuser') = 'on'"
         ).format(sql.Literal(self.name))
-        exists = sql.SQL("SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = {}").format(sql.Literal(self.name))
+        exists = sql.SQL("SELECT 1 FROM pg_catalog.pg_roles r WHERE r.rolname = {}").format(sql.Literal(self.name))
         try:
             if (await admin.run("login", exists))[0]:
                 off = sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(login)

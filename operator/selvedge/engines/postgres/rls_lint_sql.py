@@ -48,7 +48,8 @@ UNION ALL SELECT 'truncate_granted', t.obj, coalesce(g.rolname, 'PUBLIC') FROM t
   CROSS JOIN LATERAL aclexplode(t.relacl) a LEFT JOIN pg_roles g ON g.oid = a.grantee
  WHERE rls AND a.privilege_type = 'TRUNCATE' AND a.grantee <> t.relowner
 UNION ALL SELECT 'always_true_write', obj, polname FROM pol
- WHERE polpermissive AND polcmd IN ('a','w','d','*') AND (coalesce(w, q) = 'true' OR (polcmd <> 'a' AND q = 'true'))
+ WHERE polpermissive AND 0 = ANY (polroles) AND polcmd IN ('a','w','d','*')
+   AND (coalesce(w, q) = 'true' OR (polcmd <> 'a' AND q = 'true'))
 UNION ALL SELECT 'guc_may_raise', obj, polname FROM pol CROSS JOIN LATERAL (SELECT concat(q, ' ', w)) e(x)
  WHERE x ~ 'current_setting\(''[^'']+''::text\)'
     OR (x ~ 'current_setting\(' AND x !~* 'nullif\(current_setting'

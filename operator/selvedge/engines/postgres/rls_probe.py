@@ -64,7 +64,7 @@ async def _in_role(admin: Session, login: RestrictedLogin, probe: _Probe) -> Non
     except TimeoutError:
         probe.skip(f"took longer than {_LIMIT:.0f} s")
     except psycopg.Error as error:
-        if admin.connection.closed:
+        if admin.connection.closed or not is_connection_lost(error):
             raise statement_error(error, f"probing {probe.name}") from None
         probe.skip("lost its session")
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 _COLUMNS = sql.SQL("""
 SELECT a.attname, pg_catalog.format_type(a.atttypid, a.atttypmod)
-  FROM pg_catalog.pg_attribute a
- WHERE a.attrelid = pg_catalog.to_regclass({table}) AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+  FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+ WHERE n.nspname = {schema} AND c.relname = {table} AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
    AND a.attidentity <> 'a' ORDER BY a.attnum
 """)
 
@@ -27,7 +28,9 @@ async def probe_writes(probe: _Tenant, connection: psycopg.AsyncConnection, firs
     """As ``first``: insert a row of ``second``, give an own row to him, change and delete one of his."""
     column = sql.Identifier(probe.probe.column)
     where = {"t": probe.relation, "c": column, "own": sql.Literal(first), "other": sql.Literal(second)}
-    cursor = await connection.execute(_COLUMNS.format(table=sql.Literal(probe.relation.as_string(None))))
+    cursor = await connection.execute(
+        _COLUMNS.format(schema=sql.Literal(probe.key[0]), table=sql.Literal(probe.key[1]))
+    )
     columns = await cursor.fetchall()
     kind = next((str(type_) for name, type_ in columns if name == probe.probe.column), "text")
     other = sql.SQL("{}::{}").format(sql.Literal(second), sql.SQL(kind))

@@ -305,16 +305,9 @@ class Connections:
         self._wake()
 
     async def _reap(self) -> None:
-        """Close what has been idle for too long, but for one session of the maintenance database.
-
-        The probes and every pass that changes something ask for that one: it would only be opened again.
-        """
-        while True:
-            kept = [one for one in self._idle.values() if one.dbname == self._target.maintenance_database][-1:]
-            rest_idle = [one for one in self._idle.values() if one not in kept]
-            if not rest_idle:
-                return
-            oldest = min(rest_idle, key=lambda session: session.used)
+        """Close what has been idle for too long; ends when nothing is idle, so a quiet server costs nothing."""
+        while self._idle:
+            oldest = min(self._idle.values(), key=lambda session: session.used)
             rest = oldest.used + self._target.limits.idle_timeout - time.monotonic()
             if rest > 0:
                 await asyncio.sleep(rest)

@@ -102,21 +102,21 @@ class Turns:
         """Where nobody waits any more, nothing is done any more."""
         worker = self._worker
         if worker is not None and all(one.done.done() for one in (*self._queue, *self._batch)):
+            self._worker = None  # who comes now needs another one
             worker.cancel()
             await asyncio.wait({worker})
 
     async def _work(self) -> None:
         while self._queue:
+            batch: list[_Waiting] = []
             try:
                 async with self._engine.maintenance() as session:
-                    self._batch = self._next()
-                    await self._run(session, self._batch)
-            except (SelvedgeError, psycopg.Error) as error:
+                    self._batch = batch = self._next()
+                    await self._run(session, batch)
+            except Exception as error:  # noqa: BLE001  # nobody may wait for ever; each raises it to its own caller
                 failure = statement_error(error, "changing roles") if isinstance(error, psycopg.Error) else error
-                for one in self._batch or self._next():
+                for one in batch or self._next():
                     one.fail(failure)
-            finally:
-                self._batch = []
 
     def _next(self) -> list[_Waiting]:
         found: list[_Waiting] = []
@@ -185,6 +185,8 @@ class _Batch:
     def decide(self, view: ClusterView) -> None:
         touched: set[str] = set()
         for one in self._members:
+            if one.done.done():
+                continue  # cancelled meanwhile
             try:
                 wanted = one.turn.decide(view)
             except Exception as error:  # noqa: BLE001  # it is this unit's, and raised there

@@ -1,4 +1,4 @@
-"""The command line: ``selvedge``, ``kubectl selvedge`` and ``python -m selvedge`` are this one program."""
+"""The command line: ``selvedge`` and ``python -m selvedge``; ``kubectl selvedge`` is in :mod:`selvedge.cli.kubectl`."""
 
 from __future__ import annotations
 

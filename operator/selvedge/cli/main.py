@@ -27,19 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ELSEWHERE = {"crds": "selvedge.cli.crds"}
 
 
-class _Commands(click.Group):
-    """The group of all commands; those elsewhere are imported when somebody asks for them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of all commands."""
-        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of this name."""
-        if cmd_name not in _ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
-        return command
+class Commands(click.Group):
+    """A group of commands that ends the process with one sentence where something is wrong."""
 
     def main(
         self,
@@ -67,6 +56,21 @@ class _Commands(click.Group):
         raise SystemExit(status if isinstance(status, int) else 0)
 
 
+class _Lazy(Commands):
+    """The group of all commands; those elsewhere are imported when somebody asks for them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands."""
+        return sorted([*super().list_commands(ctx), *_ELSEWHERE])
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name."""
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(_ELSEWHERE[cmd_name]), cmd_name)
+        return command
+
+
 def _usage(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split()).rstrip(".")
     message = message[:1].lower() + message[1:]
@@ -85,7 +89,7 @@ def note(message: str) -> None:
     click.echo(f"note: {message}", err=True)
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="selvedge", message="%(package)s %(version)s")
 def main() -> None:
     """Databases as declarations: what is inside Postgres and MongoDB servers, kept as it is written."""

@@ -102,7 +102,7 @@ def plain(report: Report) -> Iterator[str]:
     """The lines for a pipe: no colour, nothing cut off, one line for each change."""
     for schema in report.schemas:
         yield heading(report.command, schema)
-        yield from _aligned(_rows(report.command, schema))
+        yield from aligned(_rows(report.command, schema))
         yield from (f"  {line}" for line in _footer(report.command, schema))
 
 
@@ -151,7 +151,8 @@ def _rows(command: str, schema: SchemaReport) -> list[tuple[str, str, str, str]]
     return [(word, kind, clean(name), clean(text)) for word, kind, name, text in rows]
 
 
-def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """One line for each row, its columns below each other; the last is as long as it is."""
     if not rows:
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]

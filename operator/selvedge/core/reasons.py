@@ -36,6 +36,7 @@ class Reason(StrEnum):
     WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that is not there yet"
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
     WAITING_FOR_MIGRATIONS = "WaitingForMigrations", "migrations of this database have not all run yet"
+    SUPERSEDED = "Superseded", "a plan was approved, and what waits now is another one: read and approve that"
     WAITING_FOR_APPROVAL = "WaitingForApproval", "the plan holds a change that a person has to approve"
     VALIDATION_VIOLATED = "ValidationViolated", "documents violate the validator; it stays at warn until they do not"
     BUILDING_INDEX = "BuildingIndex", "the server is building an index; looked at again by itself"

@@ -51,11 +51,26 @@ class ObjectStatus:
 
 @dataclass(frozen=True, slots=True)
 class ChangeSummary:
-    """One change of a plan as a person reads it: the object, the risk and the statement, secrets left out."""
+    """One change of a plan as a person reads it: the object, the risk and the statement, secrets left out.
+
+    ``before`` is what it replaces, where the statement does not show that: an approval is for both.
+    """
 
     ref: ObjectRef
     risk: Risk
     statement: str
+    before: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TableProof:
+    """The row-level security of one declared table: policies that stand, and probes by their result."""
+
+    table: str
+    policies: int
+    passed: int = 0
+    failed: int = 0
+    not_probed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,7 @@ class MemberResult:
     pending: tuple[ChangeSummary, ...] = ()
     drift: tuple[ObjectRef, ...] = ()
     advice: tuple[str, ...] = ()
+    row_security: tuple[TableProof, ...] = ()
     provisioned: bool = False
     digest: str = ""
 

@@ -42,8 +42,9 @@ _APPLY_PATCH = "application/apply-patch+yaml"
 class KubeClient:
     """Calls of one process to one API server. Made by :meth:`connect`; safe for concurrent use in one event loop."""
 
-    def __init__(self, configuration: Configuration, metrics: Metrics | None = None) -> None:
+    def __init__(self, configuration: Configuration, metrics: Metrics | None = None, context: str = "") -> None:
         self._configuration = configuration
+        self._context = context
         self._rest = RESTClientObject(configuration)
         self._metrics = metrics
         self._random = Random()
@@ -52,17 +53,19 @@ class KubeClient:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, settings: Settings, metrics: Metrics | None = None) -> AsyncIterator[KubeClient]:
+    async def connect(
+        cls, settings: Settings, metrics: Metrics | None = None, *, context: str = ""
+    ) -> AsyncIterator[KubeClient]:
         """A client with the credentials of ``KUBECONFIG``, of the pod's service account, or of ``~/.kube/config``.
 
-        No call is made yet: the server may be down.
+        ``context`` names one of the kubeconfig; its current one otherwise. No call is made yet: the server may be down.
 
         Raises:
             KubeError: there are no credentials, or they cannot be read.
         """
-        configuration = await load_credentials()
+        configuration = await load_credentials(context)
         configuration.connection_pool_maxsize = max(100, settings.workers * 2)
-        client = cls(configuration, metrics)
+        client = cls(configuration, metrics, context)
         try:
             yield client
         finally:
@@ -112,6 +115,17 @@ class KubeClient:
             body["metadata"] = {"resourceVersion": resource_version}
         return await self._object(
             "PATCH", resource, resource.path(namespace, name, "status"), body=body, content_type=_MERGE_PATCH
+        )
+
+    async def patch(
+        self, resource: Resource, namespace: str | None, name: str, patch: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Merge ``patch`` into the object (RFC 7386); with ``metadata.resourceVersion`` only into that version.
+
+        Raises KubeConflict, KubeError.
+        """
+        return await self._call(
+            "PATCH", resource, resource.path(namespace, name), body=patch, content_type=_MERGE_PATCH
         )
 
     async def apply(
@@ -263,7 +277,7 @@ class KubeClient:
         async with self._relogin:
             if self._configuration is not refused:
                 return  # another call that was refused as well has done it
-            fresh = await load_credentials()
+            fresh = await load_credentials(self._context)
             fresh.connection_pool_maxsize = refused.connection_pool_maxsize
             # calls may be under way on the old connections: they are closed one login later
             retired, self._retired = self._retired, [self._rest]

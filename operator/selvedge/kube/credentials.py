@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
 
 from selvedge.kube.errors import KubeError
 
 _HOME_CONFIG = "~/.kube/config"
 
 
-async def load_credentials() -> Configuration:
+async def load_credentials(context: str = "") -> Configuration:
     """Read ``KUBECONFIG``, else the pod's service account, else ``~/.kube/config``.
+
+    ``context`` names one of the kubeconfig's contexts; its current one otherwise.
 
     Raises:
         KubeError: none of them is there, or it cannot be read; the message is one sentence of ours.
@@ -37,15 +39,24 @@ async def load_credentials() -> Configuration:
         raise KubeError(f"no credentials for the Kubernetes API: the kubeconfig {named}{why}, or run in a pod")
     try:
         await load_kube_config(  # type: ignore[no-untyped-call]
-            config_file=named, client_configuration=configuration, persist_config=False
+            config_file=named, context=context or None, client_configuration=configuration, persist_config=False
         )
     except OSError as error:
         what = (error.strerror or "input or output error").lower()
         raise KubeError(f"the kubeconfig {named} cannot be read: {what}: correct the file or KUBECONFIG") from None
     except Exception:  # noqa: BLE001 - the library checks little: a broken file raises whatever its content makes it
         # `from None`: a YAML error repeats the lines around it, which may hold a token or a key
+        which = f"the context {context}" if context else "its current context"
         raise KubeError(
-            f"the kubeconfig {named} cannot be used: it is no YAML, or it lacks its current context, the context's "
+            f"the kubeconfig {named} cannot be used: it is no YAML, or it lacks {which}, the context's "
             "cluster or user, or a file or login program that it names: check it with `kubectl get --raw /version`"
         ) from None
     return configuration
+
+
+def context_namespace(context: str = "") -> str:
+    """The namespace of the kubeconfig's context (its current one where none is named), else ``default``."""
+    named = os.environ.get("KUBECONFIG", "") or os.path.expanduser(_HOME_CONFIG)  # noqa: PTH111 - reads one variable
+    contexts, current = list_kube_config_contexts(config_file=named)  # type: ignore[no-untyped-call]
+    chosen = next((c for c in contexts if c["name"] == context), None) if context else current
+    return str(((chosen or {}).get("context") or {}).get("namespace") or "default")

@@ -21,7 +21,7 @@ from selvedge.core.breaker import BreakerState
 from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, RefusedError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import MemberResult, UnitResult
+from selvedge.core.unit import UnitResult
 from selvedge.core.words import count
 from selvedge.engines.base import AccessRule, Member, Unit
 from selvedge.kube.resources import DATABASE_SCHEMAS, NAMESPACES
@@ -30,6 +30,7 @@ from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.drift import teller
 from selvedge.reconcile.outcome import Outcome, from_error
+from selvedge.reconcile.plans import keep_plan
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of
@@ -72,7 +73,7 @@ async def reconcile_unit(context: Context, namespace: str, name: str, database: 
             context.failures.pop(key, None)
             for candidate in candidates:
                 uid = candidate.obj["metadata"]["uid"]
-                outcomes[uid] = await _settle(context, candidate, result.members[uid], server)
+                outcomes[uid] = await _settle(context, candidate, result, server)
                 if any(problem.reason is Reason.BUILDING_INDEX for problem in result.members[uid].problems):
                     pause = min(pause, _BUILDING_SECONDS)
         except SelvedgeError as error:
@@ -212,15 +213,17 @@ def _member(context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting
     )
 
 
-async def _settle(context: Context, candidate: _Candidate, result: MemberResult, server: Server) -> Outcome:
+async def _settle(context: Context, candidate: _Candidate, unit: UnitResult, server: Server) -> Outcome:
     """The outcome of a finished pass, with migrations that are to be applied by themselves."""
+    result = unit.members[str(candidate.obj["metadata"]["uid"])]
+    plan = await keep_plan(context, candidate.obj, candidate.spec.database, result, unit.system_identifier)
     waiting = ""
     if result.provisioned and candidate.spec.migrations is not None:
         waiting = await apply_migrations(context, candidate.obj, candidate.spec.migrations, server)
     if result.applied or result.drift:
         name = "/".join(key_of(candidate.obj))
         _log.info("changed the database", schema=name, changes=len(result.applied), drift=len(result.drift))
-    outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now())
+    outcome = outcome_of(candidate.obj, candidate.spec, result, waiting, context.now(), plan=plan)
     context.drifted.pop(str(candidate.obj["metadata"]["uid"]), None)
     if result.drift and not known_drift(candidate.obj, result):
         applied = {change.ref for change in result.applied}

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from selvedge.core.errors import RefusedError
+from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, MemberResult
 from selvedge.kube.errors import KubeExists
 from selvedge.kube.resources import CONFIG_MAPS
@@ -32,11 +34,11 @@ def plan_document(obj: Object, database: str, result: MemberResult, system_ident
     """The ConfigMap: ``plan.json`` for machines, ``plan.txt`` for people. Where it is too long for one, it says so."""
     namespace, name = key_of(obj)
     changes = [
-        {"kind": c.ref.kind, "name": c.ref.name, "risk": str(c.risk), "statement": c.statement} for c in result.pending
+        {"kind": c.ref.kind, "name": c.ref.name, "risk": str(c.risk), "statement": c.statement, "before": c.before}
+        for c in result.pending
     ]
     document = {
         "schema": f"{namespace}/{name}",
-        "generation": obj["metadata"].get("generation"),
         "systemIdentifier": system_identifier,
         "database": database,
         "digest": result.digest,
@@ -71,7 +73,9 @@ def plan_document(obj: Object, database: str, result: MemberResult, system_ident
 
 def _lines(database: str, digest: str, pending: Sequence[ChangeSummary]) -> Iterator[str]:
     risks = Counter(str(change.risk) for change in pending)
-    yield f"-- {len(pending)} changes to database {database}: " + ", ".join(f"{n} {r}" for r, n in sorted(risks.items()))
+    yield f"-- {len(pending)} changes to database {database}: " + ", ".join(
+        f"{n} {r}" for r, n in sorted(risks.items())
+    )
     yield f"-- to approve: spec.approvedPlan: {digest}"
     for change in pending:
         yield f"-- {change.risk}: {change.ref}"
@@ -89,10 +93,15 @@ async def keep_plan(context: Context, obj: Object, database: str, result: Member
     if wanted == before:
         return wanted
     if wanted:
+        document = plan_document(obj, database, result, system_identifier)
         try:
-            await context.kube.create(CONFIG_MAPS, plan_document(obj, database, result, system_identifier))
+            await context.kube.create(CONFIG_MAPS, document)
         except KubeExists:
-            pass  # immutable, and named by its content
+            # Written by a pass that ended before its status was; or by somebody who wants another plan to be approved.
+            found = await context.kube.configmap(namespace, wanted)
+            if found is not None and found.get("data") != document["data"]:
+                message = f"configmap {namespace}/{wanted} exists and does not hold the plan that waits: delete it"
+                raise RefusedError(Reason.CONFLICT, message) from None
     if before:
         await context.kube.delete(CONFIG_MAPS, namespace, before)
     return wanted

@@ -16,15 +16,25 @@ from selvedge.reconcile.store import Object
 
 _MAX_NOT_READY = 100
 _MAX_ADVICE = 50
+_MAX_TABLES = 200
 _MAX_STATEMENTS = 10
 
 #: What to name first when several objects are not ready: what a person has to act on comes before what waits.
 _ORDER = (ObjectState.CONFLICT, ObjectState.FAILED, ObjectState.PENDING, ObjectState.WAITING)
 
 
-def outcome_of(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, migrations: str, now: datetime) -> Outcome:
-    """The outcome of a pass; ``migrations`` says what the database still waits for, or is empty."""
+def outcome_of(
+    obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, migrations: str, now: datetime, *, plan: str = ""
+) -> Outcome:
+    """The outcome of a pass.
+
+    ``migrations`` says what the database still waits for, or is empty; ``plan`` is the ConfigMap with what waits for
+    a person.
+    """
     reason, message, retrying = _verdict(spec, result, migrations)
+    if reason is Reason.WAITING_FOR_APPROVAL and spec.approved_plan not in ("", result.digest):
+        reason = Reason.SUPERSEDED
+        message = f"the plan that was approved, {spec.approved_plan[:17]}…, is not what waits now: {message}"
     ready = result.verified and not migrations
     provisioned = (
         (Reason.PROVISIONED, "database, extensions, schemas and roles stand")
@@ -36,7 +46,7 @@ def outcome_of(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, migr
         reason=reason,
         message=message,
         retrying=retrying,
-        status=_status(obj, result, now),
+        status=_status(obj, result, now, plan),
         extra=(("Provisioned", result.provisioned, *provisioned),),
         notices=_notices(obj, spec, result, reason),
     )
@@ -82,7 +92,7 @@ def known_drift(obj: Object, result: MemberResult) -> bool:
     return told and left and status.get("drift") == len(result.drift)
 
 
-def _status(obj: Object, result: MemberResult, now: datetime) -> dict[str, Any]:
+def _status(obj: Object, result: MemberResult, now: datetime, plan: str) -> dict[str, Any]:
     problems = {problem.ref: problem for problem in result.problems}
     waiting = sum(problem.state is ObjectState.WAITING for problem in problems.values())
     waiting += len({change.ref for change in result.pending} - problems.keys())
@@ -97,9 +107,10 @@ def _status(obj: Object, result: MemberResult, now: datetime) -> dict[str, Any]:
             "failed": sum(p.state in (ObjectState.FAILED, ObjectState.CONFLICT) for p in problems.values()),
         },
         "notReady": not_ready[:_MAX_NOT_READY] or None,
-        "plan": _plan(result),
+        "plan": _plan(result, plan),
         "drift": 0 if result.applied else len(result.drift),
         "pending": len(result.pending),
+        "rowLevelSecurity": _row_security(result),
         "advice": list(result.advice[:_MAX_ADVICE]) or None,
     }
     if result.drift and not known_drift(obj, result):
@@ -107,7 +118,20 @@ def _status(obj: Object, result: MemberResult, now: datetime) -> dict[str, Any]:
     return status
 
 
-def _plan(result: MemberResult) -> dict[str, Any] | None:
+def _row_security(result: MemberResult) -> list[dict[str, Any]] | None:
+    """By table, those whose probes failed first."""
+    tables = sorted(result.row_security, key=lambda one: (not one.failed, one.table))[:_MAX_TABLES]
+    return [
+        {
+            "table": one.table,
+            "policies": one.policies,
+            "probes": {"passed": one.passed, "failed": one.failed, "notProbed": one.not_probed},
+        }
+        for one in tables
+    ] or None
+
+
+def _plan(result: MemberResult, config_map: str) -> dict[str, Any] | None:
     if not result.pending:
         return None
     risks = Counter(str(change.risk) for change in result.pending)
@@ -115,6 +139,7 @@ def _plan(result: MemberResult) -> dict[str, Any] | None:
         "digest": result.digest,
         "changes": len(result.pending),
         "risks": dict(sorted(risks.items())),
+        "configMap": config_map or None,
         "statements": [change.statement[:4096] for change in result.pending[:_MAX_STATEMENTS]],
     }
 

@@ -44,7 +44,7 @@ class Change(ABC):
     def summary(self) -> ChangeSummary:
         """The change as a person reads it."""
         statement = "; ".join(json.dumps(command, ensure_ascii=False) for command in self.commands())
-        return ChangeSummary(self.ref, self.risk, statement)
+        return ChangeSummary(self.ref, self.risk, statement, self.preimage())
 
 
 @dataclass(frozen=True, slots=True)

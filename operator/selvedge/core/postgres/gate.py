@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from selvedge.core.digest import plan_digest
 from selvedge.core.postgres.changes import (
     BOOKKEEPING,
     Change,
@@ -36,8 +35,7 @@ class Policy:
 
 def digest(system_identifier: str, database: str, statements: Iterable[str]) -> str:
     """What an approval names: sha256 over the server's identity, the database and the ordered changes."""
-    text = json.dumps([system_identifier, database, list(statements)], ensure_ascii=False, separators=(",", ":"))
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return plan_digest(system_identifier, database, ((statement, "") for statement in statements))
 
 
 def approved(changes: Sequence[Change], policies: Mapping[str, Policy], digests: Mapping[str, str]) -> list[Change]:

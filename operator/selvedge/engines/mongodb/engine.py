@@ -122,7 +122,7 @@ class MongoEngine:
         }
         for uid, member in members.items():
             if member.pending and not member.digest:
-                digest = policy.plan_digest(self._system or "", unit.database, changes[uid])
+                digest = policy.digest_of(self._system or "", unit.database, changes[uid])
                 members[uid] = replace(member, digest=digest)
         return replace(result, members=members)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from selvedge.api.databaseschema import Apply, Drift
+from selvedge.core.digest import plan_digest
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
 
@@ -51,7 +50,7 @@ def decide(
             now.append(change)
         else:
             held.append((change, reason, message))
-    digest = plan_digest(system, database, (change for change, _, _ in held)) if held else ""
+    digest = digest_of(system, database, (change for change, _, _ in held)) if held else ""
     if digest and digest == member.spec.approved_plan:
         # spec.destructive: Refuse is stronger than an approval.
         refused = {id(change) for change, reason, _ in held if reason is Reason.DESTRUCTIVE_REFUSED}
@@ -62,11 +61,10 @@ def decide(
     )
 
 
-def plan_digest(system: str, database: str, changes: Iterable[Change]) -> str:
-    """``sha256:…`` over server, database and the ordered changes with what they replace."""
-    content = [[list(change.commands()), change.preimage()] for change in changes]
-    text = json.dumps([system, database, content], sort_keys=True, ensure_ascii=False)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+def digest_of(system: str, database: str, changes: Iterable[Change]) -> str:
+    """What an approval of these changes has to name."""
+    summaries = (change.summary() for change in changes)
+    return plan_digest(system, database, ((summary.statement, summary.before) for summary in summaries))
 
 
 def by_owner(changes: Iterable[Change], owners: Mapping[ObjectRef, str]) -> dict[str, list[Change]]:

@@ -1,0 +1,162 @@
+"""``kubectl selvedge``: look at what the operator says in a cluster, and approve what waits for a person.
+
+It talks to the Kubernetes API with the rights of whoever calls it, and to no database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from selvedge.cli.main import Commands
+
+if TYPE_CHECKING:
+    from selvedge.kube.client import KubeClient
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group(
+    name="kubectl selvedge",
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(package_name="selvedge", message="kubectl-selvedge %(version)s")
+def kubectl() -> None:
+    """What is inside databases, as the operator in this cluster sees it."""
+
+
+def _options(command: F) -> F:
+    """The options that every command has, named as kubectl names them."""
+    options = (
+        click.option("-n", "--namespace", default="", help="Namespace. Else the context's."),
+        click.option("--kubeconfig", default="", metavar="FILE", help="Else KUBECONFIG, else ~/.kube/config."),
+        click.option("--context", "kube_context", default="", help="Context of the kubeconfig. Else its current one."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@kubectl.command()
+@_options
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="All namespaces.")
+@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def status(namespace: str, kubeconfig: str, kube_context: str, form: str, *, everywhere: bool) -> None:
+    """Show servers, their DatabaseSchemas and what is not as declared, with reasons.
+
+    Exit status: 0 everything is Ready, 2 something is not, 1 error.
+    """
+    from selvedge.cli import tree
+
+    async def read(kube: KubeClient, default: str) -> list[dict[str, Any]]:
+        return await tree.read(kube, None if everywhere else namespace or default)
+
+    servers = _call(read, kubeconfig, kube_context)
+    if form == "json":
+        click.echo(json.dumps(servers, indent=2, ensure_ascii=False))
+    else:
+        for line in tree.lines(servers):
+            click.echo(line)
+    click.get_current_context().exit(0 if tree.all_ready(servers) else 2)
+
+
+@kubectl.command()
+@click.argument("name")
+@_options
+@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: str) -> None:
+    """Show the changes of DatabaseSchema NAME that wait.
+
+    Exit status: 0 nothing waits, 2 there are changes, 1 error.
+    """
+    waiting = _call(lambda kube, default: _waiting(kube, namespace or default, name), kubeconfig, kube_context)
+    if form == "json":
+        click.echo(json.dumps(None if waiting is None else waiting.plan, indent=2, ensure_ascii=False))
+    elif waiting is None:
+        click.echo(f"databaseschema {name}: nothing waits")
+    else:
+        _print(waiting.plan)
+    click.get_current_context().exit(0 if waiting is None else 2)
+
+
+@kubectl.command()
+@click.argument("name")
+@_options
+@click.option("--digest", default="", help="The plan that was read. Refused where another one waits by now.")
+@click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal, and needs --digest.")
+def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, digest: str, *, yes: bool) -> None:
+    """Approve the changes of DatabaseSchema NAME that wait: set spec.approvedPlan.
+
+    The digest is computed again from the plan before it is written; a resource that changed meanwhile is refused.
+    """
+
+    async def write(kube: KubeClient, default: str) -> str:
+        waiting = await _waiting(kube, namespace or default, name)
+        if waiting is None:
+            return f"databaseschema {name}: nothing waits"
+        found = str(waiting.plan["digest"])
+        if digest and digest != found:
+            raise click.ClickException(
+                f"another plan waits by now: {found}; read it with `kubectl selvedge plan {name}`"
+            )
+        if not yes:
+            if not (sys.stdin.isatty() and sys.stderr.isatty()):
+                raise click.ClickException("there is no terminal to ask at: add --yes and --digest")
+            _print(waiting.plan, err=True)
+            if not click.confirm("Approve these changes?", err=True):
+                raise click.ClickException("nothing was approved")
+        elif not digest:
+            raise click.UsageError("--yes needs --digest: whoever approves names what he read")
+        await waiting.approve(kube)
+        return f"databaseschema {name}: approved {found}"
+
+    click.echo(_call(write, kubeconfig, kube_context))
+
+
+async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
+    from selvedge.cli.approval import waiting
+
+    return await waiting(kube, namespace, name)
+
+
+def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
+    from selvedge.cli.output import aligned, clean
+
+    click.echo(f"{len(plan['changes'])} changes to database {clean(plan['database'])} wait:", err=err)
+    rows = [(c["risk"], c["kind"], clean(c["name"]), clean(c["statement"])) for c in plan["changes"]]
+    for line in aligned(rows):
+        click.echo(line, err=err)
+    click.echo(f"digest: {plan['digest']}", err=err)
+
+
+def _call(work: Callable[[KubeClient, str], Awaitable[T]], kubeconfig: str, context: str) -> T:
+    """Run ``work`` with a client and the namespace of the context."""
+    from selvedge.config import Settings
+    from selvedge.kube.client import KubeClient
+    from selvedge.kube.credentials import context_namespace
+
+    if kubeconfig:
+        os.environ["KUBECONFIG"] = kubeconfig
+
+    async def run() -> T:
+        async with KubeClient.connect(Settings(), context=context) as kube:
+            return await work(kube, context_namespace(context))
+
+    return asyncio.run(run())
+
+
+def main() -> None:
+    """The program ``kubectl-selvedge``."""
+    kubectl()
+
+
+if __name__ == "__main__":
+    main()

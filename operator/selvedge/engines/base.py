@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.core.figures import ServerFigures
 from selvedge.core.unit import ObjectRef, UnitResult
 from selvedge.migrate.protocol import MigrationSession
 
@@ -70,6 +71,7 @@ class ServerFacts:
     replicas: tuple[ReplicaState, ...] = ()
     capabilities: tuple[str, ...] = ()
     missing_privileges: tuple[str, ...] = ()
+    figures: ServerFigures = field(default_factory=ServerFigures)
 
 
 @dataclass(frozen=True, slots=True)

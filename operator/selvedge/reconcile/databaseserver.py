@@ -13,6 +13,7 @@ from selvedge.api.resource import parse
 from selvedge.core.backoff import delay
 from selvedge.core.breaker import BreakerState
 from selvedge.core.errors import InvalidError, NotPermittedError, SelvedgeError, TransientError
+from selvedge.core.figures import ServerFigures
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ServerFacts
 from selvedge.kube.resources import DATABASE_SERVERS
@@ -32,6 +33,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         return
     started = time.monotonic()
     server: Server | None = None
+    figures: ServerFigures | None = None
     before = (obj.get("status") or {}).get("systemIdentifier", "")
     try:
         spec: DatabaseServerSpec = parse(obj, strict=False).spec
@@ -43,7 +45,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         server = await context.servers.put((namespace, name), spec, target, before)
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)
-        outcome = _outcome(facts, before)
+        outcome, figures = _outcome(facts, before), facts.figures
         replaced = outcome.reason is Reason.SERVER_REPLACED
         server.blocked = InvalidError(outcome.reason, outcome.message) if replaced else None
         context.failures.pop(key, None)
@@ -66,7 +68,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         if attempt == 1:
             _wake_units(context, namespace, name)
     context.servers_tried.add((namespace, name))
-    _report(context, namespace, name, server, outcome, time.monotonic() - started)
+    _report(context, namespace, name, server, outcome, time.monotonic() - started, figures)
     if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
         notice = Notice(outcome.reason, outcome.message, warning=outcome.ready is False)
         outcome = replace(outcome, notices=(notice,))
@@ -151,7 +153,13 @@ def _wake_units(context: Context, namespace: str, name: str) -> None:
 
 
 def _report(
-    context: Context, namespace: str, name: str, server: Server | None, outcome: Outcome, seconds: float
+    context: Context,
+    namespace: str,
+    name: str,
+    server: Server | None,
+    outcome: Outcome,
+    seconds: float,
+    figures: ServerFigures | None,
 ) -> None:
     label = f"{namespace}/{name}"
     connections = server.engine.connections() if server else {}
@@ -159,7 +167,7 @@ def _report(
     reason = "" if healthy else str(outcome.reason)
     context.health.server(label, healthy, seconds, connections, reason)
     limit = server.target.limits.max if server else 0
-    context.metrics.server(label, healthy=healthy, connections=connections, limit=limit)
+    context.metrics.server(label, healthy=healthy, connections=connections, limit=limit, reason=reason, figures=figures)
     context.metrics.reconciled("DatabaseServer", "success" if outcome.ready else str(outcome.reason), seconds)
 
 

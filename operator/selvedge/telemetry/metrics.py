@@ -15,6 +15,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
+from selvedge.core.figures import ServerFigures
+from selvedge.telemetry.figures import FiguresCollector
+
 QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 _RECONCILE_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 POOL_STATES: Final = ("active", "idle", "waiting")
@@ -101,6 +104,14 @@ class Metrics:
             ("database",),
             registry=registry,
         )
+        self._health_info = Gauge(
+            "db_health_info",
+            "1, with the reason for which the last probe of the server failed.",
+            ("database", "reason"),
+            registry=registry,
+        )
+        self._figures = FiguresCollector()
+        registry.register(self._figures)
         self._leader.set(0)
         self._queue.set(0)
         self._per_server: tuple[MetricWrapperBase, ...] = (
@@ -110,6 +121,7 @@ class Metrics:
             self._pool,
             self._pool_share,
             self._health,
+            self._health_info,
             self._probed,
         )
 
@@ -152,13 +164,27 @@ class Metrics:
             await asyncio.sleep(period)
             self.event_loop_lag(max(0.0, loop.time() - before - period))
 
-    def server(self, server: str, *, healthy: bool, connections: Mapping[str, int], limit: int = 0) -> None:
+    def server(
+        self,
+        server: str,
+        *,
+        healthy: bool,
+        connections: Mapping[str, int],
+        limit: int = 0,
+        reason: str = "",
+        figures: ServerFigures | None = None,
+    ) -> None:
         """The outcome of a probe of ``server`` (namespace/name) and the operator's connections to it by state.
 
-        ``limit`` is ``spec.connections.max``; 0 leaves the utilization unstated.
+        ``limit`` is ``spec.connections.max``; 0 leaves the utilization unstated. ``reason`` says why it is not healthy;
+        ``figures`` are the server's own, None where the probe brought none.
         """
         self._health.labels(server).set(int(healthy))
+        self._health_info.remove_by_labels({"database": server})
+        if reason:
+            self._health_info.labels(server, reason).set(1)
         self._probed.labels(server).set(time.time())
+        self._figures.update(server, figures)
         self.pool(server, connections, limit)
 
     def pool(self, server: str, connections: Mapping[str, int], limit: int = 0) -> None:
@@ -183,6 +209,7 @@ class Metrics:
         """Remove every series of a DatabaseServer that was deleted, or it would look alive for ever."""
         for metric in self._per_server:
             metric.remove_by_labels({"database": server})
+        self._figures.forget(server)
 
 
 class StatementObserver:

@@ -10,10 +10,12 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.errors import InvalidError, SelvedgeError
+from selvedge.core.figures import ReplicaLag
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ReplicaState, ServerFacts, ServerTarget
 from selvedge.engines.postgres.connections import Connections, open_connection
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.figures import FIGURES, LAG, figures_of
 
 _OLDEST = 150000
 
@@ -29,7 +31,8 @@ SELECT current_setting('server_version_num')::int, split_part(current_setting('s
     SELECT pg_catalog.concat_ws(' ', c.oid, c.relfilenode, pg_catalog.pg_stat_get_tuples_inserted(c.oid),
              pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid))
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-     WHERE n.nspname = {schema} AND c.relname = 'claims'), '') END
+     WHERE n.nspname = {schema} AND c.relname = 'claims'), '') END,
+  {figures}
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """)
 
@@ -44,13 +47,15 @@ async def probe(
     """
     async with pool.session(target.maintenance_database) as session:
         try:
-            rows = await session.run("probe", _PROBE.format(schema=sql.Literal(metadata_schema)))
+            statement = _PROBE.format(schema=sql.Literal(metadata_schema), figures=FIGURES)
+            rows = await session.run("probe", statement)
         except psycopg.Error as error:
             raise statement_error(error, "probing the server") from None
-        backend = session.connection.info.backend_pid
+        info = session.connection.info
+        backend, answering = info.backend_pid, f"{info.host}:{info.port}"
     row = cast("tuple[Any, ...]", rows[0][0])
     number, version, standby, system, superuser, createrole, createdb, me, may_create, database = row[:10]
-    extensions, pid, stamp = row[10:]
+    extensions, pid, stamp, found = row[10:]
     check_version(number, version)
     if pid != backend:
         # A pooler answers with a process of its own: advisory locks and settings would land in somebody's session.
@@ -64,9 +69,12 @@ async def probe(
         version=version,
         role="Standby" if standby else "Primary",
         system_identifier=system,
-        replicas=tuple(replicas),
+        replicas=tuple(state for state, _ in replicas),
         capabilities=tuple(capabilities),
         missing_privileges=missing,
+        figures=figures_of(
+            found, host=answering, expected=len(replicas), replicas=[lag for _, lag in replicas if lag is not None]
+        ),
     )
     return facts, stamp
 
@@ -93,18 +101,26 @@ def _missing(
     return tuple(statement.as_string(None) for statement in statements)
 
 
-async def _replica(target: ServerTarget, host: str, port: int) -> ReplicaState:
+_REPLICA = sql.SQL(
+    "SELECT pg_catalog.pg_is_in_recovery(), EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver), {lag}"
+).format(lag=LAG)
+
+
+async def _replica(target: ServerTarget, host: str, port: int) -> tuple[ReplicaState, ReplicaLag | None]:
+    """A declared read replica, and how far behind it says that it is; None where it says nothing."""
     name = f"{host}:{port}"
     try:
         connection = await open_connection(replace(target, hosts=((host, port),)), target.maintenance_database)
     except (SelvedgeError, DatabaseMissingError):
-        return ReplicaState(name, "Unreachable")
+        return ReplicaState(name, "Unreachable"), None
     try:
         async with connection, asyncio.timeout(target.limits.connect_timeout):
-            cursor = await connection.execute(
-                "SELECT pg_catalog.pg_is_in_recovery(), EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver)"
-            )
+            cursor = await connection.execute(_REPLICA)
             row = await cursor.fetchone()
     except (psycopg.Error, TimeoutError):
-        return ReplicaState(name, "Unreachable")
-    return ReplicaState(name, "Streaming" if row is not None and row[0] and row[1] else "Reachable")
+        return ReplicaState(name, "Unreachable"), None
+    if row is None:
+        return ReplicaState(name, "Reachable"), None
+    standby, receives, lag = row
+    state = ReplicaState(name, "Streaming" if standby and receives else "Reachable")
+    return state, None if lag is None else ReplicaLag(name, float(lag))

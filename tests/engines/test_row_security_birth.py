@@ -59,13 +59,41 @@ async def test_a_new_table_is_never_open(postgres: PostgresEndpoint, database: s
         )
 
 
-async def test_what_is_not_named_is_left_alone(postgres: PostgresEndpoint, database: str) -> None:
+async def test_what_is_not_named_or_was_there_before_is_left_alone(postgres: PostgresEndpoint, database: str) -> None:
+    """A table that is in use is not closed by the way: its policies come with the pass, in one step."""
     async with shop(postgres, database) as one, migrator(one) as connection:
-        assert await migrate(one, connection, "CREATE TABLE shared.orders (id uuid)", "shared.users") == (
-            "shared.users",
-        )
-        assert one.rows("SELECT relrowsecurity FROM pg_class WHERE oid = 'shared.orders'::regclass") == [(False,)]
+        create = "CREATE TABLE shared.orders (id uuid); ALTER TABLE shared.users ADD COLUMN more text"
+        assert await migrate(one, connection, create, "shared.users") == ()
+        enabled = "SELECT bool_or(relrowsecurity) FROM pg_class WHERE relname IN ('orders', 'users')"
+        assert one.rows(enabled) == [(False,)]
         assert await migrate(one, connection, "SELECT 1") == ()
+
+
+async def test_a_table_of_a_block_with_an_exception_handler(postgres: PostgresEndpoint, database: str) -> None:
+    """What a subtransaction makes has another transaction's number."""
+    async with shop(postgres, database) as one, migrator(one) as connection:
+        create = (
+            "CREATE TABLE shared.first (id int); DO $$ BEGIN CREATE TABLE shared.orders (id uuid);"
+            "EXCEPTION WHEN division_by_zero THEN NULL; END $$"
+        )
+        assert await migrate(one, connection, create, "shared.orders") == ("shared.orders",)
+
+
+async def test_a_table_that_is_attached(postgres: PostgresEndpoint, database: str) -> None:
+    async with shop(postgres, database) as one, migrator(one) as connection:
+        await migrate(
+            one,
+            connection,
+            "CREATE TABLE shared.old (at date); CREATE TABLE shared.log (at date) PARTITION BY RANGE (at)",
+            "shared.log",
+        )
+        attach = "ALTER TABLE shared.log ATTACH PARTITION shared.old FOR VALUES FROM ('2026-01-01') TO ('2027-01-01')"
+        assert await migrate(one, connection, attach, "shared.log") == ("shared.old",)
+        grantees = (
+            "SELECT DISTINCT e.grantee::regrole::text FROM pg_class c CROSS JOIN LATERAL aclexplode(c.relacl) e "
+            "WHERE c.relname = 'old'"
+        )
+        assert one.rows(grantees) == [(one.owner,)]
 
 
 async def test_new_partitions_are_closed_and_lose_what_was_granted_on_them(
@@ -82,7 +110,8 @@ async def test_new_partitions_are_closed_and_lose_what_was_granted_on_them(
         assert closed == ("shared.events_2",)
         found = one.rows(
             "SELECT c.relname, c.relrowsecurity, "
-            "(SELECT count(*) FROM aclexplode(c.relacl) e WHERE e.grantee <> c.relowner) FROM pg_class c WHERE c.relname LIKE 'events%' ORDER BY 1"
+            "(SELECT count(*) FROM aclexplode(c.relacl) e WHERE e.grantee <> c.relowner) "
+            "FROM pg_class c WHERE c.relname LIKE 'events%' ORDER BY 1"
         )
         assert [(name, secured) for name, secured, _ in found] == [
             ("events", True),

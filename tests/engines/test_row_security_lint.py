@@ -64,7 +64,8 @@ CASES = [
     (
         "partition_bypass",
         (
-            "CREATE TABLE shared.e (id int) PARTITION BY LIST (id); CREATE TABLE shared.e_1 PARTITION OF shared.e DEFAULT;"
+            "CREATE TABLE shared.e (id int) PARTITION BY LIST (id);"
+            "CREATE TABLE shared.e_1 PARTITION OF shared.e DEFAULT;"
             "ALTER TABLE shared.e ENABLE ROW LEVEL SECURITY; GRANT SELECT ON shared.e_1 TO PUBLIC;"
         ),
         [("shared.e_1", "PUBLIC")],

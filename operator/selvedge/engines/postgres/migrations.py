@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ from selvedge.engines.postgres.migration_statements import (
     is_dropped,
     send,
 )
+from selvedge.engines.postgres.rls_birth import close_at_birth
 from selvedge.migrate.plan import HistoryRow, RowState
 from selvedge.migrate.protocol import Control, StatementFailedError
 from selvedge.migrate.transactions import forbids_transaction, index_build
@@ -69,13 +70,23 @@ WHERE usename = session_user AND pid <> pg_catalog.pg_backend_pid() AND backend_
 class PostgresMigrations:
     """A :class:`~selvedge.migrate.protocol.MigrationSession`. Made by ``migrator.open_session``."""
 
-    def __init__(self, target: ServerTarget, login: MigratorLogin, *, database: str, schema: str, run: str) -> None:
+    def __init__(
+        self,
+        target: ServerTarget,
+        login: MigratorLogin,
+        *,
+        database: str,
+        schema: str,
+        run: str,
+        closed: Iterable[tuple[str, str]] = (),
+    ) -> None:
         self.server_version = login.admin.info.server_version // 10000
         self._target = target
         self._login = login
         self._admin = login.admin
         self._database = database
         self._ledger = Ledger(schema, run)
+        self._closed = frozenset(closed)
         self._lock: psycopg.AsyncConnection | None = None
         self._work: psycopg.AsyncConnection | None = None
         self._role = ""
@@ -240,6 +251,7 @@ class PostgresMigrations:
                 raise TransientError(
                     Reason.CONNECTION_LOST, f"the migrations' lock of database {self._database} was lost; tried again"
                 )
+            await close_at_birth(work, self._closed)
             await self._ledger.write(work, migration, row, seconds=time.monotonic() - started)
             control.may_write()
             await send(work, sql.SQL("COMMIT"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -194,16 +194,18 @@ async def open_session(
     owner: str | None = None,
     schema: str = "selvedge",
     run: str = "",
+    closed: Iterable[tuple[str, str]] = (),
 ) -> AsyncIterator[PostgresMigrations]:
     """A session for one run of migrations on one database.
 
     ``admin`` is a connection of the administrator to that database, in autocommit mode; it is used by this session
     alone until the block ends, and stays open. Nothing is written before the session's ``lock``. When the block ends,
     the connections are closed, the login is switched off and the lock is free. ``run`` (a resource's uid) is written
-    into the history. Raises the errors of ``core/errors.py``.
+    into the history. ``closed`` are tables that get row-level security in the transaction that makes them. Raises the
+    errors of ``core/errors.py``.
     """
     login = MigratorLogin(admin, database, run_as, owner)
-    session = PostgresMigrations(target, login, database=database, schema=schema, run=run)
+    session = PostgresMigrations(target, login, database=database, schema=schema, run=run, closed=closed)
     try:
         yield session
     except psycopg.Error as error:

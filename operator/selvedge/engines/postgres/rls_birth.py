@@ -16,50 +16,55 @@ from psycopg import sql
 
 from selvedge.core.postgres.rls_changes import TableKey
 
+# The row of a system column is written when a table is made and never again: its age tells what this transaction made.
 _OPEN = sql.SQL("""
 WITH RECURSIVE wanted AS (
-    SELECT c.oid, c.relkind FROM json_to_recordset({tables}::json) w(s text, t text)
+    SELECT c.oid FROM json_to_recordset({tables}::json) w(s text, t text)
       JOIN pg_catalog.pg_namespace n ON n.nspname = w.s
       JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r','p')),
-  tree(oid, part) AS (
-    SELECT w.oid, false FROM wanted w
-    UNION SELECT i.inhrelid, true FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
-      JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition)
-SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner), NOT c.relrowsecurity,
-  t.part AND c.xmin = pg_catalog.pg_current_xact_id()::xid,
+  tree(oid, part, attached) AS (
+    SELECT w.oid, false, false FROM wanted w
+    UNION SELECT i.inhrelid, true, pg_catalog.age(i.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id()::xid)
+      FROM tree t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
+      JOIN pg_catalog.pg_class k ON k.oid = i.inhrelid AND k.relispartition),
+  found(oid, part, new) AS (
+    SELECT t.oid, pg_catalog.bool_or(t.part), pg_catalog.bool_or(t.attached OR EXISTS (
+        SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = t.oid AND a.attname = 'ctid'
+           AND pg_catalog.age(a.xmin) <= pg_catalog.age(pg_catalog.pg_current_xact_id()::xid)))
+      FROM tree t GROUP BY t.oid)
+SELECT n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner), NOT c.relrowsecurity, f.part,
   (SELECT json_agg(DISTINCT CASE e.grantee WHEN 0 THEN NULL ELSE pg_catalog.pg_get_userbyid(e.grantee) END)
      FROM pg_catalog.aclexplode(c.relacl) e WHERE e.grantee <> c.relowner)::text
-  FROM (SELECT oid, pg_catalog.bool_or(part) FROM tree GROUP BY oid) t(oid, part)
-  JOIN pg_catalog.pg_class c ON c.oid = t.oid AND c.relkind IN ('r','p')
+  FROM found f JOIN pg_catalog.pg_class c ON c.oid = f.oid AND c.relkind IN ('r','p')
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
- WHERE (NOT c.relrowsecurity OR (t.part AND c.xmin = pg_catalog.pg_current_xact_id()::xid AND EXISTS (
-     SELECT FROM pg_catalog.aclexplode(c.relacl) e WHERE e.grantee <> c.relowner)))
-   AND pg_catalog.pg_has_role(session_user, c.relowner, 'MEMBER')
- ORDER BY t.part, 1, 2
+ WHERE f.new AND pg_catalog.pg_has_role(session_user, c.relowner, 'MEMBER')
+ ORDER BY f.part, 1, 2
 """)
 
 
 async def close_at_birth(connection: psycopg.AsyncConnection, tables: Iterable[TableKey]) -> tuple[str, ...]:
-    """Enable row-level security on those of ``tables``, and of their partitions, that exist without it.
+    """Enable row-level security on those of ``tables``, and of their partitions, that this transaction made.
 
     To be called in the migrator's transaction right before it commits, with the session's role reset. What is granted
-    on a partition itself by the very same transaction is revoked. Returns the names of what was closed. Raises
-    psycopg's errors: then nothing of the migration stands either.
+    on a new partition itself is revoked. What was there before is left to the pass, which knows its policies. Returns
+    the names of what was closed. Raises psycopg's errors: then nothing of the migration stands either.
     """
     listed = [{"s": schema, "t": table} for schema, table in sorted(tables)]
     if not listed:
         return ()
     cursor = await connection.execute(_OPEN.format(tables=sql.Literal(json.dumps(listed))))
     closed = []
-    for schema, name, owner, is_open, new_partition, grantees in await cursor.fetchall():
+    for schema, name, owner, is_open, is_partition, grantees in await cursor.fetchall():
         table = sql.Identifier(schema, name)
-        statements: list[sql.Composable] = [sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner))]
+        statements: list[sql.Composable] = []
         if is_open:
             statements.append(sql.SQL("ALTER TABLE {} ENABLE ROW LEVEL SECURITY").format(table))
-        if new_partition and grantees:
+        if is_partition and grantees:
             statements.append(_revoke(table, json.loads(grantees)))
-        await connection.execute(sql.SQL("; ").join([*statements, sql.SQL("RESET ROLE")]))
-        closed.append(f"{schema}.{name}")
+        if statements:
+            become = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner))
+            await connection.execute(sql.SQL("; ").join([become, *statements, sql.SQL("RESET ROLE")]))
+            closed.append(f"{schema}.{name}")
     return tuple(closed)
 
 

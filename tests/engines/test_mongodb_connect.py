@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -150,19 +149,6 @@ async def test_pool_that_is_used_up(mongodb: MongoEndpoint, mongo_database: str)
             await engine.probe()
         await busy
     assert caught.value.reason is Reason.TOO_MANY_CONNECTIONS
-
-
-# ruff: noqa: ASYNC240 - one look at a small directory
-async def test_certificates_lie_in_private_files_that_go_with_the_engine(mongodb: MongoEndpoint) -> None:
-    async with running(target(mongodb)) as engine:
-        await engine.probe()
-        files = engine._server._files
-        assert files is not None
-        directory = Path(files.name)
-        assert directory.stat().st_mode & 0o777 == 0o700
-        assert [file.stat().st_mode & 0o777 for file in directory.iterdir()] == [0o600]
-        assert directory.parent == Path(tempfile.gettempdir())
-    assert not directory.exists()
 
 
 async def test_a_new_engine_uses_a_new_password(mongodb: MongoEndpoint, mongo_database: str) -> None:

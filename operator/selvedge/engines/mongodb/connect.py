@@ -1,11 +1,9 @@
-"""One client for each server: options, TLS files, counters, and how a command is sent."""
+"""One client for each server: options, certificates, counters, and how a command is sent."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo import AsyncMongoClient, ReadPreference
@@ -32,6 +30,7 @@ from pymongo.monitoring import (
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.errors import host_not_found, translate
+from selvedge.engines.pem import PemPath
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +121,7 @@ class Server:
         self.pool = PoolCounter()
         self._observer = observer
         self._client: Client | None = None
-        self._files: tempfile.TemporaryDirectory[str] | None = None
+        self._files: tuple[PemPath, ...] = ()
         self._opening = asyncio.Lock()
 
     @property
@@ -195,13 +194,11 @@ class Server:
         return {"active": pool.active, "idle": max(0, pool.open - pool.active), "waiting": pool.waiting}
 
     async def close(self) -> None:
-        """Close the connections and remove the certificates' files."""
+        """Close the connections and let go of the certificates."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-        files, self._files = self._files, None
-        if files is not None:
-            files.cleanup()
+        self._files = ()
 
     @property
     def _patience(self) -> float:
@@ -241,7 +238,7 @@ class Server:
         return AsyncMongoClient([_address(host, port) for host, port in target.hosts], **options)
 
     def _tls(self, tls: TlsOptions) -> Doc:
-        """The driver takes certificates as paths only: files of our own, readable by us, gone with the client."""
+        """The driver takes certificates as paths only, and may read them again for a new connection: we hold them."""
         if tls.mode == "Disable":
             return {"tls": False}
         options: Doc = {"tls": True}
@@ -250,18 +247,15 @@ class Server:
         elif tls.mode == "VerifyCA":
             options["tlsAllowInvalidHostnames"] = True
         if tls.ca and tls.mode != "Require":
-            options["tlsCAFile"] = self._file("ca.pem", tls.ca)
+            options["tlsCAFile"] = self._file(tls.ca)
         if tls.client_certificate:
-            options["tlsCertificateKeyFile"] = self._file("client.pem", f"{tls.client_certificate}\n{tls.client_key}\n")
+            options["tlsCertificateKeyFile"] = self._file(f"{tls.client_certificate}\n{tls.client_key}\n")
         return options
 
-    def _file(self, name: str, text: str) -> str:
-        if self._files is None:
-            self._files = tempfile.TemporaryDirectory(prefix="selvedge-tls-")
-        path = Path(self._files.name, name)
-        path.touch(mode=0o600)
-        path.write_text(text)
-        return str(path)
+    def _file(self, pem: str) -> str:
+        path = PemPath.of(pem)
+        self._files += (path,)
+        return path
 
 
 def _address(host: str, port: int) -> str:

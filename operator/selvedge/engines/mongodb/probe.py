@@ -12,6 +12,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.base import ReplicaState, ServerFacts
 from selvedge.engines.mongodb import claims, lock
 from selvedge.engines.mongodb.errors import UNAUTHORIZED
+from selvedge.engines.mongodb.figures import SERVER_STATUS, figures_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -55,13 +56,15 @@ async def probe(server: Server, metadata: str) -> ServerFacts:
         role = "Primary" if hello.get("isWritablePrimary") else "Standby"
     elif hello.get("msg") == "isdbgrid":
         role = "Primary"
+    members = await _allowed(server, {"replSetGetStatus": 1}) if hello.get("setName") else None
     return ServerFacts(
         version=version,
         role=role,
         system_identifier=await system_identifier(server),
-        replicas=await _replicas(server, hello) if hello.get("setName") else (),
+        replicas=_replicas(hello, members) if hello.get("setName") else (),
         capabilities=_capabilities(build, hello),
         missing_privileges=missing_privileges(status["authInfo"], server.target.auth_source, metadata),
+        figures=figures_of(await _allowed(server, SERVER_STATUS), members),
     )
 
 
@@ -129,9 +132,8 @@ def _actions(entries: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     return frozenset(actions)
 
 
-async def _replicas(server: Server, hello: Mapping[str, Any]) -> tuple[ReplicaState, ...]:
-    """The members besides the primary; without the right to ask, those that hello names."""
-    status = await _allowed(server, {"replSetGetStatus": 1})
+def _replicas(hello: Mapping[str, Any], status: Doc | None) -> tuple[ReplicaState, ...]:
+    """The members besides the primary; without the right to ask (``status`` None), those that hello names."""
     if status is None:
         hosts = [host for host in hello.get("hosts", []) if host != hello.get("primary")]
         return tuple(ReplicaState(host, "Reachable") for host in sorted(hosts))

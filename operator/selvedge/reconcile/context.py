@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Literal
 
@@ -30,6 +30,9 @@ _log = structlog.stdlib.get_logger("selvedge.reconcile")
 
 #: Keys of a Secret whose values may be shown: a message has to name the login and the host.
 _PLAIN = frozenset({"username", "user", "host", "port", "dbname", "database", "type", "provider", "ca.crt", "tls.crt"})
+
+#: How old ``status.nextRetryTime`` may grow while nothing else changes.
+_RETRY_SHOWN = timedelta(seconds=30)
 
 #: A key of the work queue: ("server", ns, name), ("unit", ns, name, database) or ("run", ns, name).
 Key = tuple[str, ...]
@@ -92,6 +95,8 @@ class Context:
         document = self._redacted(status_document(outcome, before, generation, self.now()))
         after = fit(KINDS[resource.kind].status, document)
         patch = merge_patch(before, after)
+        if patch.keys() == {"nextRetryTime"} and _fresh(before.get("nextRetryTime"), self.now()):
+            patch = {}
         uid = str(obj["metadata"]["uid"])
         notices = (*self.unsaid.pop(uid, ()), *outcome.notices)
         if patch:
@@ -124,6 +129,16 @@ class Context:
         if isinstance(value, (list, tuple)):
             return [self._redacted(inner) for inner in value]
         return value
+
+
+def _fresh(shown: object, now: datetime) -> bool:
+    """Whether the retry that is shown is to come, or was due a moment ago.
+
+    A server that is away is asked every few seconds, and that alone is worth no write each time.
+    """
+    if not shown:
+        return False
+    return now - datetime.fromisoformat(str(shown)) < _RETRY_SHOWN
 
 
 def _transition(before: Mapping[str, Any], outcome: Outcome) -> tuple[Notice, ...]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.default_privileges import Defaults
 from selvedge.core.postgres.model import Claim, Membership
 from selvedge.core.postgres.settings import equal, join_list, split_list
 from selvedge.core.unit import ObjectRef
@@ -49,7 +52,48 @@ EXPECTED = {
         REF, "u", privileges("database", ("",), "TEMPORARY", schema="", grantee="PUBLIC")
     ),
     'GRANT EXECUTE ON ROUTINE "s"."f"(text, integer) TO "app"': c.GrantPrivileges(
-        REF, "u", privileges("function", ("f(text, integer)",), "EXECUTE")
+        REF, "u", privileges("function", ("f\0text, integer",), "EXECUTE")
+    ),
+    'GRANT EXECUTE ON ROUTINE "s"."f() TO PUBLIC; --"(integer) TO "app"': c.GrantPrivileges(
+        REF, "u", privileges("function", ("f() TO PUBLIC; --\0integer",), "EXECUTE")
+    ),
+    'GRANT USAGE ON FOREIGN SERVER "far" TO "app" WITH GRANT OPTION': c.GrantPrivileges(
+        REF, "u", replace(privileges("server", ("far",), "USAGE", schema=""), grantable=True)
+    ),
+    'GRANT USAGE ON FOREIGN DATA WRAPPER "w" TO "app"': c.GrantPrivileges(
+        REF, "u", privileges("wrapper", ("w",), "USAGE", schema="")
+    ),
+    'GRANT USAGE ON LANGUAGE "sql" TO "app"': c.GrantPrivileges(
+        REF, "u", privileges("language", ("sql",), "USAGE", schema="")
+    ),
+    'REVOKE GRANT OPTION FOR USAGE ON TYPE "s"."t" FROM "app" CASCADE': c.RevokePrivileges(
+        REF, "u", replace(privileges("type", ("t",), "USAGE"), grantable=True, cascade=True)
+    ),
+    'SET LOCAL ROLE "x"; REVOKE SELECT ON TABLE "s"."t" FROM "app"; SET LOCAL ROLE NONE': c.RevokePrivileges(
+        REF, "u", replace(privileges("table", ("t",), "SELECT"), grantor="x")
+    ),
+    'REVOKE "r" FROM "app" GRANTED BY "x" CASCADE': c.RevokeRole(REF, "u", "app", "r", "x"),
+    'CREATE ROLE "app" NOLOGIN NOINHERIT CONNECTION LIMIT 3': c.CreateRole(
+        REF, "u", "app", (("NOINHERIT", None), ("CONNECTION LIMIT", 3))
+    ),
+    "ALTER ROLE \"app\" VALID UNTIL '2031-01-01 00:00:00+00'": c.AlterRole(
+        REF, "u", "app", (("VALID UNTIL", "2031-01-01 00:00:00+00"),)
+    ),
+    'ALTER ROLE "app" NOSUPERUSER NOLOGIN': c.RestrictRole(REF, "u", "app", (("NOSUPERUSER", None), ("NOLOGIN", None))),
+    'ALTER ROLE "app" IN DATABASE "shop" RESET "work_mem"': c.SetRoleSettingHere(REF, "u", "app", "work_mem", None),
+    'GRANT "app" TO CURRENT_USER WITH INHERIT FALSE, SET TRUE': c.BecomeAble(REF, "u", "app"),
+    'ALTER ROLE "a" RENAME TO "b"': c.RenameRole(REF, "u", "a", "b"),
+    'ALTER SCHEMA "a" RENAME TO "b"': c.RenameSchema(REF, "u", "a", "b"),
+    'ALTER DATABASE "other" OWNER TO CURRENT_USER': c.HandOverDatabase(REF, "u", "app", "other"),
+    'REASSIGN OWNED BY "app" TO "owner"; DROP OWNED BY "app"': c.RetireRole(REF, "u", "app", "owner"),
+    '/* in database "a* /b" */ REASSIGN OWNED BY "app" TO /* its owner */; DROP OWNED BY "app"': c.RetireElsewhere(
+        REF, "u", "app", "a*/b"
+    ),
+    'ALTER DEFAULT PRIVILEGES FOR ROLE "o" GRANT SELECT ON TABLES TO "app"': c.GrantDefaults(
+        REF, "u", Defaults("o", (), "table", ("SELECT",), "app")
+    ),
+    'ALTER DEFAULT PRIVILEGES FOR ROLE "o" IN SCHEMA "s" REVOKE USAGE ON TYPES FROM PUBLIC': c.RevokeDefaults(
+        REF, "u", Defaults("o", ("s",), "type", ("USAGE",), "PUBLIC")
     ),
     'GRANT SELECT ("a", "b") ON TABLE "s"."t" TO "r"; GRANT SELECT ("c") ON TABLE "s"."u" TO "r"': c.GrantPrivileges(
         REF, "u", privileges("column", ("t\0a", "t\0b", "u\0c"), "SELECT", grantee="r")

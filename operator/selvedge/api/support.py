@@ -6,10 +6,7 @@ must not be called Ready: reconcile asks here first and says ``Unsupported`` wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
-
-from pydantic.alias_generators import to_camel
+from collections.abc import Iterator
 
 from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
@@ -56,25 +53,7 @@ def _source(path: str, source: MigrationSource) -> Iterator[str]:
 
 
 def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
-    yield from _renamed(f"{path}.schemas", postgres.schemas)
-    yield from _renamed(f"{path}.roles", postgres.roles)
-    yield from _entries(f"{path}.roles", postgres.roles, lambda role: role.inherit is not None, "inherit")
-    yield from _entries(f"{path}.roles", postgres.roles, lambda role: role.valid_until is not None, "validUntil")
-    yield from _entries(
-        f"{path}.roles", postgres.roles, lambda role: role.connection_limit is not None, "connectionLimit"
-    )
-    yield from _entries(f"{path}.roles", postgres.roles, lambda role: bool(role.database_settings), "databaseSettings")
-    yield from _entries(
-        f"{path}.roles", postgres.roles, lambda role: any(one.admin for one in role.member_of), "memberOf.admin"
-    )
-    yield from (
-        f"{path}.grants[{grant.name}].objects.{to_camel(grant.objects.kind)}"
-        for grant in postgres.grants
-        if grant.objects.kind in ("types", "languages", "foreign_servers", "foreign_data_wrappers")
-    )
-    yield from _entries(f"{path}.grants", postgres.grants, lambda grant: grant.grant_option, "grantOption")
     for declared, field in (
-        (postgres.default_privileges, "defaultPrivileges"),
         (postgres.row_level_security, "rowLevelSecurity"),
         (postgres.audit, "audit"),
         (postgres.conventions, "conventions"),
@@ -87,11 +66,3 @@ def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
 def _mongodb(path: str, mongodb: MongoDatabase) -> Iterator[str]:
     if mongodb.roles:
         yield f"{path}.roles"
-
-
-def _renamed(path: str, entries: Iterable[Any]) -> Iterator[str]:
-    return _entries(path, entries, lambda entry: entry.renamed_from is not None, "renamedFrom")
-
-
-def _entries(path: str, entries: Iterable[Any], declared: Callable[[Any], bool], field: str) -> Iterator[str]:
-    return (f"{path}[{entry.name}].{field}" for entry in entries if declared(entry))

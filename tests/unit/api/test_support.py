@@ -25,7 +25,6 @@ def run(**parts: Any) -> tuple[str, ...]:
 def test_each_part_of_the_postgres_example_that_waits_for_a_later_version_is_named():
     found = yaml.safe_load((ROOT / "tests/cluster/examples/databaseschema_postgres.yaml").read_text())
     assert unsupported(parse(found, strict=True).spec) == (
-        "spec.postgres.defaultPrivileges",
         "spec.postgres.rowLevelSecurity",
         "spec.postgres.audit",
         "spec.postgres.conventions",
@@ -38,15 +37,15 @@ def test_each_part_of_the_mongodb_example_that_waits_for_a_later_version_is_name
     assert unsupported(parse(found, strict=True).spec) == ("spec.mongodb.roles",)
 
 
-def test_entries_of_lists_are_named_by_their_key():
-    assert postgres(
-        roles=[{"name": "app"}, {"name": "reader", "renamedFrom": "readonly"}],
-        grants=[{"name": "types", "privileges": ["USAGE"], "objects": {"types": ["shared.status"]}, "to": ["app"]}],
-    ) == ("spec.postgres.roles[reader].renamedFrom", "spec.postgres.grants[types].objects.types")
-
-
 def test_what_is_acted_on_is_not_named():
     assert postgres(schemas=[{"name": "shared"}], roles=[{"name": "app", "memberOf": [{"role": "reader"}]}]) == ()
+    assert (
+        postgres(
+            roles=[{"name": "app"}, {"name": "reader", "renamedFrom": "readonly"}],
+            grants=[{"name": "types", "privileges": ["USAGE"], "objects": {"types": ["shared.status"]}, "to": ["app"]}],
+        )
+        == ()
+    )
     assert run(source={"configMaps": [{"name": "migrations"}]}) == ()
 
 

@@ -7,53 +7,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selvedge.core.postgres.change import Change as Change
+from selvedge.core.postgres.change import Destructive as Destructive
+from selvedge.core.postgres.change import Narrowing as Narrowing
+from selvedge.core.postgres.default_privileges import GrantDefaults as GrantDefaults
+from selvedge.core.postgres.default_privileges import RevokeDefaults as RevokeDefaults
 from selvedge.core.postgres.model import Claim, Membership
-from selvedge.core.unit import ObjectRef, Risk
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What all changes have."""
-
-    ref: ObjectRef
-    member: str
-
-    @property
-    def risk(self) -> Risk:
-        """How much it can hurt (design §4)."""
-        return Risk.ADDITIVE
-
-
-class Narrowing(Change):
-    """A change that takes access away."""
-
-    __slots__ = ()
-
-    @property
-    def risk(self) -> Risk:
-        """Narrowing."""
-        return Risk.NARROWING
-
-
-class Destructive(Change):
-    """A change that can lose data."""
-
-    __slots__ = ()
-
-    @property
-    def risk(self) -> Risk:
-        """Destructive."""
-        return Risk.DESTRUCTIVE
-
+from selvedge.core.postgres.renames import RenameRole as RenameRole
+from selvedge.core.postgres.renames import RenameSchema as RenameSchema
+from selvedge.core.postgres.retirement import HandOverDatabase as HandOverDatabase
+from selvedge.core.postgres.retirement import RetireElsewhere as RetireElsewhere
+from selvedge.core.postgres.retirement import RetireRole as RetireRole
+from selvedge.core.postgres.role_attributes import AlterRole as AlterRole
+from selvedge.core.postgres.role_attributes import RestrictRole as RestrictRole
+from selvedge.core.postgres.role_attributes import Words
 
 # --- the cluster's phase: run in the maintenance database ---
 
 
 @dataclass(frozen=True, slots=True)
 class CreateRole(Change):
-    """``CREATE ROLE name NOLOGIN``."""
+    """``CREATE ROLE name NOLOGIN``, with what is declared besides."""
 
     role: str
+    words: Words = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +51,22 @@ class SetRoleSetting(Change):
 
 
 @dataclass(frozen=True, slots=True)
+class SetRoleSettingHere(Change):
+    """``ALTER ROLE … IN DATABASE … SET setting``, in the unit's database; ``value`` None is ``RESET``."""
+
+    role: str
+    setting: str
+    value: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BecomeAble(Change):
+    """The operator's own login becomes a member of a role whose objects it has to change, without inheriting it."""
+
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
 class GrantRole(Change):
     """``GRANT role TO member``, with the options spelled out where the server knows them."""
 
@@ -91,10 +84,11 @@ class RevokeAdminOption(Narrowing):
 
 @dataclass(frozen=True, slots=True)
 class RevokeRole(Narrowing):
-    """``REVOKE role FROM member``."""
+    """``REVOKE role FROM member``; from Postgres 16 on what ``grantor`` gave: each grantor's is a row of its own."""
 
     grantee: str
     role: str
+    grantor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,13 +198,22 @@ class DropOwned(Destructive):
 
 @dataclass(frozen=True, slots=True)
 class Privileges:
-    """Privileges on objects of one kind in one schema; ``names`` sorted. For columns: ``table NUL column``."""
+    """Privileges on objects of one kind in one schema; ``names`` sorted. For columns: ``table NUL column``.
+
+    ``grantable`` is WITH GRANT OPTION in a grant and GRANT OPTION FOR in a revocation, which is also where ``cascade``
+    and ``grantor`` count: empty for what the owner gave. ``owner`` is set where the operator's login is no superuser
+    and has to become the owner first.
+    """
 
     kind: str
     schema: str
     names: tuple[str, ...]
     privileges: tuple[str, ...]
     grantee: str
+    grantable: bool = False
+    grantor: str = ""
+    cascade: bool = False
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,25 +246,36 @@ class DropClaims(Change):
 
 #: Restrict before widen, and what is needed before what needs it (facts §1.7).
 ORDER: tuple[type[Change], ...] = (
+    RenameRole,
     CreateRole,
+    RestrictRole,
+    BecomeAble,
+    AlterRole,
     CommentRole,
     SetRoleSetting,
-    GrantRole,
     RevokeAdminOption,
+    GrantRole,
     CreateDatabase,
     AlterDatabaseOwner,
     SetDatabaseSetting,
+    SetRoleSettingHere,
+    RenameSchema,
     CreateSchema,
     AlterSchemaOwner,
     CommentSchema,
     CreateExtension,
     UpdateExtension,
     RevokePrivileges,
+    RevokeDefaults,
     GrantPrivileges,
+    GrantDefaults,
     DropExtension,
     DropSchema,
     DropOwned,
+    RetireRole,
     RevokeRole,
+    HandOverDatabase,
+    RetireElsewhere,
     DropDatabase,
     DropRole,
     WriteClaims,

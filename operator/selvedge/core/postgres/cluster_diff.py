@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
-from selvedge.core.names import reserved_role
 from selvedge.core.postgres.changes import (
+    AlterRole,
     Change,
     CommentRole,
     CreateDatabase,
     CreateRole,
     DropClaims,
     DropRole,
-    GrantRole,
-    RevokeAdminOption,
-    RevokeRole,
+    RestrictRole,
     SetRoleSetting,
     WriteClaims,
 )
-from selvedge.core.postgres.model import Claim, CurrentRole, Desired, DesiredRole, Problem
+from selvedge.core.postgres.memberships_diff import diff_memberships, privileged_role, revocations
+from selvedge.core.postgres.model import Claim, CurrentRole, Desired, DesiredRole, Elsewhere, Problem
+from selvedge.core.postgres.renames import Rename, plan_renames, rename_changes, renamed_claims, renamed_roles
+from selvedge.core.postgres.retirement import diff_elsewhere
+from selvedge.core.postgres.role_attributes import creation_words, diff_attributes
 from selvedge.core.postgres.settings import changed
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where roles that go hold something: other databases, those that each member may use, and who cannot go.
+
+    ``blocked`` are roles that the unit's own database holds for good.
+    """
+
+    elsewhere: Mapping[str, tuple[Elsewhere, ...]] = field(default_factory=dict)
+    may_use: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    blocked: frozenset[str] = frozenset()
 
 
 class ClaimBook:
@@ -39,6 +54,13 @@ class ClaimBook:
         self.resources = resources
         self.alive = alive
         self.new: dict[str, Claim] = {}
+        self.moved: set[str] = set()
+
+    def move(self, renames: Iterable[Rename]) -> None:
+        """Take the objects for what they will be called; ``moved`` are the claims that have to be written anew."""
+        renames = tuple(renames)
+        self.moved = {one.new_key for one in renames if one.old_key in self.claims}
+        self.claims = renamed_claims(self.claims, renames)
 
     def mine(self, object_name: str, member: str) -> bool:
         """Whether the object is the member's to have: it, or another member of this unit, owns it already.
@@ -72,7 +94,8 @@ class ClaimBook:
         detail = {"created": False, **detail}
         if current is not None and self.mine(object_name, member):
             detail["created"] = current.detail.get("created", False)
-            if current.resource == self.resources[member] and dict(current.detail) == detail:
+            same = current.resource == self.resources[member] and dict(current.detail) == detail
+            if same and object_name not in self.moved:
                 return
         self.new[object_name] = Claim(object_name, self.cluster, self.resources[member], member, detail)
 
@@ -112,12 +135,13 @@ def diff_cluster(
     book: ClaimBook,
     adopt: Mapping[str, bool],
     version: int,
+    places: Places | None = None,
 ) -> tuple[list[Change], list[Problem]]:
     """Changes and problems of the server-wide part.
 
     ``roles`` are the live roles that matter, ``databases`` the names of those that exist, ``adopt`` says for each
-    member's uid whether it may take over what nobody claims. A conflict on the database itself is a problem of the
-    whole unit and stands alone.
+    member's uid whether it may take over what nobody claims; ``places`` where roles that go hold something. A conflict
+    on the database itself is a problem of the whole unit and stands alone.
     """
     changes: list[Change] = []
     problems: list[Problem] = []
@@ -139,18 +163,40 @@ def diff_cluster(
         book.want(key, database.member, {"members": members})
     if not exists:
         changes.append(CreateDatabase(ref, database.member, database.name, database.owner))
+    renamed, trouble = _renames(desired, roles, book, adopt)
+    roles = renamed_roles(roles, renamed)
+    book.move(renamed)
+    changes += rename_changes(renamed)
+    changes += [DropClaims(one.ref, one.member, (one.old_key,)) for one in renamed if one.new_key in book.moved]
+    problems += trouble
+    kept_back = {problem.status.ref for problem in trouble}
     declared = {role.name for role in desired.roles if not role.absent}
     going = dropped_roles(desired, book)
     staying = {name: role for name, role in roles.items() if name not in going}
     for role in desired.roles:
-        found, trouble = _diff_role(role, staying, declared, book, adopt[role.member], version)
-        changes += found
-        problems += trouble
-    changes += _retired(desired, roles, book)
+        if ObjectRef("role", role.name) not in kept_back:
+            found, trouble = _diff_role(role, staying, declared, book, adopt[role.member], version)
+            changes += found
+            problems += trouble
+    found, trouble = _retired(desired, roles, book, version, places or Places())
+    changes += found
+    problems += trouble
     if book.new:
         member = database.member
         changes.append(WriteClaims(ref, member, tuple(book.new[name] for name in sorted(book.new))))
     return changes, problems
+
+
+def _renames(
+    desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook, adopt: Mapping[str, bool]
+) -> tuple[list[Rename], list[Problem]]:
+    wanted = (
+        Rename(role.member, ObjectRef("role", role.name), role.renamed_from)
+        for role in desired.roles
+        if role.renamed_from and not role.absent
+    )
+    privileged = frozenset(name for name, role in roles.items() if role.privileged)
+    return plan_renames(wanted, frozenset(roles), book, adopt, privileged)
 
 
 def _diff_role(
@@ -174,90 +220,78 @@ def _diff_role(
         if not adopt:
             return [], [adoption_required(ref, role.member)]
         if current.privileged:
-            return [], [_privileged(ref, role.member, role.name, "taken over")]
-    before = _names(book.claims[key].detail.get("settings")) if mine else frozenset()
-    book.want(key, role.member, {"settings": sorted(role.settings), "created": current is None})
+            return [], [privileged_role(ref, role.member, role.name, "taken over")]
+    known = book.claims[key].detail if mine else {}
+    before = _names(known.get("settings"))
+    named = role.attributes.declared()
+    detail = {"settings": sorted(role.settings), "created": current is None}
+    book.want(key, role.member, {**detail, "attributes": list(named)} if named else detail)
     changes: list[Change] = []
     if current is None:
-        changes.append(CreateRole(ref, role.member, role.name))
+        changes.append(CreateRole(ref, role.member, role.name, creation_words(role.attributes)))
         current = CurrentRole(role.name)
+    else:
+        ours, once = bool(known.get("created")), _names(known.get("attributes"))
+        give, take = diff_attributes(role.attributes, current.attributes, ours=ours, before=once)
+        changes += [RestrictRole(ref, role.member, role.name, take)] if take else []
+        changes += [AlterRole(ref, role.member, role.name, give)] if give else []
     if role.comment is not None and role.comment != (current.comment or ""):
         changes.append(CommentRole(ref, role.member, role.name, role.comment))
     for setting, value in changed(current.settings, role.settings):
         changes.append(SetRoleSetting(ref, role.member, role.name, setting, value))
     for setting in sorted((before - role.settings.keys()) & current.settings.keys()):
         changes.append(SetRoleSetting(ref, role.member, role.name, setting, None))
-    found, problems = _memberships(role, current, roles, declared, version)
+    found, problems = diff_memberships(role, current, roles, declared, version)
     return [*changes, *found], problems
-
-
-def _memberships(
-    role: DesiredRole, current: CurrentRole, roles: Mapping[str, CurrentRole], declared: set[str], version: int
-) -> tuple[list[Change], list[Problem]]:
-    """What the role is to be a member of, and no more than that."""
-    ref = ObjectRef("role", role.name)
-    changes: list[Change] = []
-    problems: list[Problem] = []
-    wanted = {membership.role: membership for membership in role.memberships}
-    for name, membership in sorted(wanted.items()):
-        if name not in roles and name not in declared:
-            message = f"role {role.name} is to be a member of role {name}, which does not exist: declare it"
-            status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
-            problems.append(Problem(role.member, status))
-            continue
-        # Reserved names passed the server's access by being listed there; what is declared is checked by itself.
-        if name in roles and roles[name].privileged and name not in declared and not reserved_role(name):
-            problems.append(_privileged(ref, role.member, name, "granted"))
-            wanted = {other: kept for other, kept in wanted.items() if other != name}
-            continue
-        live = current.memberships.get(name)
-        if live is not None and version < 160000 and live.admin and not membership.admin:
-            changes.append(RevokeAdminOption(ref, role.member, role.name, name))
-        elif live is None or (version >= 160000 and live != membership) or live.admin != membership.admin:
-            changes.append(GrantRole(ref, role.member, role.name, membership))
-    for name in sorted(current.memberships.keys() - wanted.keys()):
-        changes.append(RevokeRole(ref, role.member, role.name, name))
-    return changes, problems
-
-
-def _privileged(ref: ObjectRef, member: str, name: str, what: str) -> Problem:
-    message = (
-        f"role {name} is a superuser, or can make roles, replicate, bypass row-level security or reach the server's "
-        f"files: it cannot be {what} by a declaration; name another role"
-    )
-    return Problem(member, ObjectStatus(ref, ObjectState.FAILED, Reason.FORBIDDEN_NAME, message))
 
 
 def retired_roles(desired: Desired, book: ClaimBook) -> dict[str, list[Claim]]:
     """For each member's uid the claims of roles that left its declaration."""
     kept = {f"role:{role.name}" for role in desired.roles} | desired.refused
+    kept |= {f"role:{role.renamed_from}" for role in desired.roles if role.renamed_from}
     return {member: [x for x in book.owned("role:", member) if x.object not in kept] for member in book.resources}
 
 
 def dropped_roles(desired: Desired, book: ClaimBook) -> frozenset[str]:
     """Those of them that are to be dropped: we made them."""
-    return frozenset(
-        claim.object.removeprefix("role:")
-        for claims in retired_roles(desired, book).values()
+    return frozenset(retiring(desired, book))
+
+
+def retiring(desired: Desired, book: ClaimBook) -> dict[str, str]:
+    """The roles that are to be dropped, each with the uid of the member whose it was."""
+    return {
+        claim.object.removeprefix("role:"): member
+        for member, claims in retired_roles(desired, book).items()
         for claim in claims
         if claim.detail.get("created")
-    )
+    }
 
 
-def _retired(desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook) -> list[Change]:
-    """Roles that we made and that left the declaration: access is always taken away."""
-    changes: list[Change] = []
+def _retired(
+    desired: Desired, roles: Mapping[str, CurrentRole], book: ClaimBook, version: int, places: Places
+) -> tuple[list[Change], list[Problem]]:
+    """Roles that left the declaration: access is always taken away, and those that we made go.
+
+    One that cannot be freed somewhere stays, and its claim with it.
+    """
+    going = {role: member for role, member in retiring(desired, book).items() if role in roles}
+    changes, problems = diff_elsewhere(going, places.elsewhere, places.may_use)
+    stuck = {problem.status.ref.name for problem in problems} | places.blocked
+    changes = [change for change in changes if change.ref.name not in stuck]
     for member, claims in retired_roles(desired, book).items():
         for claim in claims:
             name = claim.object.removeprefix("role:")
             ref = ObjectRef("role", name)
             current = roles.get(name)
             if current is not None:
-                changes += [RevokeRole(ref, member, name, parent) for parent in sorted(current.memberships)]
-                if claim.detail.get("created"):
+                for parent in sorted(current.memberships):
+                    changes += revocations(ref, member, current, parent, version)
+                if name in stuck:
+                    continue
+                if name in going:
                     changes.append(DropRole(ref, member, name))
             changes.append(DropClaims(ref, member, (claim.object,)))
-    return changes
+    return changes, problems
 
 
 def _names(value: object) -> frozenset[str]:

@@ -16,53 +16,70 @@ from selvedge.core.postgres.changes import (
     DropExtension,
     DropSchema,
     SetDatabaseSetting,
+    SetRoleSettingHere,
     UpdateExtension,
     WriteClaims,
 )
-from selvedge.core.postgres.cluster_diff import ClaimBook, conflict, dropped_roles, retired_roles
+from selvedge.core.postgres.cluster_diff import ClaimBook, conflict
+from selvedge.core.postgres.default_privileges import diff_defaults
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import (
     AclGroup,
     AuthoritativeScope,
     Desired,
     DesiredExtension,
-    DesiredGrant,
+    DesiredRole,
     DesiredSchema,
-    GrantTarget,
     Problem,
-    Remembered,
     Snapshot,
 )
+from selvedge.core.postgres.remembering import (
+    default_detail,
+    default_key,
+    defaults_of_dropped_roles,
+    grant_detail,
+    grant_key,
+    grants_of_dropped_roles,
+    left_defaults,
+    left_grants,
+)
+from selvedge.core.postgres.renames import Rename, plan_renames, rename_changes, renamed_snapshot
+from selvedge.core.postgres.retirement import diff_retirement
 from selvedge.core.postgres.settings import changed
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
 
 def diff_database(
-    desired: Desired, snapshot: Snapshot, book: ClaimBook, prune: Mapping[str, bool]
+    desired: Desired,
+    snapshot: Snapshot,
+    book: ClaimBook,
+    prune: Mapping[str, bool],
+    adopt: Mapping[str, bool] | None = None,
 ) -> tuple[list[Change], list[Problem]]:
     """Changes and problems inside the database.
 
-    ``prune`` says for each member's uid whether data-bearing objects that left its declaration are to be dropped.
+    ``prune`` says for each member's uid whether data-bearing objects that left its declaration are to be dropped,
+    ``adopt`` whether it may take over what nobody claims.
     """
     changes: list[Change] = []
     problems: list[Problem] = []
+    snapshot, kept_back = _renames(desired, snapshot, book, adopt or {}, changes, problems)
     changes += _database(desired, snapshot, book)
     known_roles = frozenset(snapshot.roles) - desired.remembered.dropped
+    changes += _role_settings(desired, snapshot, book)
     for schema in desired.schemas:
-        _add(_schema(schema, snapshot, book, known_roles), changes, problems)
+        if ObjectRef("schema", schema.name) not in kept_back:
+            _add(_schema(schema, snapshot, book, known_roles), changes, problems)
     for extension in desired.extensions:
         _add(_extension(extension, snapshot, book), changes, problems)
-    kept = {f"schema:{schema.name}" for schema in desired.schemas}
-    kept |= {f"extension:{extension.name}" for extension in desired.extensions} | desired.refused
+    kept = {f"schema:{schema.name}" for schema in desired.schemas} | desired.refused
+    kept |= {f"schema:{schema.renamed_from}" for schema in desired.schemas if schema.renamed_from}
+    kept |= {f"extension:{extension.name}" for extension in desired.extensions}
     changes += _left_objects(kept, book, snapshot, prune)
-    left, dropped = _left_grants(desired, book)
-    left += _of_dropped_roles(desired)
-    for grant in desired.grants:
-        book.want(_grant_key(grant, book), grant.member, _grant_detail(grant))
-    scopes = [_existing(scope, known_roles) for scope in desired.authoritative]
     snapshot = _with_new_schemas(snapshot, changes)
-    _add(diff_grants(desired.grants, left, scopes, snapshot, known_roles), changes, problems)
+    dropped = _access(desired, snapshot, book, known_roles, changes, problems)
+    _add(_retirement(desired, snapshot), changes, problems)
     ref = ObjectRef("database", desired.database.name)
     if dropped:
         changes.append(DropClaims(ref, desired.database.member, tuple(sorted(dropped))))
@@ -70,6 +87,110 @@ def diff_database(
         rows = tuple(book.new[name] for name in sorted(book.new))
         changes.append(WriteClaims(ref, desired.database.member, rows))
     return changes, problems
+
+
+def _renames(
+    desired: Desired,
+    snapshot: Snapshot,
+    book: ClaimBook,
+    adopt: Mapping[str, bool],
+    changes: list[Change],
+    problems: list[Problem],
+) -> tuple[Snapshot, set[ObjectRef]]:
+    """The snapshot with what is renamed, and the schemas that cannot be."""
+    wanted = (
+        Rename(schema.member, ObjectRef("schema", schema.name), schema.renamed_from)
+        for schema in desired.schemas
+        if schema.renamed_from and not schema.absent
+    )
+    renamed, trouble = plan_renames(wanted, frozenset(snapshot.schemas), book, adopt)
+    book.move(renamed)
+    changes += rename_changes(renamed)
+    changes += [DropClaims(one.ref, one.member, (one.old_key,)) for one in renamed if one.new_key in book.moved]
+    problems += trouble
+    return renamed_snapshot(snapshot, renamed), {problem.status.ref for problem in trouble}
+
+
+def _access(
+    desired: Desired,
+    snapshot: Snapshot,
+    book: ClaimBook,
+    known_roles: frozenset[str],
+    changes: list[Change],
+    problems: list[Problem],
+) -> list[str]:
+    """Privileges, and what new objects get; returns the claims of what is declared no more."""
+    left, dropped = left_grants(desired, book)
+    left += grants_of_dropped_roles(desired)
+    gone, dropped_too = left_defaults(desired, book)
+    gone += defaults_of_dropped_roles(desired)
+    for grant in desired.grants:
+        book.want(grant_key(grant, book), grant.member, grant_detail(grant))
+    for default in desired.defaults:
+        book.want(default_key(default, book), default.member, default_detail(default))
+    scopes = [_existing(scope, known_roles) for scope in desired.authoritative]
+    found = diff_grants(desired.grants, left, scopes, snapshot, known_roles, desired.defaults, gone)
+    _add(found, changes, problems)
+    schemas = frozenset(name for group in snapshot.groups if group.kind == "schema" for name in group.names)
+    roles = frozenset(snapshot.roles)
+    _add(
+        diff_defaults(desired.defaults, gone, snapshot.defaults, known_roles, schemas, snapshot.version, roles),
+        changes,
+        problems,
+    )
+    return [*dropped, *dropped_too]
+
+
+def going(desired: Desired, snapshot: Snapshot) -> dict[str, str]:
+    """The roles that are to be dropped and exist, each with the uid of the member whose it was."""
+    return {role: member for role, member in sorted(desired.remembered.retiring) if role in snapshot.roles}
+
+
+def _retirement(desired: Desired, snapshot: Snapshot) -> tuple[list[Change], list[Problem]]:
+    retiring = going(desired, snapshot)
+    if not retiring:
+        return [], []
+    wanted = desired.database.owner
+    owner = wanted if wanted and wanted in snapshot.roles else snapshot.database_owner
+    successor = owner if owner not in retiring else snapshot.me
+    return diff_retirement(retiring, snapshot.holdings, successor, desired.database.name)
+
+
+def _role_settings(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> list[Change]:
+    """Settings of roles in this database; what was declared once goes again."""
+    changes: list[Change] = []
+    declared: set[str] = set()
+    for role in desired.roles:
+        key = f"roleSettings:{role.name}"
+        current = snapshot.roles.get(role.name)
+        if current is None or role.absent:
+            continue
+        declared.add(key)
+        before = book.claims.get(key)
+        listed = before.detail.get("settings") if before is not None and book.mine(key, role.member) else None
+        once = {str(name) for name in listed} if isinstance(listed, (list, tuple)) else set()
+        changes += _settings_here(role, current.database_settings, once)
+        if role.database_settings:
+            book.want(key, role.member, {"settings": sorted(role.database_settings)})
+        elif before is not None and book.mine(key, role.member):
+            changes.append(DropClaims(ObjectRef("role", role.name), role.member, (key,)))
+    for member in book.resources:
+        for claim in book.owned("roleSettings:", member):
+            if claim.object not in declared:
+                role_name = claim.object.removeprefix("roleSettings:")
+                if role_name not in {role.renamed_from for role in desired.roles}:
+                    changes.append(DropClaims(ObjectRef("role", role_name), member, (claim.object,)))
+    return changes
+
+
+def _settings_here(role: DesiredRole, live: Mapping[str, str], once: set[str]) -> list[Change]:
+    ref = ObjectRef("role", role.name)
+    found: list[Change] = [
+        SetRoleSettingHere(ref, role.member, role.name, setting, value)
+        for setting, value in changed(live, role.database_settings)
+    ]
+    gone = sorted((once - role.database_settings.keys()) & live.keys())
+    return [*found, *(SetRoleSettingHere(ref, role.member, role.name, setting, None) for setting in gone)]
 
 
 def _add(found: tuple[list[Change], list[Problem]], changes: list[Change], problems: list[Problem]) -> None:
@@ -187,116 +308,3 @@ def _left_objects(kept: set[str], book: ClaimBook, snapshot: Snapshot, prune: Ma
                 changes.append(DropSchema(ref, member, name) if kind == "schema" else DropExtension(ref, member, name))
             changes.append(DropClaims(ref, member, (claim.object,)))
     return changes
-
-
-def _grant_key(grant: DesiredGrant, book: ClaimBook) -> str:
-    return f"grant:{book.resources[grant.member]}:{grant.name}"
-
-
-def _grant_detail(grant: DesiredGrant) -> dict[str, object]:
-    target = grant.target
-    return {
-        "privileges": sorted(grant.privileges),
-        "to": list(grant.to),
-        "absent": grant.absent,
-        "database": target.database,
-        "schemas": list(target.schemas),
-        "tables": [list(pair) for pair in target.tables],
-        "tablesIn": list(target.tables_in),
-        "sequences": [list(pair) for pair in target.sequences],
-        "sequencesIn": list(target.sequences_in),
-        "functions": list(target.functions),
-        "functionsIn": list(target.functions_in),
-        "columns": [[schema, table, list(columns)] for schema, table, columns in target.columns],
-    }
-
-
-def _grant_of(name: str, member: str, detail: Mapping[str, object]) -> DesiredGrant:
-    """The declaration that a claim remembers."""
-
-    def strings(key: str) -> tuple[str, ...]:
-        value = detail.get(key)
-        return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
-
-    def pairs(key: str) -> tuple[tuple[str, str], ...]:
-        value = detail.get(key)
-        return tuple((str(a), str(b)) for a, b in value) if isinstance(value, (list, tuple)) else ()
-
-    columns = detail.get("columns")
-    target = GrantTarget(
-        database=bool(detail.get("database")),
-        schemas=strings("schemas"),
-        tables=pairs("tables"),
-        tables_in=strings("tablesIn"),
-        sequences=pairs("sequences"),
-        sequences_in=strings("sequencesIn"),
-        functions=strings("functions"),
-        functions_in=strings("functionsIn"),
-        columns=tuple((str(s), str(t), tuple(map(str, c))) for s, t, c in columns)
-        if isinstance(columns, (list, tuple))
-        else (),
-    )
-    return DesiredGrant(member, name, frozenset(strings("privileges")), target, strings("to"))
-
-
-def remembered_grants(book: ClaimBook) -> list[DesiredGrant]:
-    """What the members' claims say they granted before; the snapshot has to show those objects too."""
-    grants: list[DesiredGrant] = []
-    for member, resource in book.resources.items():
-        prefix = f"grant:{resource}:"
-        for claim in book.owned(prefix, member):
-            if not claim.detail.get("absent"):
-                grants.append(_grant_of(claim.object.removeprefix(prefix), member, claim.detail))
-    return grants
-
-
-def _left_grants(desired: Desired, book: ClaimBook) -> tuple[list[DesiredGrant], list[str]]:
-    """Grants that were declared differently before, and the claims of those that are gone altogether."""
-    now = {_grant_key(grant, book): _grant_detail(grant) for grant in desired.grants}
-    left: list[DesiredGrant] = []
-    dropped: list[str] = []
-    for member, resource in book.resources.items():
-        prefix = f"grant:{resource}:"
-        for claim in book.owned(prefix, member):
-            remembered = {key: value for key, value in claim.detail.items() if key != "created"}
-            if now.get(claim.object) == remembered or claim.object in desired.refused:
-                continue
-            if not claim.detail.get("absent"):
-                left.append(_grant_of(claim.object.removeprefix(prefix), member, claim.detail))
-            if claim.object not in now:
-                dropped.append(claim.object)
-    return left, dropped
-
-
-def _of_dropped_roles(desired: Desired) -> list[DesiredGrant]:
-    """What is still granted to roles that are to be dropped: it would keep them from being dropped."""
-    gone = desired.remembered.dropped
-    return [
-        replace(grant, to=tuple(role for role in grant.to if role in gone))
-        for grant in desired.grants
-        if not grant.absent and gone.intersection(grant.to)
-    ]
-
-
-def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> Remembered:
-    """What the claims in ``book`` say was declared before and is not any more.
-
-    The claims of roles stand in the maintenance database and all others in the database itself: it is asked for each
-    of the two books, and the answers are put together by :func:`united`.
-    """
-    left, _ = _left_grants(desired, book)
-    roles = {claim.object.removeprefix("role:") for claims in retired_roles(desired, book).values() for claim in claims}
-    kept = {schema.name for schema in desired.schemas}
-    schemas = {
-        claim.object.removeprefix("schema:")
-        for member in book.resources
-        if prune.get(member)
-        for claim in book.owned("schema:", member)
-    }
-    return Remembered(frozenset(roles), frozenset(schemas - kept), tuple(left), dropped_roles(desired, book))
-
-
-def united(a: Remembered, b: Remembered) -> Remembered:
-    """Both."""
-    grants = tuple(dict.fromkeys((*a.grants, *b.grants)))
-    return Remembered(a.roles | b.roles, a.schemas | b.schemas, grants, a.dropped | b.dropped)

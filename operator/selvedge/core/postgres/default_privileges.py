@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from selvedge.core.postgres.changes import Change, Narrowing
-from selvedge.core.postgres.model import PUBLIC, Problem
+from selvedge.core.names import PUBLIC
+from selvedge.core.postgres.change import Change, Narrowing, Problem
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
@@ -151,10 +151,12 @@ def diff_defaults(
     known_roles: frozenset[str],
     known_schemas: frozenset[str],
     version: int,
+    all_roles: frozenset[str] | None = None,
 ) -> tuple[list[Change], list[Problem]]:
     """Grants and revocations, and the entries that wait for a role or a schema or cannot be.
 
-    ``left`` are entries that the declaration held before and does not any more. What is there is not granted again:
+    ``left`` are entries that the declaration held before and does not any more; for them ``all_roles`` counts, which
+    has the roles that are to go as well. What is there is not granted again:
     each ALTER DEFAULT PRIVILEGES writes a row of the catalogue, whether it changes anything or not.
     """
     wanted: dict[_Row, DesiredDefault] = {}
@@ -167,7 +169,7 @@ def diff_defaults(
             if row not in into or entry.grantable:
                 into[row] = entry
     for entry in left:
-        for row in _rows(entry, known_roles, known_schemas, version):
+        for row in _rows(entry, all_roles or known_roles, known_schemas, version):
             unwanted.setdefault(row, entry)
     grants: dict[_Statement, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     revokes: dict[_Statement, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))

@@ -16,9 +16,16 @@ from selvedge.core.postgres.changes import (
     DropClaims,
     DropDatabase,
     DropRole,
+    HandOverDatabase,
+    RenameRole,
+    RenameSchema,
+    RetireElsewhere,
     WriteClaims,
 )
 from selvedge.core.unit import ObjectRef, Risk
+
+#: Objects whose names are the resource's own: two resources may each have one of that name.
+_OF_A_RESOURCE = ("grant", "defaultPrivilege")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ def _allowed(change: Change, policy: Policy) -> bool:
 
 def without_failed(changes: Sequence[Change], failed: Sequence[Change], policies: Mapping[str, Policy]) -> list[Change]:
     """The changes without those that the server refused, and without all that needs an object it refused to make."""
-    creations = (CreateRole, CreateDatabase, CreateSchema, CreateExtension)
+    creations = (CreateRole, CreateDatabase, CreateSchema, CreateExtension, RenameRole, RenameSchema)
     never_made = {(change.ref, change.member) for change in failed if isinstance(change, creations)}
     kept: list[Change] = []
     for change in changes:
@@ -95,11 +102,17 @@ def without_claims(change: Change, held: set[tuple[ObjectRef, str]], policies: M
     """The bookkeeping without the rows of objects that are held back; None when nothing is left of it."""
     names = set()
     for ref, member in held:
-        names.add(f"grant:{policies[member].resource}:{ref.name}" if ref.kind == "grant" else f"{ref.kind}:{ref.name}")
+        middle = f"{policies[member].resource}:" if ref.kind in _OF_A_RESOURCE else ""
+        names.add(f"{ref.kind}:{middle}{ref.name}")
+        if ref.kind == "role":
+            names.add(f"roleSettings:{ref.name}")
     if isinstance(change, WriteClaims):
         rows = tuple(claim for claim in change.claims if claim.object not in names)
         return WriteClaims(change.ref, change.member, rows) if rows else None
     if isinstance(change, DropClaims):
+        # The claim of an object's old name goes when it is renamed, and not before.
+        if change.ref.kind in ("role", "schema") and (change.ref, change.member) in held:
+            return None
         objects = tuple(name for name in change.objects if name not in names)
         return DropClaims(change.ref, change.member, objects) if objects else None
     return change
@@ -107,4 +120,4 @@ def without_claims(change: Change, held: set[tuple[ObjectRef, str]], policies: M
 
 def late(change: Change) -> bool:
     """Whether a change of the cluster's phase comes after the database's phase."""
-    return isinstance(change, (DropRole, DropDatabase))
+    return isinstance(change, (DropRole, DropDatabase, RetireElsewhere, HandOverDatabase))

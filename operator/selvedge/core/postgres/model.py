@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from selvedge.core.unit import ObjectRef, ObjectStatus
-
-PUBLIC = "PUBLIC"
+from selvedge.core.names import PUBLIC as PUBLIC
+from selvedge.core.postgres.change import Problem as Problem
+from selvedge.core.postgres.default_privileges import DesiredDefault as DesiredDefault
+from selvedge.core.postgres.default_privileges import LiveDefaults as LiveDefaults
+from selvedge.core.postgres.retirement import Elsewhere as Elsewhere
+from selvedge.core.postgres.retirement import Holdings
+from selvedge.core.postgres.role_attributes import DesiredAttributes, LiveAttributes
+from selvedge.core.unit import ObjectRef
 
 #: What ``ALL`` means for each kind of object; MAINTAIN exists from Postgres 17 on.
 ALL_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -17,6 +22,10 @@ ALL_PRIVILEGES: Mapping[str, frozenset[str]] = {
     "sequence": frozenset({"USAGE", "SELECT", "UPDATE"}),
     "function": frozenset({"EXECUTE"}),
     "column": frozenset({"SELECT", "INSERT", "UPDATE", "REFERENCES"}),
+    "type": frozenset({"USAGE"}),
+    "language": frozenset({"USAGE"}),
+    "server": frozenset({"USAGE"}),
+    "wrapper": frozenset({"USAGE"}),
 }
 
 
@@ -32,7 +41,10 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class DesiredRole:
-    """A group role (NOLOGIN). ``settings`` are what ``ALTER ROLE … SET`` stores: text, lists joined by the renderer."""
+    """A group role (NOLOGIN). ``settings`` are what ``ALTER ROLE … SET`` stores: text, lists joined by the renderer.
+
+    ``database_settings`` are those of the unit's database alone.
+    """
 
     member: str
     name: str
@@ -40,6 +52,9 @@ class DesiredRole:
     settings: Mapping[str, str] = field(default_factory=dict)
     memberships: tuple[Membership, ...] = ()
     absent: bool = False
+    database_settings: Mapping[str, str] = field(default_factory=dict)
+    attributes: DesiredAttributes = field(default_factory=DesiredAttributes)
+    renamed_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +66,7 @@ class DesiredSchema:
     owner: str | None = None
     comment: str | None = None
     absent: bool = False
+    renamed_from: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +95,8 @@ class DesiredDatabase:
 class GrantTarget:
     """The objects of one grant, unexpanded; exactly one of the fields is set (the API's rule).
 
-    ``tables``, ``sequences`` and ``columns`` are (schema, name) pairs; ``functions`` are signatures as written.
+    ``tables``, ``sequences``, ``types`` and ``columns`` are (schema, name) pairs; ``functions`` are signatures as
+    written. ``languages``, ``servers`` and ``wrappers`` stand in no schema.
     """
 
     database: bool = False
@@ -91,24 +108,36 @@ class GrantTarget:
     functions: tuple[str, ...] = ()
     functions_in: tuple[str, ...] = ()
     columns: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
+    types: tuple[tuple[str, str], ...] = ()
+    languages: tuple[str, ...] = ()
+    servers: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
-        """The kind of object whose privileges are meant: database, schema, table, sequence, function or column."""
-        if self.database:
-            return "database"
-        if self.schemas:
-            return "schema"
-        if self.tables or self.tables_in:
-            return "table"
-        if self.sequences or self.sequences_in:
-            return "sequence"
-        return "column" if self.columns else "function"
+        """The kind of object whose privileges are meant, as in :data:`ALL_PRIVILEGES`."""
+        found = {
+            "database": self.database,
+            "schema": self.schemas,
+            "table": self.tables or self.tables_in,
+            "sequence": self.sequences or self.sequences_in,
+            "column": self.columns,
+            "type": self.types,
+            "language": self.languages,
+            "server": self.servers,
+            "wrapper": self.wrappers,
+        }
+        return next((kind for kind, given in found.items() if given), "function")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The objects that stand in no schema."""
+        return (*self.languages, *self.servers, *self.wrappers)
 
     def schema_names(self) -> frozenset[str]:
         """Every schema that the grant names or has objects in."""
         names = {*self.schemas, *self.tables_in, *self.sequences_in, *self.functions_in}
-        names.update(pair[0] for pair in (*self.tables, *self.sequences))
+        names.update(pair[0] for pair in (*self.tables, *self.sequences, *self.types))
         names.update(column[0] for column in self.columns)
         names.update(signature.partition("(")[0].partition(".")[0] for signature in self.functions)
         return frozenset(names)
@@ -124,6 +153,7 @@ class DesiredGrant:
     target: GrantTarget
     to: tuple[str, ...]
     absent: bool = False
+    grantable: bool = False
 
     @property
     def ref(self) -> ObjectRef:
@@ -149,14 +179,9 @@ class Remembered:
     grants: tuple[DesiredGrant, ...] = ()
     #: Those of the roles that are to be dropped: nothing is granted to them any more.
     dropped: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What stands in the way of one object of one member (its uid)."""
-
-    member: str
-    status: ObjectStatus
+    #: The same with the uid of the member whose each was.
+    retiring: frozenset[tuple[str, str]] = frozenset()
+    defaults: tuple[DesiredDefault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +195,7 @@ class Desired:
     grants: tuple[DesiredGrant, ...] = ()
     authoritative: tuple[AuthoritativeScope, ...] = ()
     remembered: Remembered = Remembered()
+    defaults: tuple[DesiredDefault, ...] = ()
     #: Claims of what a member declares and may not have (any more): neither changed nor taken away.
     refused: frozenset[str] = frozenset()
 
@@ -178,7 +204,13 @@ class Desired:
         names = {schema.name for schema in self.schemas} | self.remembered.schemas
         for grant in self._grants():
             names.update(grant.target.schema_names())
+        names.update(schema for one in self._defaults() for schema in one.schemas)
+        names.update(schema.renamed_from for schema in self.schemas if schema.renamed_from)
         return frozenset(names)
+
+    def every_schema(self) -> bool:
+        """Whether global default privileges concern the objects of every schema."""
+        return any(not one.schemas for one in self._defaults())
 
     def role_names(self) -> frozenset[str]:
         """Every role whose existence or attributes matter."""
@@ -187,6 +219,8 @@ class Desired:
         names.update(self.remembered.roles)
         names.update(name for grant in self._grants() for name in grant.to if name != PUBLIC)
         names.update(schema.owner for schema in self.schemas if schema.owner)
+        names.update(name for one in self._defaults() for name in (*one.creators, *one.to) if name != PUBLIC)
+        names.update(role.renamed_from for role in self.roles if role.renamed_from)
         if self.database.owner:
             names.add(self.database.owner)
         return frozenset(names)
@@ -199,8 +233,24 @@ class Desired:
         """Whether the privileges of single columns matter."""
         return any(grant.target.columns for grant in self._grants())
 
+    def shows_types(self) -> bool:
+        """Whether the privileges of types matter."""
+        named = any(grant.target.types for grant in self._grants())
+        return named or bool(self.authoritative) or any(one.kind == "type" for one in self._defaults())
+
+    def names_without_schema(self, kind: str) -> frozenset[str]:
+        """The languages, foreign servers or wrappers that grants name."""
+        return frozenset(name for grant in self._grants() if grant.target.kind == kind for name in grant.target.names)
+
+    def creators(self) -> frozenset[str]:
+        """The roles whose default privileges matter."""
+        return frozenset(name for one in self._defaults() for name in one.creators)
+
     def _grants(self) -> tuple[DesiredGrant, ...]:
         return (*self.grants, *self.remembered.grants)
+
+    def _defaults(self) -> tuple[DesiredDefault, ...]:
+        return (*self.defaults, *self.remembered.defaults)
 
 
 Detail = Mapping[str, object]
@@ -227,10 +277,11 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class CurrentRole:
-    """A role as it is. ``memberships`` are what it is a member of.
+    """A role as it is. ``memberships`` are what it is a member of, all grantors' together; ``granted`` each alone.
 
     ``privileged``: it is a superuser, may make roles, replicate, bypass row-level security or reach the server's files,
-    or can become a role that may.
+    or can become a role that may. ``can_admin``: the operator's login may grant the role
+    and, from Postgres 16 on, alter it.
     """
 
     name: str
@@ -240,14 +291,20 @@ class CurrentRole:
     login: bool = False
     superuser: bool = False
     privileged: bool = False
+    database_settings: Mapping[str, str] = field(default_factory=dict)
+    attributes: LiveAttributes = field(default_factory=LiveAttributes)
+    granted: tuple[tuple[str, Membership], ...] = ()
+    can_admin: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class AclGroup:
     """Objects of one kind in one schema that share owner and privileges (facts/sql: the fold that makes it fast).
 
-    ``kind`` is database, schema, table, partition, sequence, function or column; ``grants`` maps a grantee to its
-    privileges. For columns a name is ``table.column`` with the parts kept apart by a NUL byte.
+    ``kind`` is one of :data:`ALL_PRIVILEGES` or ``partition``; ``grants`` maps a grantee to its privileges, whoever
+    gave them. For columns a name is ``table.column`` with the parts kept apart by a NUL byte. ``given`` are the entries
+    (grantor, grantee, privilege, grantable) of each privilege of a grantee that somebody else than the owner gave, or
+    that it can grant on.
     """
 
     kind: str
@@ -255,6 +312,24 @@ class AclGroup:
     owner: str
     names: tuple[str, ...]
     grants: Mapping[str, frozenset[str]]
+    given: frozenset[tuple[str, str, str, bool]] = frozenset()
+
+    def options(self, grantee: str) -> frozenset[str]:
+        """The privileges that the grantee may grant on."""
+        return frozenset(name for _, to, name, grantable in self.given if to == grantee and grantable)
+
+    def grantors(self, grantee: str, privilege: str) -> frozenset[str]:
+        """Who gave it."""
+        found = frozenset(by for by, to, name, _ in self.given if to == grantee and name == privilege)
+        return found or frozenset({self.owner})
+
+
+def owners(groups: Iterable[AclGroup]) -> dict[tuple[str, str], frozenset[str]]:
+    """Whose the objects are, by (kind, schema)."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for group in groups:
+        found.setdefault((group.kind, group.schema), set()).add(group.owner)
+    return {key: frozenset(names) for key, names in found.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,3 +353,11 @@ class Snapshot:
     claims: Mapping[str, Claim] = field(default_factory=dict)
     has_claims_table: bool = False
     has_metadata_schema: bool = False
+    defaults: LiveDefaults = field(default_factory=LiveDefaults)
+    #: What roles that go hold in this database, and in which others they hold something.
+    holdings: Mapping[str, Holdings] = field(default_factory=dict)
+    elsewhere: Mapping[str, tuple[Elsewhere, ...]] = field(default_factory=dict)
+    #: The roles that the operator's login can become by SET ROLE; not asked for a superuser's.
+    become: frozenset[str] = frozenset()
+    #: It may make schemas and extensions in this database.
+    may_create: bool = True

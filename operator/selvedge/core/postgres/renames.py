@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from selvedge.core.postgres.changes import Change
-from selvedge.core.postgres.model import AclGroup, Claim, CurrentRole, Problem, Snapshot
+from selvedge.core.postgres.change import Change, Problem
+from selvedge.core.postgres.model import AclGroup, Claim, CurrentRole, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
@@ -133,7 +133,9 @@ def rename_changes(todo: Iterable[Rename]) -> list[Change]:
     return [kinds[one.ref.kind](one.ref, one.member, one.old, one.ref.name) for one in todo]
 
 
-T = TypeVar("T")
+def role_renames(changes: Iterable[Change]) -> list[Rename]:
+    """The renames of roles among these changes."""
+    return [Rename(change.member, change.ref, change.old) for change in changes if isinstance(change, RenameRole)]
 
 
 def renamed_roles(roles: Mapping[str, CurrentRole], todo: Iterable[Rename]) -> dict[str, CurrentRole]:

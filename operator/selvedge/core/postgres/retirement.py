@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from selvedge.core.postgres.changes import Change, Narrowing
+from selvedge.core.postgres.change import Change, Narrowing, Problem
 from selvedge.core.postgres.default_privileges import DefaultKey, Held
-from selvedge.core.postgres.model import Problem
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 

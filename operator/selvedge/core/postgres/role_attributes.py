@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from selvedge.core.postgres.changes import Change, Narrowing
+from selvedge.core.postgres.change import Change, Narrowing
 
 #: What makes a role as good as the administrator; a declared role has none of them, whoever gave it.
 POWERS = ("superuser", "createrole", "replication", "bypassrls")

@@ -6,7 +6,7 @@ left out of the desired state and becomes a problem of that object: the rest goe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -14,6 +14,7 @@ from selvedge.api.base import Destructive, Ensure
 from selvedge.api.databaseschema import (
     Adoption,
     Apply,
+    DefaultPrivilege,
     Drift,
     Extension,
     Grant,
@@ -23,12 +24,14 @@ from selvedge.api.databaseschema import (
     PostgresSchema,
     Prune,
 )
+from selvedge.api.postgres_grants import DefaultPrivilegeObjects
 from selvedge.core.names import PUBLIC, reserved_role
 from selvedge.core.postgres.gate import Policy
 from selvedge.core.postgres.model import (
     AuthoritativeScope,
     Desired,
     DesiredDatabase,
+    DesiredDefault,
     DesiredExtension,
     DesiredGrant,
     DesiredRole,
@@ -36,10 +39,19 @@ from selvedge.core.postgres.model import (
     GrantTarget,
     Membership,
 )
+from selvedge.core.postgres.role_attributes import DesiredAttributes, instant
 from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
+
+_DEFAULT_KINDS = {
+    DefaultPrivilegeObjects.TABLES: "table",
+    DefaultPrivilegeObjects.SEQUENCES: "sequence",
+    DefaultPrivilegeObjects.FUNCTIONS: "function",
+    DefaultPrivilegeObjects.TYPES: "type",
+    DefaultPrivilegeObjects.SCHEMAS: "schema",
+}
 
 
 @dataclass(slots=True)
@@ -73,6 +85,7 @@ class _Builder:
         self.unit = unit
         self.metadata_schema = metadata_schema
         self.owner: dict[ObjectRef, Member] = {}
+        self.renamed: dict[ObjectRef, ObjectRef] = {}
         self.members: list[Member] = []
         self.problems: dict[str, list[ObjectStatus]] = {}
         self.database: DesiredDatabase | None = None
@@ -80,6 +93,7 @@ class _Builder:
         self.schemas: list[DesiredSchema] = []
         self.extensions: list[DesiredExtension] = []
         self.grants: list[DesiredGrant] = []
+        self.defaults: list[DesiredDefault] = []
         self.scopes: list[AuthoritativeScope] = []
         self.declared: dict[str, int] = {}
         self.admitted: list[Member] = []
@@ -89,7 +103,8 @@ class _Builder:
         self.members.append(member)
         self.problems[member.uid] = []
         access = self.unit.access(member) if self.unit.access else AccessRule(role_prefixes=("",))
-        self.declared[member.uid] = 1 + len(spec.roles) + len(spec.schemas) + len(spec.extensions) + len(spec.grants)
+        lists = (spec.roles, spec.schemas, spec.extensions, spec.grants, spec.default_privileges)
+        self.declared[member.uid] = 1 + sum(map(len, lists))
         if not any(fnmatchcase(member.spec.database, pattern) for pattern in access.databases):
             message = (
                 f"the DatabaseServer's access does not let namespace {member.namespace} use database "
@@ -110,6 +125,8 @@ class _Builder:
             self._extension(member, extension, access)
         for grant in spec.grants:
             self._grant(member, grant, access)
+        for default in spec.default_privileges:
+            self._default(member, default, access)
         if spec.grant_mode is GrantMode.AUTHORITATIVE:
             mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
             theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
@@ -128,6 +145,22 @@ class _Builder:
         message = f"{ref} is claimed by DatabaseSchema {holder.namespace}/{holder.name}: remove it from one of the two"
         self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
         return False
+
+    def _may_rename(self, member: Member, ref: ObjectRef, old: str | None) -> bool:
+        """Whether the object may be what was called ``old``: only one can, and nobody else's."""
+        if old is None:
+            return True
+        before = ObjectRef(ref.kind, old)
+        first = self.renamed.setdefault(before, ref)
+        if first != ref:
+            message = f"{before} is to be renamed to {first.name} already: remove one renamedFrom"
+            self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+            return False
+        holder = self.owner.setdefault(before, member)
+        if holder is not member:
+            message = f"{before} is claimed by DatabaseSchema {holder.namespace}/{holder.name}: it cannot be renamed"
+            self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+        return holder is member
 
     def _may_use_role(self, member: Member, ref: ObjectRef, name: str, access: AccessRule) -> bool:
         if name in access.role_prefixes:
@@ -149,12 +182,25 @@ class _Builder:
     def _role(self, member: Member, role: PostgresRole, access: AccessRule) -> None:
         ref = ObjectRef("role", role.name)
         names = [role.name, *(membership.role for membership in role.member_of)]
+        names += [role.renamed_from] if role.renamed_from else []
         if not all(self._may_use_role(member, ref, name, access) for name in names) or not self._take(member, ref):
             return
-        memberships = tuple(Membership(m.role, inherit=m.inherit, set=m.set) for m in role.member_of)
-        settings = _settings(role.settings)
-        absent = role.ensure is Ensure.ABSENT
-        self.roles.append(DesiredRole(member.uid, role.name, role.comment, settings, memberships, absent))
+        if not self._may_rename(member, ref, role.renamed_from):
+            return
+        until = instant(role.valid_until) if role.valid_until else None
+        self.roles.append(
+            DesiredRole(
+                member.uid,
+                role.name,
+                role.comment,
+                _settings(role.settings),
+                tuple(Membership(m.role, m.admin, m.inherit, m.set) for m in role.member_of),
+                role.ensure is Ensure.ABSENT,
+                _settings(role.database_settings),
+                DesiredAttributes(role.inherit, role.connection_limit, until),
+                role.renamed_from,
+            )
+        )
 
     def _reserved_schema(self, name: str) -> str:
         """Whose schema it is, where nobody may declare it or grant anything in it; empty for all others."""
@@ -165,15 +211,18 @@ class _Builder:
     def _schema(self, member: Member, schema: PostgresSchema, spec: PostgresDatabase, access: AccessRule) -> None:
         ref = ObjectRef("schema", schema.name)
         owner = schema.owner or (None if schema.name == "public" else spec.owner)
-        holder = self._reserved_schema(schema.name)
+        holder = self._reserved_schema(schema.name) or self._reserved_schema(schema.renamed_from or "")
         if holder:
-            message = f"schema {schema.name} belongs to {holder}: choose another name"
+            name = schema.name if self._reserved_schema(schema.name) else schema.renamed_from
+            message = f"schema {name} belongs to {holder}: choose another name"
             self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
         elif owner and not self._may_use_role(member, ref, owner, access):
             return
-        elif self._take(member, ref):
+        elif self._take(member, ref) and self._may_rename(member, ref, schema.renamed_from):
             absent = schema.ensure is Ensure.ABSENT
-            self.schemas.append(DesiredSchema(member.uid, schema.name, owner, schema.comment, absent))
+            self.schemas.append(
+                DesiredSchema(member.uid, schema.name, owner, schema.comment, absent, schema.renamed_from)
+            )
 
     def _extension(self, member: Member, extension: Extension, access: AccessRule) -> None:
         ref = ObjectRef("extension", extension.name)
@@ -197,20 +246,9 @@ class _Builder:
 
     def _grant(self, member: Member, grant: Grant, access: AccessRule) -> None:
         ref = ObjectRef("grant", grant.name)
-        if grant.objects.kind == "types":
-            self._problem(
-                member, ref, Reason.UNSUPPORTED, f"grant {grant.name} is on types, which cannot be granted yet"
-            )
-            return
         target = _target(grant)
-        for schema in sorted(target.schema_names()):
-            holder = self._reserved_schema(schema)
-            if holder:
-                message = (
-                    f"grant {grant.name} is on schema {schema}, which belongs to {holder}: nothing in it is granted"
-                )
-                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
-                return
+        if self._in_reserved_schema(member, ref, target.schema_names()):
+            return
         if not all(name == PUBLIC or self._may_use_role(member, ref, name, access) for name in grant.to):
             return
         self.grants.append(
@@ -221,8 +259,38 @@ class _Builder:
                 target,
                 grant.to,
                 grant.ensure is Ensure.ABSENT,
+                grant.grant_option,
             )
         )
+
+    def _in_reserved_schema(self, member: Member, ref: ObjectRef, schemas: Iterable[str]) -> bool:
+        for schema in sorted(schemas):
+            holder = self._reserved_schema(schema)
+            if holder:
+                message = f"{ref} is on schema {schema}, which belongs to {holder}: nothing in it is granted"
+                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+                return True
+        return False
+
+    def _default(self, member: Member, default: DefaultPrivilege, access: AccessRule) -> None:
+        ref = ObjectRef("defaultPrivilege", default.name)
+        if self._in_reserved_schema(member, ref, default.schemas):
+            return
+        names = (*default.creators, *(name for name in default.to if name != PUBLIC))
+        if all(self._may_use_role(member, ref, name, access) for name in names):
+            self.defaults.append(
+                DesiredDefault(
+                    member.uid,
+                    default.name,
+                    default.creators,
+                    default.schemas,
+                    _DEFAULT_KINDS[default.object_type],
+                    frozenset(privilege.value for privilege in default.privileges),
+                    default.to,
+                    default.grant_option,
+                    default.ensure is Ensure.ABSENT,
+                )
+            )
 
     def build(self) -> Compiled:
         database = self.database or DesiredDatabase("", self.unit.database)
@@ -233,6 +301,7 @@ class _Builder:
             tuple(self.roles),
             tuple(self.grants),
             tuple(self.scopes),
+            defaults=tuple(self.defaults),
             refused=self._refused(),
         )
         return Compiled(
@@ -250,7 +319,8 @@ class _Builder:
         names = set()
         for member in self.admitted:
             for status in self.problems[member.uid]:
-                middle = f"{member.namespace}/{member.name}:" if status.ref.kind == "grant" else ""
+                own = status.ref.kind in ("grant", "defaultPrivilege")
+                middle = f"{member.namespace}/{member.name}:" if own else ""
                 names.add(f"{status.ref.kind}:{middle}{status.ref.name}")
         return frozenset(names)
 
@@ -290,6 +360,10 @@ def _target(grant: Grant) -> GrantTarget:
         functions=objects.functions,
         functions_in=objects.functions_in,
         columns=tuple((*_pair(entry.table), entry.columns) for entry in objects.columns),
+        types=tuple(_pair(name) for name in objects.types),
+        languages=objects.languages,
+        servers=objects.foreign_servers,
+        wrappers=objects.foreign_data_wrappers,
     )
 
 

@@ -18,12 +18,18 @@ from dataclasses import dataclass, field
 
 import psycopg
 from psycopg import sql
+from psycopg.errors import Diagnostic
 
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import Observer, ServerTarget
 from selvedge.engines.postgres.conninfo import conninfo
-from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, is_connection_lost
+from selvedge.engines.postgres.errors import (
+    DatabaseMissingError,
+    NothingGrantedError,
+    connect_error,
+    is_connection_lost,
+)
 
 #: An administrator's session pins whatever a database or role could have changed: startup options outrank both.
 _PINNED = {
@@ -56,6 +62,9 @@ _PINNED_FROM_17 = {"transaction_timeout": "0"}
 
 #: Sessions of the maintenance database that give way to no other database's, where ``connections.max`` lets them.
 _KEPT = 2
+#: privilege_not_granted, privilege_not_revoked: the command tag says GRANT, and nothing was granted.
+_IN_VAIN = ("01007", "01006")
+
 #: What a message may take beyond the server's own limits before the connection counts as dead.
 _ANSWER_MARGIN = 5.0
 #: A message of many statements gets this many times ``statement_timeout``, however many they are.
@@ -105,12 +114,20 @@ class Session:
         self.opened = self.used = time.monotonic()
         self._observer = observer
         self._statement_timeout = statement_timeout
+        self._in_vain: list[str] = []
+        connection.add_notice_handler(self._notice)
+
+    def _notice(self, found: Diagnostic) -> None:
+        if found.sqlstate in _IN_VAIN:
+            self._in_vain.append(found.message_primary or "nothing was granted or revoked")
 
     async def run(self, operation: str, *statements: sql.Composable) -> list[list[tuple[object, ...]]]:
         """Send statements as one message and return the rows of each; the server stops at the first that fails.
 
-        Raises psycopg's errors: who knows what was being done turns them into ours.
+        Raises psycopg's errors: who knows what was being done turns them into ours. A GRANT or REVOKE that did nothing,
+        because the role may grant none of it, is one of them: the server only warns of it.
         """
+        self._in_vain.clear()
         query = sql.SQL("; ").join(statements).as_string(self.connection)
         started = time.monotonic()
         error = ""
@@ -122,6 +139,8 @@ class Session:
             while more:
                 results.append(await cursor.fetchall() if cursor.description else [])
                 more = cursor.nextset()
+            if self._in_vain:
+                raise NothingGrantedError(self._in_vain[0])
             return results
         except psycopg.Error as failure:
             error = (failure.sqlstate or "08000")[:2]

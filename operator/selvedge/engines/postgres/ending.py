@@ -15,6 +15,7 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.errors import NotPermittedError
+from selvedge.core.postgres import changes as c
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import statement_error
@@ -44,6 +45,17 @@ class Holder:
     pid: int
     login: int
     role: str
+
+
+def roles_that_are_lost(changes: Iterable[c.Change]) -> frozenset[str]:
+    """The roles that somebody may not become any more after these changes."""
+    found: set[str] = set()
+    for change in changes:
+        if isinstance(change, (c.RevokeRole, c.DropRole, c.RestrictRole)):
+            found.add(change.role)
+        elif isinstance(change, c.GrantRole) and not change.membership.set:
+            found.add(change.membership.role)
+    return frozenset(found)
 
 
 def _privilege(version: int) -> sql.Literal:

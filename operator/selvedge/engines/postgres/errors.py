@@ -43,6 +43,14 @@ class DatabaseMissingError(Exception):
     """The database to connect to does not exist: the engine creates it, nobody else sees this."""
 
 
+class NothingGrantedError(pg.InsufficientPrivilege):
+    """A GRANT or REVOKE that the server only warned of: its command tag says GRANT, and nothing was granted."""
+
+    def __init__(self, warning: str) -> None:
+        super().__init__(warning)
+        self.warning = warning
+
+
 def connect_error(error: psycopg.Error, *, where: str, user: str, dbname: str) -> Exception:
     """The error for a connection that could not be made; ``where`` is host:port."""
     text = str(error)
@@ -81,7 +89,7 @@ def is_transient(error: psycopg.Error) -> bool:
 def statement_error(error: psycopg.Error, doing: str) -> SelvedgeError:
     """The error for a statement; ``doing`` names the object and the attempt, as in ``creating role app``."""
     state = error.sqlstate or ""
-    text = error.diag.message_primary or "no message"
+    text = error.warning if isinstance(error, NothingGrantedError) else error.diag.message_primary or "no message"
     if is_connection_lost(error):
         return TransientError(Reason.CONNECTION_LOST, f"the connection broke while {doing}; tried again by itself")
     if state == "55P03":

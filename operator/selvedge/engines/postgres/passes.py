@@ -8,16 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.cluster_diff import ClaimBook, diff_cluster
-from selvedge.core.postgres.database_diff import diff_database, remembered, united
+from selvedge.core.postgres.changes import HandOverDatabase, RetireElsewhere
+from selvedge.core.postgres.cluster_diff import ClaimBook, Places, diff_cluster
+from selvedge.core.postgres.database_diff import diff_database, going
+from selvedge.core.postgres.default_privileges import other_makers
 from selvedge.core.postgres.gate import approved, digest, split, without_failed
-from selvedge.core.postgres.model import Problem, Snapshot
+from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
+from selvedge.core.postgres.remembering import remembered, united
+from selvedge.core.postgres.renames import renamed_snapshot, role_renames
+from selvedge.core.postgres.retirement import diff_elsewhere
 from selvedge.core.unit import ChangeSummary, UnitResult
+from selvedge.engines.base import AccessRule
 from selvedge.engines.postgres.cluster_phase import ClusterPhase
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import DatabaseMissingError
+from selvedge.engines.postgres.freeing import free, hand_over
 from selvedge.engines.postgres.looks import ClusterView, read_snapshot
 from selvedge.engines.postgres.render import summary
 from selvedge.engines.postgres.report import Findings, results
@@ -43,6 +51,10 @@ class Pass:
         self.system_identifier = ""
         self.available: frozenset[str] | None = None
         self.last_phase = False
+        self.elsewhere: dict[str, tuple[Elsewhere, ...]] = {}
+        self.blocked: frozenset[str] = frozenset()
+        self.freeing_problems: list[Problem] = []
+        self.advice: list[tuple[str, str]] = []
 
     async def run(self) -> UnitResult:
         """Look, and do. At most one session is held at a time."""
@@ -68,6 +80,7 @@ class Pass:
         async with self.engine.pool.session(self.desired.database.name) as session:
             snapshot = await self._database_phase(session)
         if self.last_phase:
+            await self._free_elsewhere(snapshot)
             await self._cluster_phase(late_only=True)
         self._settle(snapshot)
         return self._result()
@@ -85,11 +98,12 @@ class Pass:
                 snapshot = await read_snapshot(session, self.desired, engine.metadata_schema)
             self.note(snapshot)
             engine.check_identity(snapshot)
+            self._note_places(snapshot)
             cluster, self.cluster_problems = self.cluster_diff(view, snapshot)
             self.looked = True
             if self.refused():
                 return [], []
-            inside, self.inside_problems = self._database_diff(snapshot)
+            inside, self.inside_problems = self._database_diff(renamed_snapshot(snapshot, role_renames(cluster)))
             self.work.find_drift([*cluster, *inside])
             cluster_now, inside_now = self._plan(cluster, inside)
             if inside_now and not cluster_now and not self.work.untold(inside_now):
@@ -129,6 +143,7 @@ class Pass:
                 await session.rollback()
                 snapshot = await transaction.snapshot(self.desired)
             self.note(snapshot)
+            self._note_places(snapshot)
             self.engine.check_identity(snapshot)
             changes, self.inside_problems = self._database_diff(snapshot)
             now, self.pending_inside = self.gate(changes)
@@ -138,7 +153,46 @@ class Pass:
                 _, self.inside_problems = self._database_diff(snapshot)
         return snapshot
 
+    async def _free_elsewhere(self, snapshot: Snapshot) -> None:
+        """What roles that go hold in other databases; where one cannot be freed it stays, and says why."""
+        found, _ = diff_elsewhere(going(self.desired, snapshot), self.elsewhere, self._may_use())
+        now, _ = self.gate(self._possible(found))
+        for change in now:
+            if change.ref.name in self.blocked:
+                continue
+            if isinstance(change, HandOverDatabase):
+                async with self.engine.maintenance() as session:
+                    problem = await hand_over(session, change, self.work.may_write)
+            elif isinstance(change, RetireElsewhere):
+                async with self.engine.pool.session(change.database) as session:
+                    problem = await free(session, change, self.work.may_write)
+            if problem is None:
+                self.work.applied.append(change)
+            else:
+                self.freeing_problems.append(problem)
+                self.blocked |= {change.ref.name}
+        self.elsewhere = {role: places for role, places in self.elsewhere.items() if role in self.blocked}
+
     # --- pure steps ---
+
+    def _note_places(self, snapshot: Snapshot) -> None:
+        """Take over where roles that go hold something."""
+        own = self.desired.database.name
+        self.elsewhere = {
+            role: tuple(place for place in places if place.database != own)
+            for role, places in snapshot.elsewhere.items()
+        }
+        self.blocked = frozenset(role for role, held in snapshot.holdings.items() if held.restrictive)
+
+    def _may_use(self) -> dict[str, frozenset[str]]:
+        """By member the databases, of those that roles that go are held by, that the server's access gives to it."""
+        names = {place.database for places in self.elsewhere.values() for place in places}
+        access = self.work.unit.access
+        rules = {one.uid: access(one) if access else AccessRule() for one in self.work.unit.members}
+        return {
+            uid: frozenset(name for name in names if any(fnmatchcase(name, glob) for glob in rule.databases))
+            for uid, rule in rules.items()
+        }
 
     def refused(self) -> bool:
         """Whether the database itself belongs to somebody else; then nothing in it is touched."""
@@ -169,14 +223,18 @@ class Pass:
     def cluster_diff(self, view: ClusterView, roles: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         """What differs in the server-wide part: claims and databases as in ``view``, roles as in ``roles``."""
         book = self._book(view.snapshot)
+        places = Places(self.elsewhere, self._may_use(), self.blocked)
         found, problems = diff_cluster(
-            self.desired, roles.roles, view.databases, book, self.compiled.adopt, roles.version
+            self.desired, roles.roles, view.databases, book, self.compiled.adopt, roles.version, places
         )
         return self._possible(found), problems
 
     def _database_diff(self, snapshot: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
-        found, problems = diff_database(self.desired, snapshot, self._book(snapshot), self.compiled.prune)
+        found, problems = diff_database(
+            self.desired, snapshot, self._book(snapshot), self.compiled.prune, self.compiled.adopt
+        )
+        self.advice = other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups))
         return self._possible(found), problems
 
     def _possible(self, found: list[c.Change]) -> list[c.Change]:
@@ -243,7 +301,8 @@ class Pass:
         members = {}
         for uid in self.compiled.declared:
             found = Findings(
-                problems=(*self.cluster_problems, *self.inside_problems, *failed),
+                problems=(*self.cluster_problems, *self.inside_problems, *self.freeing_problems, *failed),
+                advice=tuple(text for member, text in self.advice if member == uid),
                 applied=self._summaries(self.work.applied, uid),
                 pending=self._summaries(pending, uid),
                 drift=tuple(sorted(self.work.drift.get(uid, ()))),

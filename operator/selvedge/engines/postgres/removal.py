@@ -14,9 +14,9 @@ import psycopg
 from selvedge.core.names import shorten
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
-from selvedge.core.postgres.database_diff import remembered_grants
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import Desired, DesiredDatabase, Remembered, Snapshot
+from selvedge.core.postgres.remembering import remembered_grants
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
 from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit

@@ -12,9 +12,16 @@ from psycopg import sql
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import ALL_PRIVILEGES, PUBLIC
 from selvedge.core.postgres.settings import LIST_SETTINGS, split_list
+from selvedge.engines.postgres.attributes_sql import render_words
+from selvedge.engines.postgres.default_privileges_sql import render_defaults
+from selvedge.engines.postgres.retirement import render_hand_over, render_retirement
 from selvedge.engines.postgres.snapshot import claims_table
 
 _KINDS = {
+    "type": sql.SQL("TYPE"),
+    "language": sql.SQL("LANGUAGE"),
+    "server": sql.SQL("FOREIGN SERVER"),
+    "wrapper": sql.SQL("FOREIGN DATA WRAPPER"),
     "table": sql.SQL("TABLE"),
     "sequence": sql.SQL("SEQUENCE"),
     "schema": sql.SQL("SCHEMA"),
@@ -34,6 +41,12 @@ def render(change: c.Change, *, version: int, database: str, metadata_schema: st
         return grant_role(change, (change.grantee,), version)
     if isinstance(change, (c.GrantPrivileges, c.RevokePrivileges)):
         return privileges(change, (change.what.grantee,), database)
+    if isinstance(change, c.BecomeAble):
+        options = sql.SQL(" WITH INHERIT FALSE, SET TRUE" if version >= 160000 else "")
+        return sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(change.role)) + options
+    if isinstance(change, c.SetRoleSettingHere):
+        names = (sql.Identifier(change.role), sql.Identifier(database))
+        return _setting(sql.SQL("ALTER ROLE {} IN DATABASE {}").format(*names), change.setting, change.value)
     return _render(change)
 
 
@@ -49,7 +62,46 @@ def _render(change: Any) -> sql.Composable:
 
 @_render.register
 def _(change: c.CreateRole) -> sql.Composable:
-    return create_role(change.role, ())
+    return create_role(change, ())
+
+
+@_render.register
+def _(change: c.AlterRole | c.RestrictRole) -> sql.Composable:
+    return sql.SQL("ALTER ROLE {} ").format(sql.Identifier(change.role)) + render_words(change.words)
+
+
+@_render.register
+def _(change: c.RenameRole) -> sql.Composable:
+    return sql.SQL("ALTER ROLE {} RENAME TO {}").format(sql.Identifier(change.old), sql.Identifier(change.new))
+
+
+@_render.register
+def _(change: c.RenameSchema) -> sql.Composable:
+    return sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(change.old), sql.Identifier(change.new))
+
+
+@_render.register
+def _(change: c.GrantDefaults | c.RevokeDefaults) -> sql.Composable:
+    return render_defaults(change)
+
+
+@_render.register
+def _(change: c.RetireRole) -> sql.Composable:
+    return render_retirement(change)
+
+
+@_render.register
+def _(change: c.HandOverDatabase) -> sql.Composable:
+    return render_hand_over(change)
+
+
+@_render.register
+def _(change: c.RetireElsewhere) -> sql.Composable:
+    # What it owns there and who gets it is looked at when that database is visited: the plan names the place.
+    role = sql.Identifier(change.role)
+    database = sql.Identifier(change.database.replace("*/", "* /"))  # it stands in a comment
+    here = sql.SQL("/* in database {} */ REASSIGN OWNED BY {}").format(database, role)
+    return here + sql.SQL(" TO /* its owner */; DROP OWNED BY {}").format(role)
 
 
 @_render.register
@@ -64,7 +116,10 @@ def _(change: c.SetRoleSetting) -> sql.Composable:
 
 @_render.register
 def _(change: c.RevokeRole) -> sql.Composable:
-    return sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+    statement = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+    if change.grantor:
+        statement += sql.SQL(" GRANTED BY {} CASCADE").format(sql.Identifier(change.grantor))
+    return statement
 
 
 @_render.register
@@ -167,9 +222,11 @@ def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Compos
     return sql.SQL("{} SET {} TO {}").format(target, setting, literal)
 
 
-def create_role(role: str, parents: Sequence[str]) -> sql.Composable:
+def create_role(change: c.CreateRole, parents: Sequence[str]) -> sql.Composable:
     """``CREATE ROLE … NOLOGIN``, as a member of these."""
-    statement = sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role))
+    statement = sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(change.role))
+    if change.words:
+        statement += sql.SQL(" ") + render_words(change.words)
     if parents:
         statement += sql.SQL(" IN ROLE {}").format(sql.SQL(", ").join(map(sql.Identifier, parents)))
     return statement
@@ -197,24 +254,38 @@ def privileges(
     if not set(what.privileges) <= _PRIVILEGES:
         raise ValueError(sorted(set(what.privileges) - _PRIVILEGES))  # the API's enum lets nothing else through
     words = sql.SQL(", ").join(sql.SQL(privilege) for privilege in what.privileges)
-    template = sql.SQL(
-        "GRANT {} ON {} {} TO {}" if isinstance(change, c.GrantPrivileges) else "REVOKE {} ON {} {} FROM {}"
-    )
+    template = _template(change)
     if what.kind == "column":
-        return _column_privileges(template, what, grantee)
+        return _as(what.grantor, _column_privileges(template, what, grantee))
     names = [_object(what.kind, what.schema, name, database) for name in what.names]
-    return template.format(words, _KINDS[what.kind], sql.SQL(", ").join(names), grantee)
+    return _as(what.grantor, template.format(words, _KINDS[what.kind], sql.SQL(", ").join(names), grantee))
+
+
+def _template(change: c.GrantPrivileges | c.RevokePrivileges) -> sql.SQL:
+    what = change.what
+    if isinstance(change, c.GrantPrivileges):
+        return sql.SQL("GRANT {} ON {} {} TO {} WITH GRANT OPTION" if what.grantable else "GRANT {} ON {} {} TO {}")
+    option = "REVOKE GRANT OPTION FOR {} ON {} {} FROM {}" if what.grantable else "REVOKE {} ON {} {} FROM {}"
+    return sql.SQL(option + " CASCADE" if what.cascade else option)
+
+
+def _as(role: str, statement: sql.Composable) -> sql.Composable:
+    """The statement as this role: what somebody gave, only he takes away. A superuser's REVOKE acts as the owner."""
+    if not role:
+        return statement
+    become = sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(role))
+    return sql.SQL("; ").join([become, statement, sql.SQL("SET LOCAL ROLE NONE")])
 
 
 def _object(kind: str, schema: str, name: str, database: str) -> sql.Composable:
     if kind == "database":
         return sql.Identifier(database)
-    if kind == "schema":
+    if kind in ("schema", "language", "server", "wrapper"):
         return sql.Identifier(name)
     if kind == "function":
-        # The signature is the server's own text: name(type, type); the types are already quoted by it.
-        function, _, arguments = name.partition("(")
-        return sql.Identifier(schema, function) + sql.SQL("(") + sql.SQL(arguments)
+        # The types are the server's own text, quoted by it. The name is anybody's, with parentheses or not.
+        function, _, arguments = name.partition("\0")
+        return sql.Identifier(schema, function) + sql.SQL("(") + sql.SQL(arguments) + sql.SQL(")")
     return sql.Identifier(schema, name)
 
 

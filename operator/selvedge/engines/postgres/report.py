@@ -21,6 +21,7 @@ class Findings:
     pending: tuple[ChangeSummary, ...]
     drift: tuple[ObjectRef, ...]
     digest: str
+    advice: tuple[str, ...] = ()
 
 
 def results(
@@ -41,7 +42,7 @@ def results(
         applied=found.applied,
         pending=found.pending,
         drift=found.drift,
-        advice=_advice(compiled, uid, version, available),
+        advice=(*_advice(compiled, uid, version, available), *found.advice),
         provisioned=exists and not blocked,
         digest=found.digest,
     )

@@ -1,8 +1,6 @@
 """The one statement that shows everything the diff needs, and the frozen snapshot made of its answer.
 
-Objects that share (kind, schema, owner, privileges) are folded into one row and each distinct ACL is exploded once:
-six times faster than a row for each object on 5,000 tables. Catalogues are read through ``pg_roles``, never
-``pg_authid``, which managed services refuse.
+Roles and objects have their parts in modules of their own.
 """
 
 from __future__ import annotations
@@ -14,28 +12,17 @@ from typing import Any
 from psycopg import sql
 
 from selvedge.core.errors import RefusedError
-from selvedge.core.postgres.model import AclGroup, Claim, CurrentRole, Desired, Membership, Snapshot
+from selvedge.core.postgres.model import Claim, Desired, Snapshot
 from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
+from selvedge.engines.postgres.retirement import elsewhere_fragment, holdings_fragment, parse_elsewhere, parse_holdings
+from selvedge.engines.postgres.snapshot_objects import ARGUMENTS, OBJECTS, objects_ctes, parse_group
+from selvedge.engines.postgres.snapshot_roles import parse_roles, parse_settings, roles_fragment
 
 _SERVER = sql.SQL("""
  'version', current_setting('server_version_num')::int, 'me', current_user,
  'superuser', current_setting('is_superuser') = 'on', 'standby', pg_catalog.pg_is_in_recovery(),
  'system', (SELECT system_identifier::text FROM pg_catalog.pg_control_system())
-""")
-
-_ROLES = sql.SQL("""
- 'roles', (SELECT json_agg(json_build_array(r.rolname, sd.description, s.setconfig, r.rolcanlogin, r.rolsuper,
-     EXISTS (SELECT FROM pg_catalog.pg_roles p
-              WHERE (p.rolsuper OR p.rolcreaterole OR p.rolreplication OR p.rolbypassrls OR p.rolname IN
-                      ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
-                AND pg_catalog.pg_has_role(r.oid, p.oid, 'MEMBER')),
-     (SELECT json_agg(json_build_array(p.rolname, m.admin_option, to_jsonb(m)->'inherit_option',
-                                       to_jsonb(m)->'set_option'))
-        FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles p ON p.oid = m.roleid WHERE m.member = r.oid)))
-   FROM pg_catalog.pg_roles r
-   LEFT JOIN pg_catalog.pg_db_role_setting s ON s.setrole = r.oid AND s.setdatabase = 0
-   LEFT JOIN pg_catalog.pg_shdescription sd ON sd.classoid = 'pg_catalog.pg_authid'::regclass AND sd.objoid = r.oid
-   WHERE r.rolname = ANY ({roles}){claimed_roles})
 """)
 
 #: Roles that the resources claim and perhaps declare no more.
@@ -73,25 +60,7 @@ WITH {trust} SELECT json_build_object('trust', (SELECT json_build_array(t.other,
 
 _DATABASE = sql.SQL("""
 WITH {trust},
- ns AS MATERIALIZED (SELECT n.oid, n.nspname, n.nspowner, n.nspacl FROM pg_catalog.pg_namespace n
-                      WHERE n.nspname = ANY ({schemas})),
- obj AS MATERIALIZED (
-   SELECT 'database'::text AS kind, ''::text AS sch, d.datdba AS owner, d.datacl AS acl, json_build_array('') AS names
-     FROM pg_catalog.pg_database d WHERE d.datname = current_database()
-   UNION ALL SELECT 'schema', '', n.nspowner, n.nspacl, json_agg(n.nspname) FROM ns n
-     GROUP BY n.nspowner, n.nspacl
-   UNION ALL SELECT CASE WHEN c.relkind = 'S' THEN 'sequence' WHEN c.relispartition THEN 'partition' ELSE 'table' END,
-       n.nspname, c.relowner, c.relacl, json_agg(c.relname)
-     FROM ns n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid WHERE c.relkind IN ('r','p','v','m','f','S')
-     GROUP BY 1, n.nspname, c.relowner, c.relacl
-   UNION ALL SELECT 'column', n.nspname, c.relowner, a.attacl, json_agg(json_build_array(c.relname, a.attname))
-     FROM ns n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
-    WHERE c.relkind IN ('r','p','v','m','f') AND a.attnum > 0 AND NOT a.attisdropped
-      AND (a.attacl IS NOT NULL OR {columns}) GROUP BY n.nspname, c.relowner, a.attacl
-   UNION ALL SELECT 'function', n.nspname, p.proowner, p.proacl,
-       json_agg(p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')')
-     FROM ns n JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
-     GROUP BY n.nspname, p.proowner, p.proacl)
+{objects}
 SELECT json_build_object({server},
  'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d
              WHERE d.datname = current_database()),
@@ -108,15 +77,9 @@ SELECT json_build_object({server},
    THEN (SELECT json_object_agg(a.name, a.schema) FROM (
            SELECT DISTINCT v.name, v.schema FROM pg_catalog.pg_available_extension_versions v
             WHERE v.name = ANY ({extensions})) a) END,
- 'objects', (SELECT json_agg(json_build_array(o.kind, o.sch, pg_catalog.pg_get_userbyid(o.owner), o.names,
-     (SELECT json_agg(json_build_array(
-               CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type))
-        FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN NULL
-          ELSE coalesce(o.acl, pg_catalog.acldefault(
-          CASE o.kind WHEN 'database' THEN 'd' WHEN 'schema' THEN 'n' WHEN 'sequence' THEN 's' WHEN 'function' THEN 'f'
-                      WHEN 'column' THEN 'c' ELSE 'r' END::"char", o.owner)) END) e))) FROM obj o),
- 'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname,
-                   p.proname || '(' || pg_catalog.oidvectortypes(p.proargtypes) || ')')
+ {object_part}, {default_part}, {holding_part},
+ 'mayCreate', pg_catalog.has_database_privilege(current_database(), 'CREATE'),
+ 'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname, p.proname, {arguments})
                  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
                 WHERE p.oid = CASE WHEN (SELECT pg_catalog.bool_and(pg_catalog.to_regtype(t.name) IS NOT NULL)
                                            FROM json_array_elements_text(w.types) t(name)) IS NOT FALSE
@@ -165,12 +128,26 @@ def database_statement(
         server=_SERVER,
         trust=_trust(metadata_schema, claims),
         book=_BOOK,
-        role_part=_ROLES.format(roles=text_array(desired.role_names()), claimed_roles=_NOTHING),
-        schemas=text_array(schemas),
-        columns=sql.SQL("true") if desired.shows_columns() else sql.SQL("false"),
+        role_part=roles_fragment(text_array(desired.role_names()), _NOTHING),
+        objects=objects_ctes(desired, schemas, metadata_schema),
+        object_part=OBJECTS,
+        arguments=ARGUMENTS,
+        default_part=_defaults(desired),
+        holding_part=_holdings(desired),
         extensions=text_array(e.name for e in desired.extensions if not e.absent and e.name not in installed),
         functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
     )
+
+
+def _defaults(desired: Desired) -> sql.Composable:
+    """Default privileges: the declared creators' and those of roles that go; who else creates, where it is declared."""
+    schemas = {schema for one in desired.defaults if not one.absent for schema in one.schemas}
+    return defaults_fragment(desired.creators() | desired.remembered.dropped, schemas)
+
+
+def _holdings(desired: Desired) -> sql.Composable:
+    roles = desired.remembered.dropped
+    return sql.SQL(", ").join([holdings_fragment(roles), elsewhere_fragment(roles)])
 
 
 def trust_statement(metadata_schema: str) -> sql.Composed:
@@ -215,11 +192,16 @@ def _signature(text: str) -> dict[str, object]:
 
 
 def _arguments(types: str) -> list[str]:
-    """The types between the parentheses, split at commas that stand in no others: ``numeric(10, 2)`` is one."""
-    parts, depth = [""], 0
+    """The types between the parentheses, split at commas that stand in no others and in no quotes.
+
+    ``numeric(10, 2)`` is one, and so is ``"odd, name"``.
+    """
+    parts, depth, quoted = [""], 0, False
     for character in types:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
+        quoted ^= character == '"'
+        if not quoted:
+            depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0 and not quoted:
             parts.append("")
         else:
             parts[-1] += character
@@ -251,7 +233,7 @@ def cluster_statement(
         trust=_trust(metadata_schema, claims, keys, resources),
         book=_BOOK,
         database_filter=database_filter,
-        role_part=_ROLES.format(roles=text_array(roles), claimed_roles=claimed_roles),
+        role_part=roles_fragment(text_array(roles), claimed_roles),
     )
 
 
@@ -286,6 +268,7 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
     """
     raw: dict[str, Any] = json.loads(text)
     schema_exists, claims_exist = _trusted(raw, doing)
+    defaults = parse_defaults(raw)
     return Snapshot(
         version=raw["version"],
         me=raw["me"],
@@ -293,53 +276,27 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
         standby=raw["standby"],
         system_identifier=raw["system"],
         database_owner=raw.get("owner") or "",
-        database_settings=_settings(raw.get("settings")),
-        roles=_roles(raw["roles"]),
+        database_settings=parse_settings(raw.get("settings")),
+        roles=parse_roles(raw["roles"]),
         schemas={name: (owner, comment) for name, owner, comment in raw.get("schemas") or ()},
         extensions={name: (version, schema) for name, version, schema in raw.get("extensions") or ()},
-        groups=tuple(_group(*row) for row in raw.get("objects") or ()),
-        functions={k: (v[0], v[1]) if v else None for k, v in (raw.get("functions") or {}).items()},
+        groups=tuple(parse_group(*row) for row in raw.get("objects") or ()),
+        functions={k: (v[0], "\0".join(v[1:])) if v else None for k, v in (raw.get("functions") or {}).items()},
         available={**(installed or {}), **(raw.get("available") or {})},
         claims=_claims(raw["claims"]),
         has_claims_table=claims_exist,
         has_metadata_schema=schema_exists,
+        defaults=defaults,
+        holdings=parse_holdings(raw, defaults),
+        elsewhere=parse_elsewhere(raw),
+        become=frozenset(raw.get("become") or ()),
+        may_create=raw.get("mayCreate", True),
     )
 
 
 def parse_databases(text: str) -> frozenset[str]:
     """The names of all databases in a cluster snapshot."""
     return frozenset(json.loads(text)["databases"] or ())
-
-
-def _settings(rows: list[str] | None) -> dict[str, str]:
-    """By the name in lower case: the server stores DateStyle for datestyle, and takes both."""
-    pairs = (row.split("=", 1) for row in rows or ())
-    return {name.lower(): value for name, value in pairs}
-
-
-def _roles(rows: list[list[Any]] | None) -> dict[str, CurrentRole]:
-    roles = {}
-    for name, comment, settings, login, superuser, privileged, memberships in rows or ():
-        found: dict[str, Membership] = {}
-        for role, admin, inherit, set_option in memberships or ():
-            one = Membership(role, bool(admin), inherit is not False, set_option is not False)
-            before = found.get(role)
-            # From 16 on there may be several rows, one for each grantor: what counts is what they allow together.
-            found[role] = one if before is None else _united(before, one)
-        roles[name] = CurrentRole(name, comment, _settings(settings), found, login, superuser, privileged)
-    return roles
-
-
-def _united(a: Membership, b: Membership) -> Membership:
-    return Membership(a.role, a.admin or b.admin, a.inherit or b.inherit, a.set or b.set)
-
-
-def _group(kind: str, schema: str, owner: str, names: list[Any], grants: list[list[str]] | None) -> AclGroup:
-    by_grantee: dict[str, set[str]] = {}
-    for grantee, privilege in grants or ():
-        by_grantee.setdefault(grantee, set()).add(privilege)
-    flat = tuple(name if isinstance(name, str) else "\0".join(name) for name in names)
-    return AclGroup(kind, schema, owner, flat, {name: frozenset(found) for name, found in by_grantee.items()})
 
 
 def _claims(rows: list[list[Any]] | None) -> Mapping[str, Claim]:

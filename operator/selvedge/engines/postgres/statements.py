@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -66,8 +67,7 @@ class _Grouping:
             for role in free or list(waiting):
                 of_role = parents.get(role, []) if free else []
                 self.folded.update(map(id, of_role))
-                found.append(create_role(role, [grant.membership.role for grant in of_role]))
-                del waiting[role]
+                found.append(create_role(waiting.pop(role), [grant.membership.role for grant in of_role]))
         return found
 
     def _plain(self, change: c.GrantRole) -> bool:
@@ -92,7 +92,7 @@ class _Grouping:
         return found
 
     def _privileges(self, found: Sequence[_Privileges]) -> list[sql.Composable]:
-        groups = _together(found, lambda one: (one.what.kind, one.what.schema, one.what.names, one.what.privileges))
+        groups = _together(found, lambda one: replace(one.what, grantee=""))
         return [privileges(group[0], [one.what.grantee for one in group], self.database) for group in groups]
 
     def _written(self, writes: list[c.WriteClaims]) -> list[sql.Composable]:

@@ -19,6 +19,7 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.connections import Session
+from selvedge.engines.postgres.ending import end_sessions, holders, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.looks import (
     ClusterView,
@@ -37,6 +38,11 @@ LOCK_KEY = int.from_bytes(b"selvedge")
 
 #: What an extension brought with it can be granted only in a second round of the same transaction.
 _ROUNDS = 3
+
+
+def lock_statement() -> sql.Composed:
+    """Take the lock of the session's database until the transaction ends."""
+    return sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
 
 
 class ChangeFailedError(Exception):
@@ -65,8 +71,7 @@ class Transaction:
         await self.session.rollback()
 
     def _begin(self) -> tuple[sql.Composable, ...]:
-        lock = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
-        return (sql.SQL("BEGIN"), lock)
+        return (sql.SQL("BEGIN"), lock_statement())
 
     async def snapshot(self, desired: Desired) -> Snapshot:
         """Begin, lock, look. Raises :class:`TransientError` while another session holds the lock."""
@@ -134,10 +139,13 @@ class Transaction:
             await self.session.rollback()
             return before
         look = cluster_look(roles, self.metadata_schema, keys, resources)
+        version = before.snapshot.version
+        losing = await holders(self.session, roles_that_are_lost(changes), version)
         after = parse_cluster(
             await self._apply(changes, before.snapshot, look, name_culprit=name_culprit), self._doing()
         )
         await self._commit(residue(after))
+        await end_sessions(self.session, losing, version)
         return after
 
     async def _apply(

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook, diff_cluster
-from selvedge.core.postgres.database_diff import diff_database, remembered, united
-from selvedge.core.postgres.grants_diff import expand
+from selvedge.core.postgres.database_diff import diff_database
+from selvedge.core.postgres.grants_wanted import expand
 from selvedge.core.postgres.model import (
     ALL_PRIVILEGES,
     AclGroup,
@@ -19,6 +19,7 @@ from selvedge.core.postgres.model import (
     Remembered,
     Snapshot,
 )
+from selvedge.core.postgres.remembering import remembered, united
 
 CLUSTER = "cluster-1"
 Key = tuple[str, str, str]

@@ -1,0 +1,74 @@
+"""Freeing roles that go in other databases than the unit's: one short transaction in each, under its lock."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from selvedge.core.postgres.change import Problem
+from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere, RetireRole, diff_retirement
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectState, ObjectStatus
+from selvedge.engines.postgres.acting import as_inheriting
+from selvedge.engines.postgres.connections import Session
+from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
+from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.retirement import holdings_fragment, parse_holdings, render_hand_over, render_retirement
+from selvedge.engines.postgres.transaction import lock_statement
+
+_LOOK = sql.SQL("""
+SELECT json_build_object('me', current_user, 'superuser', current_setting('is_superuser') = 'on',
+ 'version', current_setting('server_version_num')::int,
+ 'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d
+            WHERE d.datname = current_database()), {holdings}, {defaults})::text
+""")
+
+
+async def hand_over(session: Session, change: HandOverDatabase, may_write: Callable[[], None]) -> Problem | None:
+    """Give a database that the role owns to the operator's login; what stood in the way, if anything did."""
+    may_write()
+    try:
+        await session.run("apply", render_hand_over(change))
+    except psycopg.Error as error:
+        return _problem(change, error, f"taking database {change.database} over from role {change.role}")
+    return None
+
+
+async def free(session: Session, change: RetireElsewhere, may_write: Callable[[], None]) -> Problem | None:
+    """Free the role in the session's database, or say why that cannot be. Raises transient errors."""
+    look = _LOOK.format(holdings=holdings_fragment([change.role]), defaults=defaults_fragment([change.role], ()))
+    doing = f"freeing role {change.role} in database {change.database}"
+    try:
+        rows = await session.run("snapshot", sql.SQL("BEGIN"), lock_statement(), look)
+        raw = json.loads(cast("str", rows[-1][0][0]))
+        successor = raw["me"] if raw["owner"] == change.role else raw["owner"]
+        held = parse_holdings(raw, parse_defaults(raw))
+        found, problems = diff_retirement({change.role: change.member}, held, successor, change.database)
+        if problems:
+            return problems[0]
+        may_write()
+        for one in found:
+            if isinstance(one, RetireRole):
+                statement = render_retirement(one)
+                if not raw["superuser"]:
+                    statement = as_inheriting(statement, (one.role, one.successor), raw["me"], raw["version"])
+                await session.run("apply", statement)
+        await session.run("apply", sql.SQL("COMMIT"))
+    except psycopg.Error as error:
+        return _problem(change, error, doing)
+    finally:
+        await session.rollback()
+    return None
+
+
+def _problem(change: HandOverDatabase | RetireElsewhere, error: psycopg.Error, doing: str) -> Problem:
+    found = statement_error(error, doing)
+    status = ObjectStatus(change.ref, ObjectState.FAILED, found.reason, found.message)
+    if found.reason is Reason.WAITING_FOR_LOCK:
+        status = replace(status, state=ObjectState.WAITING)
+    return Problem(change.member, status)

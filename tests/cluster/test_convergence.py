@@ -4,58 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 
 from sandbox import MongoEndpoint, PostgresServer
-from tests.cluster.kube_api import Document
+from tests.cluster.random_specs import MIGRATION, OWNERS, Declarations, MongoDeclarations, PostgresDeclarations, State
 from tests.cluster.world import World, condition, wait_for
-
-ROLES = ("reader", "writer", "owner")
-SCHEMAS = ("avatar", "catalog", "design")
-TIMEOUTS = ("", "1s", "2s", "3s")
-
-State = tuple[frozenset[str], frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
-
-
-def declare(world: World, chance: random.Random) -> tuple[Document, State]:
-    """A random declaration, and what of it can be read in the catalogue: schemas, roles' settings, usage of schemas."""
-    schemas = chance.sample(SCHEMAS, chance.randint(1, len(SCHEMAS)))
-    roles = {world.role(name): chance.choice(TIMEOUTS) for name in chance.sample(ROLES, chance.randint(1, len(ROLES)))}
-    uses = frozenset((role, schema) for role in roles for schema in schemas if chance.random() < 0.5)
-    postgres = {
-        "schemas": [{"name": schema} for schema in schemas],
-        "roles": [
-            {"name": role, **({"settings": {"statement_timeout": timeout}} if timeout else {})}
-            for role, timeout in roles.items()
-        ],
-        "grants": [
-            {"name": f"use-{number}", "privileges": ["USAGE"], "objects": {"schemas": [schema]}, "to": [role]}
-            for number, (role, schema) in enumerate(sorted(uses))
-        ],
-    }
-    # schemas that left the declaration hold data and stay: only those that are declared are compared
-    return postgres, (frozenset(schemas), frozenset(roles.items()), uses)
-
-
-def live(connection: psycopg.Connection, world: World, schemas: frozenset[str]) -> State:
-    """The same of the live database, in one statement."""
-    row = connection.execute(
-        """
-        SELECT ARRAY(SELECT nspname::text FROM pg_namespace WHERE nspname = ANY (%(schemas)s)),
-          ARRAY(SELECT ARRAY[rolname::text, coalesce(split_part(rolconfig[1], '=', 2), '')]
-                  FROM pg_roles WHERE starts_with(rolname, %(prefix)s)),
-          ARRAY(SELECT ARRAY[grantee::regrole::text, nspname::text] FROM pg_namespace, aclexplode(nspacl)
-                 WHERE starts_with(grantee::regrole::text, %(prefix)s) AND grantee <> nspowner)
-        """,
-        {"schemas": list(schemas), "prefix": world.name},
-    ).fetchone()
-    assert row is not None
-    return frozenset(row[0]), frozenset((a, b) for a, b in row[1]), frozenset((a, b) for a, b in row[2])
 
 
 class Witness(threading.Thread):
@@ -64,9 +20,10 @@ class Witness(threading.Thread):
     Where the generation is the same before and after, what was declared for it has to be what the database showed.
     """
 
-    def __init__(self, world: World, expected: dict[int, State]) -> None:
+    def __init__(self, world: World, declarations: Declarations, expected: dict[int, State]) -> None:
         super().__init__(daemon=True)
         self.world = world
+        self.declarations = declarations
         self.expected = expected
         self.stopping = threading.Event()
         self.confirmed: set[int] = set()
@@ -75,56 +32,53 @@ class Witness(threading.Thread):
 
     def run(self) -> None:
         try:
-            with closing(self.world.endpoint.connect(self.world.name)) as connection:
+            with self.declarations.reading() as live:
                 while not self.stopping.is_set():
-                    self.look(connection)
+                    self.look(live)
         except BaseException as error:  # noqa: BLE001 - raised again by the test
             self.error = error
 
-    def look(self, connection: psycopg.Connection) -> None:
+    def look(self, live: Callable[[State], State]) -> None:
         ready = condition(self.world.api.get("DatabaseSchema", "shop"))
         generation = ready.get("observedGeneration", 0)
         wanted = self.expected.get(generation)
         if ready["status"] != "True" or wanted is None:
             return
-        found = live(connection, self.world, wanted[0])
+        found = live(wanted)
         after = self.world.api.get("DatabaseSchema", "shop")
         assert after is not None
         if after["metadata"]["generation"] != generation:
             return  # changed meanwhile: the database may be on its way
         self.confirmed.add(generation)
         if found != wanted:
-            self.broken.append(f"generation {generation} is Ready with {found} and declares {wanted}")
+            differs = {kind: (found.get(kind), wanted[kind]) for kind in wanted if found.get(kind) != wanted[kind]}
+            self.broken.append(f"generation {generation} is Ready, found and declared are {differs}")
 
 
-def change_and_watch(world: World, changes: int) -> Witness:
+def change_and_watch(world: World, declarations: Declarations, changes: int, **fixed: str) -> Witness:
     chance = random.Random()
     expected: dict[int, State] = {}
-    postgres, state = declare(world, chance)
-    document = world.schema("shop", postgres=postgres)
+    spec, state = declarations.draw(chance)
+    document = world.schema("shop", **fixed, **spec)
     expected[document["metadata"]["generation"]] = state
     world.ready("DatabaseSchema", "shop")
-    witness = Witness(world, expected)
+    witness = Witness(world, declarations, expected)
     witness.start()
-    for _ in range(changes):
-        postgres, state = declare(world, chance)
+    for number in range(changes):
+        spec, state = declarations.draw(chance)
         # Written down before it is applied: the operator may be faster than the answer.
         current = world.api.get("DatabaseSchema", "shop")
         assert current is not None
         following = current["metadata"]["generation"] + 1
         before = expected.get(following - 1)
         expected[following] = state
-        document = world.schema("shop", postgres=postgres)
+        document = world.schema("shop", **fixed, **spec)
         if document["metadata"]["generation"] != following:
             assert before is not None, "the same declaration came twice in a row"
             del expected[following]
-        if chance.random() < 0.7:  # now and then the next change comes while this one is under way
-            world.ready("DatabaseSchema", "shop")
-    world.ready("DatabaseSchema", "shop")
-    last = world.api.get("DatabaseSchema", "shop")
-    assert last is not None
-    while last["metadata"]["generation"] not in witness.confirmed and witness.is_alive():
-        witness.join(0.05)
+        if number % 3 != 2 or number == changes - 1:  # each third time the next change comes while this is under way
+            generation = world.ready("DatabaseSchema", "shop")["metadata"]["generation"]
+            wait_for(lambda g=generation: g in witness.confirmed or not witness.is_alive())
     witness.stopping.set()
     witness.join(10)
     if witness.error is not None:
@@ -132,16 +86,44 @@ def change_and_watch(world: World, changes: int) -> Witness:
     return witness
 
 
-def test_ready_never_appears_before_the_database_equals_the_generation(world: World):
-    witness = change_and_watch(world, 15)
+@pytest.fixture
+def migrated(world: World) -> World:
+    """With the objects that grants are on, made by a migration as the owner."""
+    owner = world.role(OWNERS[0])
+    spec = {"owner": owner, "roles": [{"name": owner}], "schemas": [{"name": "base", "owner": owner}]}
+    world.schema("shop", postgres=spec)
+    source = {"inline": {"files": {"20250101000000_base.sql": MIGRATION}}}
+    run = {"schemaRef": {"name": "shop"}, "source": source}
+    world.api.apply({"kind": "MigrationRun", "metadata": {"name": "base"}, "spec": run})
+    world.ready("MigrationRun", "base")
+    return world
+
+
+def test_ready_never_appears_before_the_database_equals_the_generation(migrated: World):
+    witness = change_and_watch(migrated, PostgresDeclarations(migrated), 15)
+    assert witness.broken == []
+    assert len(witness.confirmed) >= 8
+
+
+def test_ready_never_appears_before_a_mongodb_equals_the_generation(mongo: World, mongodb: MongoEndpoint):
+    witness = change_and_watch(mongo, MongoDeclarations(mongo, mongodb), 15, server="mongo")
     assert witness.broken == []
     assert len(witness.confirmed) >= 8
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("postgres")
-def test_ready_never_appears_too_early_in_a_long_run(world: World):
-    witness = change_and_watch(world, 200)
+def test_ready_never_appears_too_early_in_a_long_run(migrated: World):
+    witness = change_and_watch(migrated, PostgresDeclarations(migrated), 200)
+    assert witness.broken == []
+    assert len(witness.confirmed) >= 100
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_ready_never_appears_too_early_in_a_long_run_over_a_mongodb(mongo: World, mongodb: MongoEndpoint):
+    witness = change_and_watch(mongo, MongoDeclarations(mongo, mongodb), 200, server="mongo")
     assert witness.broken == []
     assert len(witness.confirmed) >= 100
 

@@ -49,7 +49,7 @@ def settings_for(settings: OperatorSettings) -> None:
     settings.persistence.progress_storage = AnnotationsProgressStorage(prefix=PREFIX, v1=False)
     settings.persistence.diffbase_storage = HashedSpec(prefix=PREFIX, v1=False)
     settings.queueing.worker_limit = None  # a slot is held through idle time; the work queue has its own limit
-    settings.queueing.idle_timeout = 1.0  # thousands of idle workers cost memory
+    settings.queueing.idle_timeout = 0.1  # after a list, each object has a worker for so long, and each costs memory
     settings.queueing.exit_timeout = 2.0  # handlers only enqueue; the queue is ended by the runtime
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30

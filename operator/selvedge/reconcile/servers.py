@@ -14,7 +14,6 @@ from selvedge.core.breaker import BreakerState, CircuitBreaker
 from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import Engine, Observer, ServerTarget
-from selvedge.engines.mongodb.engine import MongoEngine
 from selvedge.engines.postgres.engine import PostgresEngine
 
 ServerKey = tuple[str, str]
@@ -144,6 +143,9 @@ class Servers:
         if spec.engine is EngineType.POSTGRES:
             engine = PostgresEngine(pooled, observer, metadata_schema=self._metadata_schema, system_identifier=system)
         else:
+            # Imported when it is needed: its driver is 15 MiB of memory, and most operators have Postgres only.
+            from selvedge.engines.mongodb.engine import MongoEngine
+
             engine = MongoEngine(pooled, observer, metadata_schema=self._metadata_schema)
         # A Postgres engine bounds its connections by itself, and units that wait together share a transaction.
         together = _TOGETHER if spec.engine is EngineType.POSTGRES else 0

@@ -1,0 +1,122 @@
+"""What is kept of the resources, and how much memory it takes."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from typing import Any
+
+import pytest
+
+from selvedge.reconcile.store import Store
+
+_MOST_BYTES = 6 * 1024
+
+
+def _schema(number: int, version: int = 1, **metadata: Any) -> dict[str, Any]:
+    """A small DatabaseSchema, as it comes from the API server: nothing in it is shared with another."""
+    name = f"small-{number}"
+    condition = {
+        "status": "True",
+        "reason": "Verified",
+        "message": "the live database equals this declaration: 3 objects",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": 1,
+    }
+    spec = {
+        "serverRef": {"name": "main"},
+        "database": f"shared_{number % 10}",
+        "interval": "1h",
+        "postgres": {
+            "schemas": [{"name": name}],
+            "roles": [{"name": f"{name}_reader"}],
+            "grants": [{"name": "usage", "privileges": ["USAGE"], "objects": {"schemas": [name]}, "to": [name]}],
+        },
+    }
+    obj = {
+        "apiVersion": "selvedge.dev/v1alpha1",
+        "kind": "DatabaseSchema",
+        "metadata": {
+            "namespace": "shop",
+            "name": name,
+            "uid": f"11111111-0000-4000-8000-{number:012}",
+            "resourceVersion": str(version),
+            "generation": 1,
+            "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:database": {}}}}],
+            **metadata,
+        },
+        "spec": spec,
+        "status": {
+            "conditions": [{"type": kind, **condition} for kind in ("Ready", "Provisioned", "Reconciling", "Stalled")],
+            "objects": {"ready": 3, "waiting": 0, "failed": 0},
+        },
+    }
+    return json.loads(json.dumps(obj))  # type: ignore[no-any-return]
+
+
+def test_what_nobody_reads_is_left_out_and_the_rest_is_as_it_was() -> None:
+    store = Store()
+    annotations = {"kubectl.kubernetes.io/last-applied-configuration": "{}", "selvedge.dev/abandon": "true"}
+    seen = _schema(1, annotations=annotations)
+    before = json.dumps(seen)
+    assert store.put("databaseschemas", seen) is None
+    kept = store.get("databaseschemas", "shop", "small-1")
+    assert kept is not None
+    assert kept["metadata"]["annotations"] == {"selvedge.dev/abandon": "true"}
+    assert "managedFields" not in kept["metadata"]
+    assert (kept["spec"], kept["status"]) == (seen["spec"], seen["status"])
+    assert json.dumps(seen) == before
+
+
+def test_a_spec_may_use_the_words_that_metadata_is_rid_of() -> None:
+    store = Store()
+    seen = _schema(1)
+    seen["spec"]["mongodb"] = {"managedFields": ["a"], "kubectl.kubernetes.io/last-applied-configuration": "b"}
+    store.put("databaseschemas", seen)
+    assert store.unit(("shop", "main"), "shared_1")[0]["spec"] == seen["spec"]
+
+
+@pytest.mark.parametrize("plural", ["secrets", "configmaps"])
+def test_of_secrets_no_data_is_kept(plural: str) -> None:
+    store = Store()
+    metadata = {"namespace": "shop", "name": "login", "uid": "1", "resourceVersion": "7"}
+    store.put(plural, {"apiVersion": "v1", "metadata": metadata, "data": {"password": "marked-5f1c"}, "spec": {}})
+    assert store.get(plural, "shop", "login") == {"apiVersion": "v1", "metadata": metadata}
+
+
+def test_only_a_newer_version_takes_the_place_of_the_known_one() -> None:
+    store = Store()
+    store.put("databaseschemas", _schema(1, 10, labels={"seen": "first"}))
+    for version in (9, 10):
+        known = store.put("databaseschemas", _schema(1, version, labels={"seen": "again"}))
+        assert known is store.get("databaseschemas", "shop", "small-1")
+        assert known is not None
+        assert known["metadata"]["labels"] == {"seen": "first"}
+    store.put("databaseschemas", _schema(1, 11, labels={"seen": "last"}))
+    found = store.get("databaseschemas", "shop", "small-1")
+    assert found is not None
+    assert found["metadata"]["labels"] == {"seen": "last"}
+
+
+def test_another_object_of_the_same_name_is_taken_whatever_its_version() -> None:
+    store = Store()
+    store.put("databaseschemas", _schema(1, 10))
+    store.put("databaseschemas", _schema(1, 3, uid="22222222-0000-4000-8000-000000000001"))
+    found = store.get("databaseschemas", "shop", "small-1")
+    assert found is not None
+    assert found["metadata"]["uid"].startswith("2222")
+
+
+def test_a_small_object_takes_no_more_than_so_much_memory() -> None:
+    store = Store()
+    number = 500
+    store.put("databaseschemas", _schema(0))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for index in range(1, number + 1):
+            store.put("databaseschemas", _schema(index))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert taken / number < _MOST_BYTES

@@ -233,6 +233,45 @@ def test_drift_of_a_mongodb_database_is_put_back(mongo: World, mongodb: MongoEnd
     assert mongo.operator.value("selvedge_drift_repaired_total", kind="index") == 1
 
 
+def test_report_repairs_nothing_in_a_mongodb_and_says_so_once(mongo: World, mongodb: MongoEndpoint):
+    world, validator = mongo, {"$jsonSchema": {"bsonType": "object", "required": ["name"]}}
+    designs = {"name": "designs", "validator": validator, "indexes": [{"name": "name", "keys": [{"field": "name"}]}]}
+    spec = {"server": "mongo", "migrations": world.trigger(), "mongodb": {"collections": [designs]}}
+    world.schema("designs", drift="Report", **spec)
+    world.ready("DatabaseSchema", "designs")
+    with mongodb.client() as client:
+        database = client[world.name]
+
+        def live() -> tuple[Any, set[str]]:
+            (found,) = database.list_collections(filter={"name": "designs"})
+            return found["options"].get("validator"), set(database.designs.index_information())
+
+        database.command("collMod", "designs", validator={})
+        database.designs.drop_index("name")
+        world.look()
+        document = world.until("DatabaseSchema", "designs", *DRIFTED)
+        assert verdict(document)[2] == (
+            "collection designs differs from the declaration; spec.drift is Report, so it stays as it is: "
+            '{"collMod": "designs", "validator": {"$jsonSchema": {"bsonType": "object", "required": ["name"]}}, '
+            '"validationLevel": "strict", "validationAction": "error"} (and 1 more, see status.notReady)'
+        )
+        assert (document["status"]["drift"], document["status"]["lastDrift"]["objects"]) == (2, 2)
+        version, writes = document["metadata"]["resourceVersion"], world.operator.writes()
+        for _ in range(3):
+            world.look()
+        assert world.api.get("DatabaseSchema", "designs")["metadata"]["resourceVersion"] == version
+        assert world.operator.writes() == writes
+        assert len(world.api.events("designs", "DriftDetected")) == 1
+        assert live() == (None, {"_id_"})
+        for kind in ("collection", "index"):
+            assert world.operator.value("selvedge_drift_found_total", kind=kind) == 1
+        assert world.operator.value("selvedge_drift_repaired_total") == 0
+        # from now on it is put back
+        world.schema("designs", drift="Correct", **spec)
+        world.ready("DatabaseSchema", "designs")
+        assert live() == (validator, {"_id_", "name"})
+
+
 def test_drift_that_a_dead_operator_told_of_is_counted_and_said_once(world: World):
     world.schema("shop", postgres={"schemas": [{"name": "shared"}]})
     world.ready("DatabaseSchema", "shop")

@@ -141,7 +141,7 @@ def diff_cluster(
 
     ``roles`` are the live roles that matter, ``databases`` the names of those that exist, ``adopt`` says for each
     member's uid whether it may take over what nobody claims; ``places`` where roles that go hold something. A conflict
-    on the database itself is a problem of the whole unit and stands alone.
+    on the database itself, or an owner that it cannot have yet, is a problem of the whole unit and stands alone.
     """
     changes: list[Change] = []
     problems: list[Problem] = []
@@ -152,6 +152,10 @@ def diff_cluster(
     holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, database.member, holder, book.cluster)]
+    if not exists and database.owner and not _will_exist(database.owner, desired, roles):
+        message = f"{ref} is to be owned by role {database.owner}, which does not exist: declare it"
+        status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
+        return [], [Problem(database.member, status)]
     # Who shares the database stands in its claim: when the one that holds it goes, another goes on without adoption.
     members = sorted(book.resources.values())
     if not book.mine(key, database.member):
@@ -185,6 +189,11 @@ def diff_cluster(
         member = database.member
         changes.append(WriteClaims(ref, member, tuple(book.new[name] for name in sorted(book.new))))
     return changes, problems
+
+
+def _will_exist(role: str, desired: Desired, roles: Mapping[str, CurrentRole]) -> bool:
+    """Whether the role is there, or is made before the database; a role that was refused is not among the declared."""
+    return role in roles or any(one.name == role and not one.absent for one in desired.roles)
 
 
 def _renames(

@@ -87,6 +87,9 @@ def without_failed(changes: Sequence[Change], failed: Sequence[Change], policies
     """The changes without those that the server refused, and without all that needs an object it refused to make."""
     creations = (CreateRole, CreateDatabase, CreateSchema, CreateExtension, RenameRole, RenameSchema)
     never_made = {(change.ref, change.member) for change in failed if isinstance(change, creations)}
+    # A database whose owner could not be made would only fail as well, and hide why.
+    roles = {change.ref.name for change in failed if isinstance(change, CreateRole)}
+    never_made |= {(x.ref, x.member) for x in changes if isinstance(x, CreateDatabase) and x.owner in roles}
     kept: list[Change] = []
     for change in changes:
         if isinstance(change, BOOKKEEPING):

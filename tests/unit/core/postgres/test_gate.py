@@ -80,3 +80,13 @@ def test_a_failed_setting_leaves_its_role_and_a_failed_creation_takes_all_with_i
     assert without_failed(everything, [setting], policies) == [CREATE, comment, WRITE]
     kept = without_failed(everything, [CREATE], policies)
     assert kept == [c.WriteClaims(WRITE.ref, "u1", WRITE.claims[1:])]
+
+
+def test_a_database_is_not_tried_when_its_owner_could_not_be_made() -> None:
+    ref = ObjectRef("database", "shop")
+    owned = c.CreateDatabase(ref, "u1", "shop", "app")
+    claims = c.WriteClaims(ref, "u1", (Claim("database:shop", "cluster", "shop/one", "u1"),))
+    policies = {"u1": Policy("shop/one")}
+    assert without_failed([CREATE, owned, claims], [CREATE], policies) == []
+    other = c.CreateDatabase(ref, "u1", "shop", "somebody")
+    assert without_failed([CREATE, other, claims], [CREATE], policies) == [other, claims]

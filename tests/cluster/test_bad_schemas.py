@@ -30,8 +30,10 @@ def test_each_wrong_schema_says_what_is_wrong_and_others_go_on(world: World):
         "other-engine": (
             {"mongodb": {}},
             "InvalidSpec",
-            f"DatabaseServer {world.namespace}/main is a Postgres server and this declares a MongoDB database: "
-            + "correct spec.serverRef",
+            (
+                f"DatabaseServer {world.namespace}/main is a Postgres server and this declares a MongoDB database: "
+                "correct spec.serverRef"
+            ),
         ),
         "no-extension": (
             {"postgres": {"extensions": [{"name": "pgcrypto"}, {"name": "no_such_thing"}]}},
@@ -41,8 +43,10 @@ def test_each_wrong_schema_says_what_is_wrong_and_others_go_on(world: World):
         "long-name": (
             {"postgres": {"roles": [{"name": world.name + "ä" * 27}]}},
             "InvalidSpec",
-            f"DatabaseSchema long-name: spec.postgres.roles[0].name: {world.name}{'ä' * 9}… is 65 bytes long and 63 "
-            + "are kept: shorten it",
+            (
+                f"DatabaseSchema long-name: spec.postgres.roles[0].name: {world.name}{'ä' * 9}… is 65 bytes long "
+                "and 63 are kept: shorten it"
+            ),
         ),
         "no-role": (
             {"postgres": {"schemas": [{"name": "shared", "owner": world.role("absent")}]}},
@@ -52,8 +56,10 @@ def test_each_wrong_schema_says_what_is_wrong_and_others_go_on(world: World):
         "adopted": (
             {"database": f"{world.name}_there", "postgres": {}},
             "AdoptionRequired",
-            f"database {world.name}_there exists and no DatabaseSchema claims it: set spec.adoption to Allow to "
-            + "take it over, or rename yours",
+            (
+                f"database {world.name}_there exists and no DatabaseSchema claims it: set spec.adoption to Allow to "
+                "take it over, or rename yours"
+            ),
         ),
     }
     for number, (name, (spec, _, _)) in enumerate(bad.items()):

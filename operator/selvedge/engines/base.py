@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -10,6 +10,7 @@ from typing import Protocol
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.core.figures import ServerFigures
 from selvedge.core.unit import ObjectRef, UnitResult
+from selvedge.engines.logins import Logins
 from selvedge.migrate.protocol import MigrationSession
 
 
@@ -151,12 +152,23 @@ class Engine(Protocol):
         ...
 
     def migrations(
-        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+        self,
+        database: str,
+        *,
+        run_as: str = "",
+        owner: str = "",
+        run: str = "",
+        closed: Iterable[tuple[str, str]] = (),
     ) -> AbstractAsyncContextManager[MigrationSession]:
         """A session of the database's migrator, never of the administrator, for one run (a resource's uid).
 
-        ``run_as`` and ``owner`` are roles of a Postgres database; MongoDB has none.
+        ``run_as`` and ``owner`` are roles of a Postgres database; MongoDB has none. ``closed`` are tables (schema and
+        name) that get row-level security in the transaction that makes them.
         """
+        ...
+
+    def logins(self) -> Logins:
+        """The logins of DatabaseUsers on this server."""
         ...
 
     def connections(self) -> dict[str, int]:

@@ -38,6 +38,7 @@ class Resource:
 
 DATABASE_SERVERS = Resource(GROUP, VERSION, "databaseservers", "DatabaseServer")
 DATABASE_SCHEMAS = Resource(GROUP, VERSION, "databaseschemas", "DatabaseSchema")
+DATABASE_USERS = Resource(GROUP, VERSION, "databaseusers", "DatabaseUser")
 MIGRATION_RUNS = Resource(GROUP, VERSION, "migrationruns", "MigrationRun")
 SECRETS = Resource("", "v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")

@@ -22,6 +22,7 @@ from selvedge.engines.mongodb.connect import Server, operation
 from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
 from selvedge.engines.mongodb.lock import Lock, locked
 from selvedge.engines.mongodb.migrations import open_session
+from selvedge.engines.mongodb.users import MongoLogins
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
@@ -82,6 +83,7 @@ class MongoEngine:
         self._target = target
         self._observer = observer
         self._server = Server(target, observer)
+        self._logins = MongoLogins(self._server, observer, metadata_schema)
         self._builds = Builds(self._server)
         self._system: str | None = None
 
@@ -128,7 +130,13 @@ class MongoEngine:
 
     @asynccontextmanager
     async def migrations(
-        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+        self,
+        database: str,
+        *,
+        run_as: str = "",
+        owner: str = "",
+        run: str = "",
+        closed: Iterable[tuple[str, str]] = (),
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as."""
         # Its user may write everything in the database: in the operator's own that would be all claims.
@@ -138,6 +146,10 @@ class MongoEngine:
             self._target, self._server, database=database, observer=self._observer, run=run
         ) as session:
             yield session
+
+    def logins(self) -> MongoLogins:
+        """See :meth:`selvedge.engines.base.Engine.logins`."""
+        return self._logins
 
     def connections(self) -> dict[str, int]:
         """Connections that are open now, by state: active, idle, waiting."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 
@@ -22,11 +22,13 @@ from selvedge.engines.base import Observer, ServerFacts, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.connections import Connections, Session, open_connection
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
+from selvedge.engines.postgres.logins import PostgresLogins
 from selvedge.engines.postgres.looks import ClusterView, ServerBook, read_cluster
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.engines.postgres.passes import Pass
 from selvedge.engines.postgres.probe import probe
 from selvedge.engines.postgres.removal import remove_members
+from selvedge.engines.postgres.rls_memory import RowSecurityMemory
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 from selvedge.engines.postgres.turns import Turns
 from selvedge.engines.postgres.work import Work
@@ -57,6 +59,7 @@ class PostgresEngine:
         self.metadata_schema = metadata_schema
         self.pool = Connections(target, observer)
         self.turns = Turns(self)
+        self._logins = PostgresLogins(self)
         self._slots = asyncio.Semaphore(2 if target.limits.max > 3 else 1)
         self._system_identifier = system_identifier
         self._random = Random()
@@ -64,6 +67,7 @@ class PostgresEngine:
         self._book_until = 0.0
         self._stamp: str | None = None
         self._seen: dict[str, frozenset[tuple[str, str, str]]] = {}
+        self.rows = RowSecurityMemory()
 
     async def probe(self) -> ServerFacts:
         """Log in and look; see :meth:`Engine.probe`."""
@@ -78,7 +82,13 @@ class PostgresEngine:
 
     @asynccontextmanager
     async def migrations(
-        self, database: str, *, run_as: str = "", owner: str = "", run: str = ""
+        self,
+        database: str,
+        *,
+        run_as: str = "",
+        owner: str = "",
+        run: str = "",
+        closed: Iterable[tuple[str, str]] = (),
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`."""
         admin = await open_connection(self.target, database)
@@ -92,9 +102,14 @@ class PostgresEngine:
                 owner=owner or None,
                 schema=self.metadata_schema,
                 run=run,
+                closed=closed,
             ) as session,
         ):
             yield session
+
+    def logins(self) -> PostgresLogins:
+        """See :meth:`selvedge.engines.base.Engine.logins`."""
+        return self._logins
 
     def connections(self) -> dict[str, int]:
         """Connections by state."""
@@ -120,6 +135,7 @@ class PostgresEngine:
         """Take away what only the unit's deleting members made, where their ``deletionPolicy`` is Delete."""
         self._book = None
         self._seen.pop(unit.database, None)
+        self.rows.forget(unit.database)
         return await remove_members(self.pool, self.target, self.metadata_schema, unit, may_write)
 
     async def _run(self, unit: Unit, may_write: Callable[[], None], *, plan_only: bool) -> UnitResult:

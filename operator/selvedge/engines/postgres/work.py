@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import AclGroup, CurrentRole, Desired, Snapshot
+from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.unit import ObjectRef, ObjectStatus
 from selvedge.engines.base import Unit
 from selvedge.engines.postgres.compile import Compiled
@@ -74,6 +75,13 @@ class Work:
         if drift and self.unit.on_drift is not None:
             self.told = True
             await self.unit.on_drift(drift)
+
+
+def foreseen(snapshot: Snapshot, cluster: Sequence[c.Change]) -> Snapshot:
+    """The snapshot with the roles that the server-wide changes rename and make: what is given to them is one plan."""
+    found = renamed_snapshot(snapshot, role_renames(cluster))
+    made = {change.role: CurrentRole(change.role) for change in cluster if isinstance(change, c.CreateRole)}
+    return replace(found, roles={**found.roles, **made}) if made else found
 
 
 def new_database(desired: Desired, server: Snapshot, cluster: Sequence[c.Change]) -> Snapshot:

@@ -18,7 +18,6 @@ from selvedge.core.postgres.default_privileges import other_makers
 from selvedge.core.postgres.gate import approved, digest, split, without_failed
 from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
 from selvedge.core.postgres.remembering import remembered, united
-from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.retirement import diff_elsewhere
 from selvedge.core.unit import ChangeSummary, UnitResult
 from selvedge.engines.base import AccessRule
@@ -29,7 +28,7 @@ from selvedge.engines.postgres.freeing import free, hand_over
 from selvedge.engines.postgres.looks import ClusterView, read_snapshot
 from selvedge.engines.postgres.render import summary
 from selvedge.engines.postgres.report import Findings, results
-from selvedge.engines.postgres.work import Work, new_database
+from selvedge.engines.postgres.work import Work, foreseen, new_database
 
 
 class Pass:
@@ -103,7 +102,7 @@ class Pass:
             self.looked = True
             if self.refused():
                 return [], []
-            inside, self.inside_problems = self._database_diff(renamed_snapshot(snapshot, role_renames(cluster)))
+            inside, self.inside_problems = self._database_diff(foreseen(snapshot, cluster))
             self.work.find_drift([*cluster, *inside])
             cluster_now, inside_now = self._plan(cluster, inside)
             if inside_now and not cluster_now and not self.work.untold(inside_now):

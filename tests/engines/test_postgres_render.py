@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from selvedge.core.postgres import changes as c
+from selvedge.core.postgres import rls_changes as rls
 from selvedge.core.postgres.default_privileges import Defaults
 from selvedge.core.postgres.model import Claim, Membership
 from selvedge.core.postgres.settings import equal, join_list, split_list
@@ -131,6 +132,13 @@ def test_every_change_has_a_statement() -> None:
         c.UpdateExtension(REF, "u", "e", "2"),
         c.DropExtension(REF, "u", "e"),
         c.DropOwned(REF, "u", "app"),
+        rls.EnableRowSecurity(REF, "u", "s", "t"),
+        rls.DisableRowSecurity(REF, "u", "s", "t"),
+        rls.ForceRowSecurity(REF, "u", "s", "t", True),
+        rls.ClosePartition(REF, "u", "s", "t", ("s", "t_1")),
+        rls.CreatePolicy(REF, "u", "s", "t", rls.RowPolicy("p", using="true")),
+        rls.AlterPolicy(REF, "u", "s", "t", "p", ("app",)),
+        rls.DropPolicy(REF, "u", "s", "t", "p"),
     }
     claims = c.WriteClaims(REF, "u", (Claim("role:app", "k", "shop/one", "u"),))
     for change in (*rest, claims):

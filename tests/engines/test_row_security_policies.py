@@ -10,7 +10,10 @@ from psycopg import sql
 
 from sandbox import PostgresEndpoint
 from selvedge.core.postgres import rls_changes as c
+from selvedge.core.postgres.cluster_diff import ClaimBook
+from selvedge.core.postgres.rls import diff_row_security
 from selvedge.core.postgres.rls_changes import RowPolicy
+from selvedge.core.postgres.rls_record import remembered_tables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState
 from selvedge.engines.postgres.rls_apply import apply_tables
@@ -226,9 +229,6 @@ async def test_policies_of_a_table_that_left_go_and_the_table_stays_closed(
     async with shop(postgres, database) as one:
         await one.make(one.entry())
         tables = await one.look(USERS)
-        from selvedge.core.postgres.cluster_diff import ClaimBook
-        from selvedge.core.postgres.rls import diff_row_security, remembered_tables
-
         book = ClaimBook(one.claims, "cluster", {"uid-1": "shop/shop"}, lambda _: True)
         assert remembered_tables(book) == {USERS}
         found = diff_row_security((), tables, {}, book, {})

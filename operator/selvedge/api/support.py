@@ -54,7 +54,6 @@ def _source(path: str, source: MigrationSource) -> Iterator[str]:
 
 def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
     for declared, field in (
-        (postgres.row_level_security, "rowLevelSecurity"),
         (postgres.audit, "audit"),
         (postgres.conventions, "conventions"),
         (postgres.partitions, "partitions"),

@@ -88,7 +88,9 @@ async def _run(context: Context, obj: Object, board: _Board) -> None:
     uid = str(obj["metadata"]["uid"])
     async with (
         server.migrating(),
-        server.engine.migrations(schema.database, run_as=role, owner=owner, run=uid) as session,
+        server.engine.migrations(
+            schema.database, run_as=role, owner=owner, run=uid, closed=_closed(context, unit_of(schema_obj))
+        ) as session,
     ):
         todo = plan(
             migrations,
@@ -109,6 +111,16 @@ async def _run(context: Context, obj: Object, board: _Board) -> None:
             may_write=context.may_write,
         )
     await board.finish(result)
+
+
+def _closed(context: Context, unit: tuple[str, str, str]) -> tuple[tuple[str, str], ...]:
+    """The tables that any DatabaseSchema of this database names in ``rowLevelSecurity``."""
+    found: set[tuple[str, str]] = set()
+    for obj in context.store.unit(unit[:2], unit[2]):
+        for entry in ((obj.get("spec") or {}).get("postgres") or {}).get("rowLevelSecurity") or ():
+            schema, _, table = str(entry.get("table")).partition(".")
+            found.add((schema, table))
+    return tuple(sorted(found))
 
 
 def _schema(context: Context, namespace: str, name: str) -> Object:

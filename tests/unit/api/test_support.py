@@ -25,7 +25,6 @@ def run(**parts: Any) -> tuple[str, ...]:
 def test_each_part_of_the_postgres_example_that_waits_for_a_later_version_is_named():
     found = yaml.safe_load((ROOT / "tests/cluster/examples/databaseschema_postgres.yaml").read_text())
     assert unsupported(parse(found, strict=True).spec) == (
-        "spec.postgres.rowLevelSecurity",
         "spec.postgres.audit",
         "spec.postgres.conventions",
         "spec.postgres.partitions",

@@ -18,6 +18,15 @@ from selvedge.core.postgres.renames import RenameSchema as RenameSchema
 from selvedge.core.postgres.retirement import HandOverDatabase as HandOverDatabase
 from selvedge.core.postgres.retirement import RetireElsewhere as RetireElsewhere
 from selvedge.core.postgres.retirement import RetireRole as RetireRole
+from selvedge.core.postgres.rls_changes import (
+    AlterPolicy,
+    ClosePartition,
+    CreatePolicy,
+    DisableRowSecurity,
+    DropPolicy,
+    EnableRowSecurity,
+    ForceRowSecurity,
+)
 from selvedge.core.postgres.role_attributes import AlterRole as AlterRole
 from selvedge.core.postgres.role_attributes import RestrictRole as RestrictRole
 from selvedge.core.postgres.role_attributes import Words
@@ -265,6 +274,13 @@ ORDER: tuple[type[Change], ...] = (
     CommentSchema,
     CreateExtension,
     UpdateExtension,
+    EnableRowSecurity,
+    ForceRowSecurity,
+    ClosePartition,
+    DropPolicy,
+    CreatePolicy,
+    AlterPolicy,
+    DisableRowSecurity,
     RevokePrivileges,
     RevokeDefaults,
     GrantPrivileges,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from selvedge.core.names import PUBLIC as PUBLIC
 from selvedge.core.postgres.change import Problem as Problem
@@ -13,6 +14,10 @@ from selvedge.core.postgres.retirement import Elsewhere as Elsewhere
 from selvedge.core.postgres.retirement import Holdings
 from selvedge.core.postgres.role_attributes import DesiredAttributes, LiveAttributes
 from selvedge.core.unit import ObjectRef
+
+if TYPE_CHECKING:
+    from selvedge.core.postgres.rls_changes import TableKey
+    from selvedge.core.postgres.rls_model import DesiredRowSecurity, TableState
 
 #: What ``ALL`` means for each kind of object; MAINTAIN exists from Postgres 17 on.
 ALL_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -182,6 +187,8 @@ class Remembered:
     #: The same with the uid of the member whose each was.
     retiring: frozenset[tuple[str, str]] = frozenset()
     defaults: tuple[DesiredDefault, ...] = ()
+    #: Tables whose row-level security was declared.
+    tables: frozenset[TableKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +205,7 @@ class Desired:
     defaults: tuple[DesiredDefault, ...] = ()
     #: Claims of what a member declares and may not have (any more): neither changed nor taken away.
     refused: frozenset[str] = frozenset()
+    row_security: tuple[DesiredRowSecurity, ...] = ()
 
     def schema_names(self) -> frozenset[str]:
         """Every schema whose contents the snapshot has to show."""
@@ -223,7 +231,11 @@ class Desired:
         names.update(role.renamed_from for role in self.roles if role.renamed_from)
         if self.database.owner:
             names.add(self.database.owner)
-        return frozenset(names)
+        return frozenset(names).union(*(entry.role_names() for entry in self.row_security))
+
+    def row_security_tables(self) -> frozenset[TableKey]:
+        """The tables whose row-level security the snapshot has to show."""
+        return self.remembered.tables.union(entry.key for entry in self.row_security)
 
     def function_signatures(self) -> tuple[str, ...]:
         """Function signatures that the server has to resolve."""
@@ -361,3 +373,5 @@ class Snapshot:
     become: frozenset[str] = frozenset()
     #: It may make schemas and extensions in this database.
     may_create: bool = True
+    #: Row-level security of the tables for which it is declared, or was.
+    row_security: Mapping[TableKey, TableState] = field(default_factory=dict)

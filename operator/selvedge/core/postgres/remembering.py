@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from selvedge.core.postgres.cluster_diff import ClaimBook, dropped_roles, retired_roles, retiring
 from selvedge.core.postgres.model import Desired, DesiredDefault, DesiredGrant, GrantTarget, Remembered
+from selvedge.core.postgres.rls_record import remembered_tables
 
 
 def grant_key(grant: DesiredGrant, book: ClaimBook) -> str:
@@ -239,6 +240,7 @@ def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> 
         dropped_roles(desired, book),
         frozenset(retiring(desired, book).items()),
         tuple(defaults),
+        remembered_tables(book) - {entry.key for entry in desired.row_security},
     )
 
 
@@ -252,4 +254,5 @@ def united(a: Remembered, b: Remembered) -> Remembered:
         a.dropped | b.dropped,
         a.retiring | b.retiring,
         tuple(dict.fromkeys((*a.defaults, *b.defaults))),
+        a.tables | b.tables,
     )

@@ -177,6 +177,7 @@ def renamed_snapshot(snapshot: Snapshot, todo: Iterable[Rename]) -> Snapshot:
             signature: (schema(found[0]), found[1]) if found else None
             for signature, found in snapshot.functions.items()
         },
+        row_security={key: table.renamed(role) for key, table in snapshot.row_security.items()},
     )
 
 

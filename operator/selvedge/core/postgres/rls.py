@@ -29,7 +29,6 @@ from selvedge.core.postgres.rls_changes import (
     ordered,
 )
 from selvedge.core.postgres.rls_model import (
-    KIND,
     DesiredRowSecurity,
     Learned,
     PartitionState,
@@ -40,19 +39,9 @@ from selvedge.core.postgres.rls_model import (
     question,
     table_ref,
 )
-from selvedge.core.postgres.rls_record import Canonical, TableRecord, record_of
+from selvedge.core.postgres.rls_record import KIND, Canonical, TableRecord, record_of
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
-
-
-def remembered_tables(book: ClaimBook) -> frozenset[TableKey]:
-    """The tables that claims of this unit name: the snapshot has to show them, declared or not."""
-    found = set()
-    for member in book.resources:
-        for claim in book.owned(f"{KIND}:", member):
-            schema, _, table = claim.object.removeprefix(f"{KIND}:").partition(".")
-            found.add((schema, table))
-    return frozenset(found)
 
 
 def diff_row_security(
@@ -64,19 +53,24 @@ def diff_row_security(
     *,
     partition_grants: frozenset[TableKey] = frozenset(),
     refused: frozenset[str] = frozenset(),
+    renamed: Mapping[str, str] | None = None,
+    superuser: bool = True,
 ) -> RowSecurityDiff:
     """The difference for all tables of a unit; claims go into ``book``.
 
     ``partition_grants`` are tables that a declared grant names: their privileges are the grant's matter. ``refused``
-    are claims of what a member declares and may not have: left alone.
+    are claims of what a member declares and may not have: left alone. ``renamed`` maps the old names of schemas that
+    are being renamed to the new ones. ``superuser``: the operator's login is one, and need not become an owner first.
     """
     found = RowSecurityDiff()
     entries = tuple(desired)
     declared = frozenset(entry.key for entry in entries)
     for entry in entries:
-        look = _Look(tables.get(entry.key), roles, book, learned, partition_grants, declared)
+        look = _Look(tables.get(entry.key), roles, book, learned, partition_grants, declared, superuser)
         _Table(entry, look, found).run()
-    _left(refused.union(map(claim_key, declared)), tables, book, found)
+    moving = {(old, table) for old, new in (renamed or {}).items() for schema, table in declared if schema == new}
+    there = {claim_key(key) for key in moving if key in tables}
+    _left(refused.union(map(claim_key, declared), there), tables, book, found)
     found.changes = ordered(found.changes)
     return found
 
@@ -91,6 +85,7 @@ class _Look:
     learned: Learned
     partition_grants: frozenset[TableKey]
     declared: frozenset[TableKey]
+    superuser: bool
 
 
 class _Table:
@@ -127,7 +122,7 @@ class _Table:
         self._partitions(wanted, self.current)
         if self.current.privileged and any(carries_expression(change) for change in self.changes):
             self._owned_by_administrator(self.current)
-        if any(isinstance(change, EnableRowSecurity) for change in self.changes) or not self.current.enabled:
+        if not self.current.enabled and not any(isinstance(change, EnableRowSecurity) for change in self.changes):
             self.found.unprotected.add(self.entry.key)
         self.found.changes += self.changes
         self._claim(self.current)
@@ -287,7 +282,9 @@ class _Table:
             if partition.foreign or partition.key in self.look.partition_grants | self.look.declared:
                 continue
             for grantee, privileges in sorted(partition.grants.items()):
-                what = Privileges("table", partition.schema, (partition.name,), tuple(sorted(privileges)), grantee)
+                owner = "" if self.look.superuser else partition.owner
+                held = tuple(sorted(privileges))
+                what = Privileges("table", partition.schema, (partition.name,), held, grantee, owner=owner)
                 self.found.changes.append(RevokePrivileges(self.ref, self.entry.member, what))
 
     # --- the claim ---

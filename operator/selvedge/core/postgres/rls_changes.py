@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from selvedge.core.postgres.changes import Change
+from selvedge.core.postgres.change import Change
 from selvedge.core.unit import Risk
 
 TableKey = tuple[str, str]

@@ -49,6 +49,11 @@ class Finding:
     object: str
     detail: str = ""
 
+    @property
+    def in_schema(self) -> bool:
+        """Whether the object is one of a schema; otherwise it is a role."""
+        return self.lint != "can_set_role_to_bypass"
+
     def advice(self) -> str:
         """The finding as a sentence with the next step."""
         return _ADVICE[self.lint].format(object=self.object, detail=self.detail)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
-from selvedge.core.postgres.changes import Change
-from selvedge.core.postgres.model import PUBLIC, Problem
+from selvedge.core.names import PUBLIC
+from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.rls_changes import RowPolicy, TableKey
-from selvedge.core.postgres.rls_record import Canonical
+from selvedge.core.postgres.rls_record import KIND, Canonical
 from selvedge.core.unit import ObjectRef
-
-KIND = "rowLevelSecurity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +82,7 @@ class PartitionState:
     enabled: bool = False
     forced: bool = False
     foreign: bool = False
+    owner: str = ""
     policies: tuple[str, ...] = ()
     grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -117,6 +116,13 @@ class TableState:
         """Schema and table."""
         return self.schema, self.table
 
+    def renamed(self, role: Callable[[str], str]) -> TableState:
+        """The table as it will be when roles have other names: policies know roles by number."""
+        policies = {
+            name: replace(policy, roles=normal_roles(map(role, policy.roles))) for name, policy in self.policies.items()
+        }
+        return replace(self, owner=role(self.owner), policies=policies)
+
 
 Question = tuple[TableKey, str | None, str | None]
 """A table, and the declared expressions of one of its policies."""
@@ -130,7 +136,7 @@ class RowSecurityDiff:
     """Changes, problems, and what has to be learned or proven before more can be said.
 
     ``unlearned`` are declared policies of which the server's words are not known; ``unproven`` the tables that stand
-    as declared and whose probes have to be run; ``unprotected`` those of which nothing may be granted to anyone yet.
+    as declared and whose probes have to be run; ``unprotected`` those that stay open: nothing is granted on them.
     """
 
     changes: list[Change] = field(default_factory=list)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from selvedge.core.postgres.cluster_diff import ClaimBook
-from selvedge.core.postgres.rls_changes import RowPolicy
+from selvedge.core.postgres.rls_changes import RowPolicy, TableKey
+
+KIND = "rowLevelSecurity"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +130,16 @@ def record_of(book: ClaimBook, name: str) -> TableRecord:
         broken=broken and Broken(broken["declared"], broken["message"], _image(broken["before"])),
         attempt=(attempt["declared"], _image(attempt["before"])) if attempt else None,
     )
+
+
+def remembered_tables(book: ClaimBook) -> frozenset[TableKey]:
+    """The tables that claims of this unit name: the snapshot has to show them, declared or not."""
+    found = set()
+    for member in book.resources:
+        for claim in book.owned(f"{KIND}:", member):
+            schema, _, table = claim.object.removeprefix(f"{KIND}:").partition(".")
+            found.add((schema, table))
+    return frozenset(found)
 
 
 def _image_detail(image: PreImage) -> dict[str, object]:

@@ -24,6 +24,7 @@ from selvedge.api.databaseschema import (
     PostgresSchema,
     Prune,
 )
+from selvedge.api.postgres_data import RowLevelSecurity
 from selvedge.api.postgres_grants import DefaultPrivilegeObjects
 from selvedge.core.names import PUBLIC, reserved_role
 from selvedge.core.postgres.gate import Policy
@@ -39,11 +40,13 @@ from selvedge.core.postgres.model import (
     GrantTarget,
     Membership,
 )
+from selvedge.core.postgres.rls_model import DesiredRowSecurity
 from selvedge.core.postgres.role_attributes import DesiredAttributes, instant
 from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
+from selvedge.engines.postgres.rls_compile import row_security
 
 _DEFAULT_KINDS = {
     DefaultPrivilegeObjects.TABLES: "table",
@@ -95,6 +98,7 @@ class _Builder:
         self.grants: list[DesiredGrant] = []
         self.defaults: list[DesiredDefault] = []
         self.scopes: list[AuthoritativeScope] = []
+        self.row_security: list[DesiredRowSecurity] = []
         self.declared: dict[str, int] = {}
         self.admitted: list[Member] = []
 
@@ -104,7 +108,7 @@ class _Builder:
         self.problems[member.uid] = []
         access = self.unit.access(member) if self.unit.access else AccessRule(role_prefixes=("",))
         lists = (spec.roles, spec.schemas, spec.extensions, spec.grants, spec.default_privileges)
-        self.declared[member.uid] = 1 + sum(map(len, lists))
+        self.declared[member.uid] = 1 + sum(map(len, lists)) + len(spec.row_level_security)
         if not any(fnmatchcase(member.spec.database, pattern) for pattern in access.databases):
             message = (
                 f"the DatabaseServer's access does not let namespace {member.namespace} use database "
@@ -127,6 +131,8 @@ class _Builder:
             self._grant(member, grant, access)
         for default in spec.default_privileges:
             self._default(member, default, access)
+        for table in spec.row_level_security:
+            self._row_security(member, table, access)
         if spec.grant_mode is GrantMode.AUTHORITATIVE:
             mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
             theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
@@ -292,6 +298,17 @@ class _Builder:
                 )
             )
 
+    def _row_security(self, member: Member, declared: RowLevelSecurity, access: AccessRule) -> None:
+        entry = row_security(member.uid, declared)
+        holder = self._reserved_schema(entry.schema)
+        if holder:
+            message = f"table {declared.table} is in a schema that belongs to {holder}: its rows are not yours to guard"
+            self._problem(member, entry.ref, Reason.FORBIDDEN_NAME, message)
+            return
+        allowed = all(self._may_use_role(member, entry.ref, name, access) for name in sorted(entry.role_names()))
+        if allowed and self._take(member, entry.ref):
+            self.row_security.append(entry)
+
     def build(self) -> Compiled:
         database = self.database or DesiredDatabase("", self.unit.database)
         desired = Desired(
@@ -303,6 +320,7 @@ class _Builder:
             tuple(self.scopes),
             defaults=tuple(self.defaults),
             refused=self._refused(),
+            row_security=tuple(self.row_security),
         )
         return Compiled(
             desired,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from selvedge.core.errors import TransientError
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.changes import HandOverDatabase, RetireElsewhere
 from selvedge.core.postgres.cluster_diff import ClaimBook, Places, diff_cluster
@@ -19,6 +20,8 @@ from selvedge.core.postgres.gate import approved, digest, split, without_failed
 from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
 from selvedge.core.postgres.remembering import remembered, united
 from selvedge.core.postgres.retirement import diff_elsewhere
+from selvedge.core.postgres.rls_changes import RowSecurityChange
+from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
 from selvedge.engines.base import AccessRule
 from selvedge.engines.postgres.cluster_phase import ClusterPhase
@@ -29,6 +32,9 @@ from selvedge.engines.postgres.looks import ClusterView, read_snapshot
 from selvedge.engines.postgres.render import summary
 from selvedge.engines.postgres.report import Findings, results
 from selvedge.engines.postgres.work import Work, foreseen, new_database
+
+#: How often row-level security may be found wanting before somebody else must be at it.
+_ROUNDS = 4
 
 
 class Pass:
@@ -54,6 +60,9 @@ class Pass:
         self.blocked: frozenset[str] = frozenset()
         self.freeing_problems: list[Problem] = []
         self.advice: list[tuple[str, str]] = []
+        self.rows = work.rows
+        self.rows_now: list[RowSecurityChange] = []
+        self.settled: Snapshot | None = None
 
     async def run(self) -> UnitResult:
         """Look, and do. At most one session is held at a time."""
@@ -66,8 +75,11 @@ class Pass:
             if self.desired.database.name in view.databases:
                 try:
                     cluster, inside = await self._look(view)
+                    if self._must_learn:
+                        await self.rows.learn()
+                        cluster, inside = await self._look(view)
                     if not cluster and not inside:
-                        return self._result()
+                        return await self._finish()
                     await self.work.tell([*cluster, *inside])
                     server_wide = bool(cluster)
                 except DatabaseMissingError:
@@ -76,13 +88,12 @@ class Pass:
             await self._cluster_phase()
         if not self.exists or self.refused():
             return self._result()
-        async with self.engine.pool.session(self.desired.database.name) as session:
-            snapshot = await self._database_phase(session)
+        snapshot = await self._inside()
         if self.last_phase:
             await self._free_elsewhere(snapshot)
             await self._cluster_phase(late_only=True)
         self._settle(snapshot)
-        return self._result()
+        return await self._finish()
 
     async def _look(self, view: ClusterView) -> tuple[list[c.Change], list[c.Change]]:
         """One statement; then the database's own changes in the same session, if there are no others.
@@ -103,10 +114,14 @@ class Pass:
             if self.refused():
                 return [], []
             inside, self.inside_problems = self._database_diff(foreseen(snapshot, cluster))
+            if self._must_learn:
+                return [], []
             self.work.find_drift([*cluster, *inside])
             cluster_now, inside_now = self._plan(cluster, inside)
             if inside_now and not cluster_now and not self.work.untold(inside_now):
-                snapshot, inside_now = await self._database_phase(session), []
+                made = await self._database_phase(session)
+                if made is not None:
+                    snapshot, inside_now = made, []
             if not cluster_now and not inside_now:
                 self._settle(snapshot)
             return cluster_now, inside_now
@@ -135,7 +150,32 @@ class Pass:
                 self.engine.made(change.database)
                 self.exists = True
 
-    async def _database_phase(self, session: Session) -> Snapshot:
+    async def _inside(self) -> Snapshot:
+        """The database's own part, with row-level security before it: a table is closed before anything is granted."""
+        for _ in range(_ROUNDS):
+            async with self.engine.pool.session(self.desired.database.name) as session:
+                snapshot = await self._database_phase(session)
+            if snapshot is not None:
+                return snapshot
+            if self._must_learn:
+                await self.rows.learn()
+            else:
+                self.work.applied += await self.rows.make(self.rows_now, self.desired)
+        names = ", ".join(sorted({str(change.ref) for change in self.rows_now}))
+        message = f"{names} was made {_ROUNDS} times and is not there; another session may be putting it back"
+        raise TransientError(Reason.NOT_CONVERGED, message)
+
+    async def _finish(self) -> UnitResult:
+        """Probes that are due, after everything is committed; what they mean for the objects; and advice."""
+        if self.rows.must_prove and not self.work.plan_only:
+            self.work.applied += await self.rows.prove(self.desired)
+            self.settled = await self._inside()
+        if self.settled is not None:
+            await self.rows.lint(self.desired, self.settled)
+        return self._result()
+
+    async def _database_phase(self, session: Session) -> Snapshot | None:
+        """Everything but row-level security, under the lock; None where that has something to be made first."""
         async with self.engine.transaction(session, self.work.may_write) as transaction:
             snapshot = await transaction.snapshot(self.desired)
             if self.remember(snapshot):
@@ -146,11 +186,20 @@ class Pass:
             self.engine.check_identity(snapshot)
             changes, self.inside_problems = self._database_diff(snapshot)
             now, self.pending_inside = self.gate(changes)
+            if self._rows_first(now):
+                return None
             if now:
                 snapshot = await transaction.apply(now, snapshot, self.desired, self._residue)
                 self.work.applied += now
-                _, self.inside_problems = self._database_diff(snapshot)
+                changes, self.inside_problems = self._database_diff(snapshot)
+                if self._rows_first(self.gate(changes)[0]):
+                    return None
         return snapshot
+
+    def _rows_first(self, now: Sequence[c.Change]) -> bool:
+        """Whether row-level security has something to learn or to make."""
+        self.rows_now = [change for change in now if isinstance(change, RowSecurityChange)]
+        return bool(self.rows_now) or self._must_learn
 
     async def _free_elsewhere(self, snapshot: Snapshot) -> None:
         """What roles that go hold in other databases; where one cannot be freed it stays, and says why."""
@@ -209,8 +258,11 @@ class Pass:
         return (f"database:{self.desired.database.name}", *names)
 
     def _book(self, claims: Snapshot) -> ClaimBook:
-        alive = self.work.unit.alive or (lambda resource: True)
-        return ClaimBook(claims.claims, self.work.unit.cluster, self.compiled.resources, alive)
+        return self.work.book(claims)
+
+    @property
+    def _must_learn(self) -> bool:
+        return self.rows.must_learn and not self.work.plan_only
 
     def remember(self, snapshot: Snapshot) -> bool:
         """Have the next snapshot show what claims remember; True when it shows more than the one before."""
@@ -230,9 +282,10 @@ class Pass:
 
     def _database_diff(self, snapshot: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
-        found, problems = diff_database(
-            self.desired, snapshot, self._book(snapshot), self.compiled.prune, self.compiled.adopt
-        )
+        book = self._book(snapshot)
+        rows, row_problems = self.rows.diff(self.desired, snapshot, book)
+        found, problems = diff_database(self.desired, snapshot, book, self.compiled.prune, self.compiled.adopt)
+        found, problems = [*rows, *self.rows.held(found)], [*problems, *row_problems]
         self.advice = other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups))
         return self._possible(found), problems
 
@@ -259,7 +312,7 @@ class Pass:
 
     def gate(self, found: list[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
         """What may be made now, and what waits."""
-        return split(found, self.compiled.policies, self.granted, self.work.plan_only)
+        return self.rows.gated(*split(found, self.compiled.policies, self.granted, self.work.plan_only))
 
     def _digest(self, uid: str, found: Sequence[c.Change]) -> str:
         mine = [self._statement(x) for x in found if x.member == uid and not isinstance(x, c.BOOKKEEPING)]
@@ -268,7 +321,8 @@ class Pass:
     def _residue(self, snapshot: Snapshot) -> list[c.Change]:
         """What is still to be done after everything was: has to be empty before a commit."""
         changes, _ = self._database_diff(snapshot)
-        return self.gate(changes)[0]
+        # Tables have transactions of their own: what differs there by now comes after this one.
+        return [change for change in self.gate(changes)[0] if not isinstance(change, RowSecurityChange)]
 
     def note(self, snapshot: Snapshot) -> None:
         """Take over which server it is."""
@@ -276,6 +330,7 @@ class Pass:
         self.system_identifier = snapshot.system_identifier
 
     def _settle(self, snapshot: Snapshot) -> None:
+        self.settled = snapshot
         if not self.work.plan_only and not self.pending_cluster and not self.pending_inside:
             self.engine.saw(self.desired.database.name, snapshot)
 
@@ -301,7 +356,8 @@ class Pass:
         for uid in self.compiled.declared:
             found = Findings(
                 problems=(*self.cluster_problems, *self.inside_problems, *self.freeing_problems, *failed),
-                advice=tuple(text for member, text in self.advice if member == uid),
+                advice=(*(text for member, text in self.advice if member == uid), *self.rows.advice(uid)),
+                row_security=self.rows.proofs(uid),
                 applied=self._summaries(self.work.applied, uid),
                 pending=self._summaries(pending, uid),
                 drift=tuple(sorted(self.work.drift.get(uid, ()))),

@@ -11,10 +11,12 @@ from psycopg import sql
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import ALL_PRIVILEGES, PUBLIC
+from selvedge.core.postgres.rls_changes import RowSecurityChange
 from selvedge.core.postgres.settings import LIST_SETTINGS, split_list
 from selvedge.engines.postgres.attributes_sql import render_words
 from selvedge.engines.postgres.default_privileges_sql import render_defaults
 from selvedge.engines.postgres.retirement import render_hand_over, render_retirement
+from selvedge.engines.postgres.rls_sql import render_row_security
 from selvedge.engines.postgres.snapshot import claims_table
 
 _KINDS = {
@@ -37,6 +39,8 @@ def render(change: c.Change, *, version: int, database: str, metadata_schema: st
     """The statement for one change on a server of this version (``server_version_num``)."""
     if isinstance(change, (c.WriteClaims, c.DropClaims)):
         return _claims(change, metadata_schema)
+    if isinstance(change, RowSecurityChange):
+        return render_row_security(change)
     if isinstance(change, c.GrantRole):
         return grant_role(change, (change.grantee,), version)
     if isinstance(change, (c.GrantPrivileges, c.RevokePrivileges)):

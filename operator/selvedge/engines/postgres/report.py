@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from selvedge.core.postgres.model import Problem
-from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, Risk
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, Risk, TableProof
 from selvedge.engines.postgres.compile import Compiled
 
 #: What migrations need: while one of these is missing, the member is not Provisioned.
@@ -22,6 +22,7 @@ class Findings:
     drift: tuple[ObjectRef, ...]
     digest: str
     advice: tuple[str, ...] = ()
+    row_security: tuple[TableProof, ...] = ()
 
 
 def results(
@@ -43,6 +44,7 @@ def results(
         pending=found.pending,
         drift=found.drift,
         advice=(*_advice(compiled, uid, version, available), *found.advice),
+        row_security=found.row_security,
         provisioned=exists and not blocked,
         digest=found.digest,
     )

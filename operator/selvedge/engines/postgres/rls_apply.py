@@ -23,7 +23,9 @@ from selvedge.core.postgres.changes import Change
 from selvedge.core.postgres.model import PUBLIC
 from selvedge.core.postgres.rls_changes import (
     AlterPolicy,
+    ClosePartition,
     CreatePolicy,
+    DropPolicy,
     RowPolicy,
     RowSecurityChange,
     TableKey,
@@ -187,38 +189,58 @@ async def apply_tables(
     connection or the lead was lost, and :class:`ConcurrentChangeError` where a table is not any more what it was.
     """
     result = Applied()
-    by_owner: dict[tuple[bool, str], dict[TableKey, list[RowSecurityChange]]] = {}
+    known = dict(tables)
+    by_table: dict[TableKey, list[RowSecurityChange]] = {}
     for change in changes:
         if isinstance(change, RowSecurityChange):
-            table = tables[change.key]
-            by_owner.setdefault((table.privileged, table.owner), {}).setdefault(change.key, []).append(change)
-    if not by_owner:
+            by_table.setdefault(change.key, []).append(change)
+    if not by_table:
         return result
     async with pool.session(login.database) as admin:
-        for (privileged, owner), by_table in sorted(by_owner.items()):
-            if privileged:
+        by_owner: dict[str, list[tuple[TableKey, list[RowSecurityChange]]]] = {}
+        for key, mine in by_table.items():
+            ours, others = _divided(known[key], mine)
+            if others:
                 # No expression is among these: there is nothing that could run.
-                for key, mine in by_table.items():
-                    await _Table(tables[key], mine, may_write, result).run(_simple(admin))
-                continue
+                known[key] = await _Table(known[key], others, may_write, result, as_owner=False).run(_simple(admin))
+            if ours and key not in result.failed:
+                by_owner.setdefault(known[key].owner, []).append((key, ours))
+        for owner, entries in sorted(by_owner.items()):
             async with login.in_use(admin):
                 password = await login.renew(admin, owner)
-                await _as_owner(login, password, by_table, tables, may_write, result)
+                await _as_owner(login, password, entries, known, may_write, result)
     return result
+
+
+def _divided(
+    table: TableState, changes: list[RowSecurityChange]
+) -> tuple[list[RowSecurityChange], list[RowSecurityChange]]:
+    """What is changed as the table's owner, and what by the administrator.
+
+    Those are partitions of somebody else, and tables of roles as which nothing is run.
+    """
+    owners = {partition.key: partition.owner for partition in table.partitions}
+    ours: list[RowSecurityChange] = []
+    others: list[RowSecurityChange] = []
+    for change in changes:
+        partition = change.partition if isinstance(change, (ClosePartition, DropPolicy)) else None
+        theirs = partition is not None and owners.get(partition) != table.owner
+        (others if table.privileged or theirs else ours).append(change)
+    return ours, others
 
 
 async def _as_owner(
     login: RestrictedLogin,
     password: str,
-    by_table: Mapping[TableKey, list[RowSecurityChange]],
+    entries: Sequence[tuple[TableKey, list[RowSecurityChange]]],
     tables: Mapping[TableKey, TableState],
     may_write: Callable[[], None],
     result: Applied,
 ) -> None:
     key: TableKey = ("", "")
     try:
-        async with login.connect(password, _SETTINGS, limit=_LIMIT * len(by_table)) as connection:
-            for key, mine in by_table.items():
+        async with login.connect(password, _SETTINGS, limit=_LIMIT * len(entries)) as connection:
+            for key, mine in entries:
                 await _Table(tables[key], mine, may_write, result).run(_extended(connection))
     except TimeoutError:
         message = f"changing row-level security of {'.'.join(key)} took longer than {_LIMIT:.0f} s; tried again"
@@ -246,36 +268,44 @@ class _Table:
     """All changes of one table in one transaction, tried a few times."""
 
     def __init__(
-        self, before: TableState, changes: list[RowSecurityChange], may_write: Callable[[], None], result: Applied
+        self,
+        before: TableState,
+        changes: list[RowSecurityChange],
+        may_write: Callable[[], None],
+        result: Applied,
+        *,
+        as_owner: bool = True,
     ) -> None:
         self.before = before
         self.changes = changes
         self.may_write = may_write
         self.result = result
+        self.as_owner = as_owner
         self.name = ".".join(before.key)
         self.doing: RowSecurityChange | None = None
 
-    async def run(self, send: Send) -> None:
+    async def run(self, send: Send) -> TableState:
+        """Returns how the table stands."""
         for attempt in range(_ATTEMPTS):
             try:
-                await self._once(send)
-                return
+                return await self._once(send)
             except psycopg.Error as error:
                 if is_connection_lost(error):
                     raise statement_error(error, f"changing row-level security of {self.name}") from None
                 await send(sql.SQL("ROLLBACK"))
                 if not is_transient(error):
                     self._fail(error)
-                    return
+                    return self.before
                 if attempt == _ATTEMPTS - 1:
                     self._held(error)
-                    return
             except SelvedgeError:
                 await send(sql.SQL("ROLLBACK"))
                 raise
-            await asyncio.sleep(_FIRST_PAUSE * 2**attempt * _random.uniform(0.5, 1.5))
+            if attempt < _ATTEMPTS - 1:
+                await asyncio.sleep(_FIRST_PAUSE * 2**attempt * _random.uniform(0.5, 1.5))
+        return self.before
 
-    async def _once(self, send: Send) -> None:
+    async def _once(self, send: Send) -> TableState:
         self.doing = None
         await send(sql.SQL("BEGIN"))
         await send(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
@@ -284,7 +314,7 @@ class _Table:
             message = f"row-level security of {self.name} was changed by somebody else at this moment; looked at again"
             raise ConcurrentChangeError(Reason.WAITING_FOR_LOCK, message)
         self.may_write()
-        if not self.before.privileged:
+        if self.as_owner:
             await send(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(self.before.owner)))
         for change in self.changes:
             self.doing = change
@@ -294,6 +324,7 @@ class _Table:
         await send(sql.SQL("COMMIT"))
         self.result.made += self.changes
         self._learn(after)
+        return after or self.before
 
     async def _look(self, send: Send) -> TableState | None:
         rows = await send(row_security_statement([self.before.key]))

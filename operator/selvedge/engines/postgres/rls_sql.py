@@ -43,6 +43,7 @@ _FRAGMENT = sql.SQL("""
           UNION ALL SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
       SELECT json_agg(json_build_array(m.nspname, k.relname, k.relkind, k.relrowsecurity, k.relforcerowsecurity,
           greatest(k.reltuples, pg_catalog.pg_stat_get_live_tuples(k.oid))::int8,
+          pg_catalog.pg_get_userbyid(k.relowner),
           (SELECT json_agg(p.polname) FROM pg_catalog.pg_policy p WHERE p.polrelid = k.oid),
           (SELECT json_agg(json_build_array(CASE e.grantee WHEN 0 THEN NULL ELSE
                     pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type))
@@ -118,6 +119,7 @@ def _partition(
     enabled: bool,
     forced: bool,
     _rows: int,
+    owner: str,
     policies: list[str] | None,
     grants: list[list[Any]] | None,
 ) -> PartitionState:
@@ -125,7 +127,8 @@ def _partition(
     for grantee, privilege in grants or ():
         by_grantee.setdefault(PUBLIC if grantee is None else grantee, set()).add(privilege)
     held = {grantee: frozenset(privileges) for grantee, privileges in by_grantee.items()}
-    return PartitionState(schema, name, enabled, forced, relation == "f", tuple(sorted(policies or ())), held)
+    names = tuple(sorted(policies or ()))
+    return PartitionState(schema, name, enabled, forced, relation == "f", owner, names, held)
 
 
 # --- statements ---

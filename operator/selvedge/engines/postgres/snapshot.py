@@ -16,6 +16,7 @@ from selvedge.core.postgres.model import Claim, Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
 from selvedge.engines.postgres.retirement import elsewhere_fragment, holdings_fragment, parse_elsewhere, parse_holdings
+from selvedge.engines.postgres.rls_sql import parse_row_security, row_security_part
 from selvedge.engines.postgres.snapshot_objects import ARGUMENTS, OBJECTS, objects_ctes, parse_group
 from selvedge.engines.postgres.snapshot_roles import parse_roles, parse_settings, roles_fragment
 
@@ -77,7 +78,7 @@ SELECT json_build_object({server},
    THEN (SELECT json_object_agg(a.name, a.schema) FROM (
            SELECT DISTINCT v.name, v.schema FROM pg_catalog.pg_available_extension_versions v
             WHERE v.name = ANY ({extensions})) a) END,
- {object_part}, {default_part}, {holding_part},
+ {object_part}, {default_part}, {holding_part}, {row_security},
  'mayCreate', pg_catalog.has_database_privilege(current_database(), 'CREATE'),
  'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname, p.proname, {arguments})
                  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -134,6 +135,7 @@ def database_statement(
         arguments=ARGUMENTS,
         default_part=_defaults(desired),
         holding_part=_holdings(desired),
+        row_security=row_security_part(desired.row_security_tables()),
         extensions=text_array(e.name for e in desired.extensions if not e.absent and e.name not in installed),
         functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
     )
@@ -291,6 +293,7 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
         elsewhere=parse_elsewhere(raw),
         become=frozenset(raw.get("become") or ()),
         may_create=raw.get("mayCreate", True),
+        row_security=parse_row_security(raw),
     )
 
 

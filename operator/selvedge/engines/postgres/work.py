@@ -7,11 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.model import AclGroup, CurrentRole, Desired, Snapshot
+from selvedge.core.postgres.rls_changes import ClosePartition
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.unit import ObjectRef, ObjectStatus
 from selvedge.engines.base import Unit
 from selvedge.engines.postgres.compile import Compiled
+from selvedge.engines.postgres.rls_phase import RowSecurity
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
@@ -37,6 +40,15 @@ class Work:
     applied: list[c.Change] = field(default_factory=list)
     drift: dict[str, set[ObjectRef]] = field(default_factory=dict)
     told: bool = False
+    rows: RowSecurity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = RowSecurity(self.engine, self.unit.database, self.book, self.may_write)
+
+    def book(self, claims: Snapshot) -> ClaimBook:
+        """Who owns what, by the claims of a look."""
+        alive = self.unit.alive or (lambda resource: True)
+        return ClaimBook(claims.claims, self.unit.cluster, self.compiled.resources, alive)
 
     @property
     def straight(self) -> bool:
@@ -55,6 +67,8 @@ class Work:
         seen = self.engine.seen(self.unit.database)
         for change in found:
             if not self.compiled.policies[change.member].verified or isinstance(change, c.BOOKKEEPING):
+                continue
+            if seen is not None and isinstance(change, ClosePartition) and ("partition", *change.partition) not in seen:
                 continue
             if seen is not None and isinstance(change, c.GrantPrivileges) and change.what.kind in _MIGRATED:
                 what = change.what
@@ -102,6 +116,7 @@ def new_database(desired: Desired, server: Snapshot, cluster: Sequence[c.Change]
         extensions={},
         groups=(itself, public),
         functions={},
+        row_security={},
         available=dict.fromkeys(extension.name for extension in desired.extensions),
         claims={},
     )

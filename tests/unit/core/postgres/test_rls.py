@@ -137,6 +137,7 @@ def states(draw: st.DrawFn) -> TableState:
                 st.booleans(),
                 st.booleans(),
                 st.just(False),
+                st.just("owner"),
                 st.sampled_from([(), ("x",)]),
                 grants,
             ),
@@ -190,6 +191,7 @@ def test_a_table_that_is_not_there_waits() -> None:
 
 def test_a_role_that_is_not_there_waits_and_the_table_gets_no_grants() -> None:
     found = diff(entry(RowPolicy("p", roles=("nobody",), using="true")), table(enabled=False))
+    assert diff(entry(RowPolicy("p", using="true")), table(enabled=False)).unprotected == set()  # closed in this plan
     assert found.problems[0].status.reason is Reason.ROLE_NOT_FOUND
     assert found.unprotected == {USERS}
     assert found.changes == []

@@ -165,12 +165,13 @@ class PostgresEngine:
         async with self._slots, self.pool.session(self.target.maintenance_database) as session:
             yield session
 
-    async def view(self, keys: Sequence[str], resources: Sequence[str]) -> ClusterView:
+    async def view(self, keys: Sequence[str], resources: Sequence[str], *, fresh: bool = False) -> ClusterView:
         """What is known of the server, as far as it concerns these; for passes that only look.
 
-        It is read again when the probe sees that the claims were changed, and where no probe is made, after a while.
+        It is read again when the probe sees that the claims were changed, and where no probe is made, after a while;
+        ``fresh``: now.
         """
-        if self._book is None or time.monotonic() > self._book_until:
+        if fresh or self._book is None or time.monotonic() > self._book_until:
             async with self.maintenance() as session:
                 self._book = ServerBook(await read_cluster(session, self.metadata_schema))
             self._book_until = time.monotonic() + _BOOK_SECONDS

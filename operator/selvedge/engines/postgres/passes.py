@@ -71,6 +71,8 @@ class Pass:
         server_wide = True
         if not self.work.straight:
             view = await self.engine.view(self.keys, self.resources)
+            if self.desired.database.name not in view.databases:  # somebody may have made it since the book was read
+                view = await self.engine.view(self.keys, self.resources, fresh=True)
             self.remember(view.snapshot)
             if self.desired.database.name in view.databases:
                 try:

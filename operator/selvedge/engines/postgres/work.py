@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.model import AclGroup, CurrentRole, Desired, Snapshot
-from selvedge.core.postgres.rls_changes import ClosePartition
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
+from selvedge.core.postgres.rls_changes import ClosePartition
 from selvedge.core.unit import ObjectRef, ObjectStatus
 from selvedge.engines.base import Unit
 from selvedge.engines.postgres.compile import Compiled

@@ -137,6 +137,7 @@ async def test_a_login_that_may_not_make_roles(postgres: PostgresEndpoint, datab
             f'ALTER ROLE "{login}" CREATEROLE',
             f'ALTER ROLE "{login}" CREATEDB',
             f'GRANT CREATE ON DATABASE "postgres" TO "{login}"',
+            f'GRANT pg_signal_backend TO "{login}"',
         )
         with pytest.raises((NotPermittedError, SelvedgeError)) as caught:
             await converge(server, member(database_name, spec))
@@ -151,7 +152,7 @@ async def test_a_login_that_may_not_make_roles(postgres: PostgresEndpoint, datab
                 f"database {database_name}": "InsufficientPrivileges",
             }
             assert not result.provisioned
-            run(postgres, f"ALTER ROLE {login} CREATEROLE CREATEDB")
+            run(postgres, f"ALTER ROLE {login} CREATEROLE CREATEDB; GRANT pg_signal_backend TO {login}")
             again = await only(server, member(database_name, spec))
             assert again.verified, again.problems
             assert (await only(server, member(database_name, spec))).applied == ()

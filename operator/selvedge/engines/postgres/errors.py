@@ -86,8 +86,11 @@ def is_transient(error: psycopg.Error) -> bool:
     return is_connection_lost(error) or (error.sqlstate or "") in _RETRY
 
 
-def statement_error(error: psycopg.Error, doing: str) -> SelvedgeError:
-    """The error for a statement; ``doing`` names the object and the attempt, as in ``creating role app``."""
+def statement_error(error: psycopg.Error, doing: str, needed: str = "") -> SelvedgeError:
+    """The error for a statement; ``doing`` names the object and the attempt, as in ``creating role app``.
+
+    ``needed`` is what an administrator has to run where a right is missing.
+    """
     state = error.sqlstate or ""
     text = error.warning if isinstance(error, NothingGrantedError) else error.diag.message_primary or "no message"
     if is_connection_lost(error):
@@ -99,7 +102,7 @@ def statement_error(error: psycopg.Error, doing: str) -> SelvedgeError:
     if state in _RETRY:
         return ConcurrentChangeError(Reason.WAITING_FOR_LOCK, f"{doing} met a concurrent change ({state}); tried again")
     if state == "42501":
-        return NotPermittedError(
-            Reason.INSUFFICIENT_PRIVILEGES, f"{doing} was refused: {text}; see status.missingPrivileges of the server"
-        )
+        step = f"run {needed} as a superuser" if needed else "see status.missingPrivileges of the server"
+        message = f"{doing} was refused: {text}; {step}"
+        return NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, message, (needed,) if needed else ())
     return InvalidError(Reason.STATEMENT_FAILED, f"{doing} failed: {text} (SQLSTATE {state})")

@@ -19,7 +19,9 @@ from selvedge.core.postgres.default_privileges import other_makers
 from selvedge.core.postgres.gate import approved, digest, split, without_failed
 from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
 from selvedge.core.postgres.remembering import remembered, united
+from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.retirement import diff_elsewhere
+from selvedge.core.postgres.rights import become_able, not_permitted
 from selvedge.core.postgres.rls_changes import RowSecurityChange
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
@@ -58,6 +60,7 @@ class Pass:
         self.last_phase = False
         self.elsewhere: dict[str, tuple[Elsewhere, ...]] = {}
         self.blocked: frozenset[str] = frozenset()
+        self.able: frozenset[str] = frozenset()
         self.freeing_problems: list[Problem] = []
         self.advice: list[tuple[str, str]] = []
         self.rows = work.rows
@@ -147,7 +150,7 @@ class Pass:
         async with self.engine.maintenance() as session:
             transaction = self.engine.transaction(session, self.work.may_write)
             for change in creation:
-                await transaction.create_database(change, view.snapshot.version)
+                await transaction.create_database(change, view.snapshot)
                 self.work.applied.append(change)
                 self.engine.made(change.database)
                 self.exists = True
@@ -206,7 +209,7 @@ class Pass:
     async def _free_elsewhere(self, snapshot: Snapshot) -> None:
         """What roles that go hold in other databases; where one cannot be freed it stays, and says why."""
         found, _ = diff_elsewhere(going(self.desired, snapshot), self.elsewhere, self._may_use())
-        now, _ = self.gate(self._possible(found))
+        now, _ = self.gate(self._possible(found, snapshot)[0])
         for change in now:
             if change.ref.name in self.blocked:
                 continue
@@ -280,7 +283,11 @@ class Pass:
         found, problems = diff_cluster(
             self.desired, roles.roles, view.databases, book, self.compiled.adopt, roles.version, places
         )
-        return self._possible(found), problems
+        made = {change.role for change in found if isinstance(change, c.CreateRole)}
+        able, lacking = become_able(self.desired, renamed_snapshot(roles, role_renames(found)), made)
+        self.able = frozenset(change.ref.name for change in able) | made
+        possible, refused = self._possible([*found, *able], roles)
+        return possible, [*problems, *lacking, *refused]
 
     def _database_diff(self, snapshot: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
@@ -289,10 +296,14 @@ class Pass:
         found, problems = diff_database(self.desired, snapshot, book, self.compiled.prune, self.compiled.adopt)
         found, problems = [*rows, *self.rows.held(found)], [*problems, *row_problems]
         self.advice = other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups))
-        return self._possible(found), problems
+        possible, refused = self._possible(found, snapshot)
+        return possible, [*problems, *refused]
 
-    def _possible(self, found: list[c.Change]) -> list[c.Change]:
-        return without_failed(c.ordered(found), list(self.work.failed), self.compiled.policies)
+    def _possible(self, found: list[c.Change], server: Snapshot) -> tuple[list[c.Change], list[Problem]]:
+        """The changes without those that the server refused, and without those that it would refuse to this login."""
+        blocked, problems = not_permitted(found, server, self.able)
+        failed = [*self.work.failed, *blocked]
+        return without_failed(c.ordered(found), failed, self.compiled.policies), problems
 
     def _plan(self, cluster: list[c.Change], inside: list[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
         """What is to be made now. An approval is for the whole plan, so it is compared here and kept for the phases."""

@@ -16,6 +16,7 @@ from selvedge.engines.base import ReplicaState, ServerFacts, ServerTarget
 from selvedge.engines.postgres.connections import Connections, open_connection
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.figures import FIGURES, LAG, figures_of
+from selvedge.engines.postgres.remedy import may_create
 
 _OLDEST = 150000
 
@@ -32,6 +33,7 @@ SELECT current_setting('server_version_num')::int, split_part(current_setting('s
              pg_catalog.pg_stat_get_tuples_updated(c.oid), pg_catalog.pg_stat_get_tuples_deleted(c.oid))
       FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
      WHERE n.nspname = {schema} AND c.relname = 'claims'), '') END,
+  pg_catalog.pg_has_role(r.oid, 'pg_signal_backend', 'USAGE'),
   {figures}
 FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 """)
@@ -55,14 +57,15 @@ async def probe(
         backend, answering = info.backend_pid, f"{info.host}:{info.port}"
     row = cast("tuple[Any, ...]", rows[0][0])
     number, version, standby, system, superuser, createrole, createdb, me, may_create, database = row[:10]
-    extensions, pid, stamp, found = row[10:]
+    extensions, pid, stamp, may_end, found = row[10:]
     check_version(number, version)
     if pid != backend:
         # A pooler answers with a process of its own: advisory locks and settings would land in somebody's session.
         raise InvalidError(
             Reason.POOLER_DETECTED, "a connection pooler answers at spec.hosts: name the server's own address and port"
         )
-    missing = _missing(superuser, createrole, createdb, may_create, me, database)
+    lacks = (not createrole, not createdb, not may_create, not may_end)
+    missing = () if superuser else _missing(lacks, me, database)
     capabilities = ["superuser"] * superuser + ["membership-options"] * (number >= 160000) + list(extensions)
     replicas = await asyncio.gather(*(_replica(target, host, port) for host, port in target.read_replicas))
     facts = ServerFacts(
@@ -85,20 +88,16 @@ def check_version(number: int, version: str) -> None:
         raise InvalidError(Reason.UNSUPPORTED_VERSION, f"the server is Postgres {version}; 15 or newer is needed")
 
 
-def _missing(
-    superuser: bool, createrole: bool, createdb: bool, may_create: bool, me: str, database: str
-) -> tuple[str, ...]:
-    if superuser:
-        return ()
+def _missing(lacks: tuple[bool, bool, bool, bool], me: str, database: str) -> tuple[str, ...]:
+    """What a login without superuser needs on the server: roles, databases, its claims, sessions that lost a role."""
     login = sql.Identifier(me)
-    statements: list[sql.Composable] = []
-    if not createrole:
-        statements.append(sql.SQL("ALTER ROLE {} CREATEROLE").format(login))
-    if not createdb:
-        statements.append(sql.SQL("ALTER ROLE {} CREATEDB").format(login))
-    if not may_create:
-        statements.append(sql.SQL("GRANT CREATE ON DATABASE {} TO {}").format(sql.Identifier(database), login))
-    return tuple(statement.as_string(None) for statement in statements)
+    statements = (
+        sql.SQL("ALTER ROLE {} CREATEROLE").format(login),
+        sql.SQL("ALTER ROLE {} CREATEDB").format(login),
+        may_create(me, database),
+        sql.SQL("GRANT pg_signal_backend TO {}").format(login),
+    )
+    return tuple(statement.as_string(None) for lacking, statement in zip(lacks, statements, strict=True) if lacking)
 
 
 _REPLICA = sql.SQL(

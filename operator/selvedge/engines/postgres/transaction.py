@@ -18,6 +18,7 @@ from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.acting import acted, acted_alone, self_grant
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.ending import end_sessions, holders, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
@@ -29,6 +30,7 @@ from selvedge.engines.postgres.looks import (
     parse_cluster,
     parse_database,
 )
+from selvedge.engines.postgres.remedy import may_create, remedy
 from selvedge.engines.postgres.render import create_metadata, render
 from selvedge.engines.postgres.statements import statements
 
@@ -155,9 +157,10 @@ class Transaction:
         prepared: tuple[sql.Composable, ...] = ()
         if not before.has_claims_table:
             prepared = (create_metadata(self.metadata_schema, schema_exists=before.has_metadata_schema),)
-        together = statements(
-            changes, version=before.version, database=self.session.dbname, metadata_schema=self.metadata_schema
-        )
+        own_right = self_grant(before, self.session.dbname)
+        if own_right is not None:
+            prepared = (own_right, *prepared)
+        together = self._statements(changes, before)
         doing = f"changing database {self.session.dbname}"
         try:
             return await look.run(self.session, doing, (*prepared, *together), operation="apply", inside=True)
@@ -165,12 +168,19 @@ class Transaction:
             if not name_culprit:
                 raise
             if is_transient(error) or len(changes) == 1:
-                raise self._failure(changes[0] if len(changes) == 1 else None, error) from None
+                raise self._failure(changes[0] if len(changes) == 1 else None, error, before) from None
         await self.session.rollback()
-        return await self._one_by_one(changes, prepared, before.version, look)
+        return await self._one_by_one(changes, prepared, before, look)
+
+    def _statements(self, changes: Sequence[c.Change], before: Snapshot) -> list[sql.Composable]:
+        def bare(some: Sequence[c.Change]) -> list[sql.Composable]:
+            database, schema = self.session.dbname, self.metadata_schema
+            return statements(some, version=before.version, database=database, metadata_schema=schema)
+
+        return bare(changes) if before.superuser else acted(c.ordered(list(changes)), before, bare)
 
     async def _one_by_one(
-        self, changes: Sequence[c.Change], prepared: tuple[sql.Composable, ...], version: int, look: Look
+        self, changes: Sequence[c.Change], prepared: tuple[sql.Composable, ...], before: Snapshot, look: Look
     ) -> str:
         try:
             await self.session.run("apply", *self._begin(), *prepared)
@@ -178,29 +188,40 @@ class Transaction:
             message = f"somebody else made the claims of database {self.session.dbname} meanwhile; tried again"
             raise ConcurrentChangeError(Reason.WAITING_FOR_LOCK, message) from None
         except psycopg.Error as error:
-            raise statement_error(error, f"creating schema {self.metadata_schema} for the claims") from None
-        for change in changes:
+            doing = f"creating schema {self.metadata_schema} for the claims"
+            grant = may_create(before.me, self.session.dbname).as_string(None)
+            raise statement_error(error, doing, grant) from None
+        for change, statement in self._each(changes, before):
             try:
-                await self.session.run("apply", self._render(change, version))
+                await self.session.run("apply", statement)
             except psycopg.Error as error:
-                raise self._failure(change, error) from None
+                raise self._failure(change, error, before) from None
         doing = f"verifying database {self.session.dbname}"
         try:
             return await look.run(self.session, doing, operation="verify", inside=True)
         except psycopg.Error as error:
             raise statement_error(error, doing) from None
 
+    def _each(self, changes: Sequence[c.Change], before: Snapshot) -> list[tuple[c.Change, sql.Composable]]:
+        """Each change with its own statement, as whoever may make it."""
+        ordered = c.ordered(list(changes))
+        if before.superuser:
+            return [(change, self._render(change, before.version)) for change in ordered]
+        alone = acted_alone(ordered, before, lambda change: self._render(change, before.version))
+        return list(zip(ordered, alone, strict=True))
+
     def _render(self, change: c.Change, version: int) -> sql.Composable:
         return render(change, version=version, database=self.session.dbname, metadata_schema=self.metadata_schema)
 
-    def _failure(self, change: c.Change | None, error: psycopg.Error) -> Exception:
+    def _failure(self, change: c.Change | None, error: psycopg.Error, before: Snapshot) -> Exception:
         if change is None or is_transient(error):
             return statement_error(error, f"changing database {self.session.dbname}")
         if isinstance(change, c.CreateExtension):
             self.session.shared.extensions.clear()  # its package may have gone or changed
         if isinstance(change, c.BOOKKEEPING):
             return statement_error(error, f"writing the claims of database {self.session.dbname}")
-        return ChangeFailedError(change, statement_error(error, f"{_doing(change)} for {change.ref}"))
+        needed = remedy(change, before.me, before.version, self.session.dbname)
+        return ChangeFailedError(change, statement_error(error, f"{_doing(change)} for {change.ref}", needed))
 
     async def _commit(self, residue: list[c.Change]) -> None:
         if residue:
@@ -216,21 +237,21 @@ class Transaction:
         except psycopg.Error as error:
             raise statement_error(error, f"committing to database {self.session.dbname}") from None
 
-    async def create_database(self, change: c.CreateDatabase, version: int) -> None:
+    async def create_database(self, change: c.CreateDatabase, before: Snapshot) -> None:
         """CREATE DATABASE, which runs in no transaction; the claim was committed before.
 
         Raises :class:`ChangeFailedError`. One that exists by now is no error: the claim is ours.
         """
         self.may_write()
         try:
-            await self.session.run("apply", self._render(change, version))
+            await self.session.run("apply", self._render(change, before.version))
         except psycopg.Error as error:
             if error.sqlstate == "42P04":
                 return
             if error.sqlstate == "55006":
                 message = f"creating database {change.database} waits: another session uses the template"
                 raise TransientError(Reason.WAITING_FOR_LOCK, message) from None
-            raise self._failure(change, error) from None
+            raise self._failure(change, error, before) from None
 
 
 _DOING = {

@@ -21,6 +21,8 @@ from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.world import World, wait_for
 
 LONG_CUTS = 14
+#: Cuts by the clock beside those at a moment that a condition names.
+CLOCK_CUTS = 6
 # The pauses give a test the time to open the transaction that keeps a CONCURRENTLY from ending.
 FILES = {
     "20250101000000_log.sql": "-- migrate:up\nCREATE TABLE shop.log (what text);\nINSERT INTO shop.log VALUES ('a1');\n"
@@ -300,19 +302,25 @@ def cut_schema(world: World, name: str, cut: Callable[[SchemaCase], None]) -> No
     case.converged()
 
 
+def cut_by_the_clock(world: World, cuts: int) -> None:
+    """Evenly over the time that the whole takes."""
+    whole = SchemaCase(world, "whole")
+    seconds = measured(lambda: (whole.declare(), whole.converged()))
+    for number in range(cuts):
+        cut_schema(world, f"at-{number}", after(seconds * (number + 0.5) / cuts))
+
+
 def test_a_killed_creation_of_a_database_converges(world: World):
     for name, cut in SCHEMA_CUTS.items():
         cut_schema(world, name, cut)
+    cut_by_the_clock(world, CLOCK_CUTS)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("postgres")
 def test_a_creation_killed_at_many_points(world: World):
-    whole = SchemaCase(world, "whole")
-    seconds = measured(lambda: (whole.declare(), whole.converged()))
-    for number in range(LONG_CUTS):
-        cut_schema(world, f"at-{number}", after(seconds * (number + 0.5) / LONG_CUTS))
+    cut_by_the_clock(world, LONG_CUTS)
 
 
 def test_what_was_killed_is_not_done_again_when_it_was_done(world: World, api: KubeApi):

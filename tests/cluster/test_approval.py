@@ -131,3 +131,13 @@ def test_status_shows_servers_schemas_and_what_is_wrong(world: World, plugin: Pl
         "waits": "WaitingForApproval",
     }
     assert "kubectl selvedge plan waits" in plugin("status").stdout
+
+
+def test_an_annotation_asks_for_a_pass_now(world: World) -> None:
+    document = world.schema_document("shop", postgres={"schemas": [{"name": "app"}]})
+    document["spec"]["interval"] = "1h"
+    world.api.apply(document)
+    world.ready("DatabaseSchema", "shop")
+    world.sql("DROP SCHEMA app")
+    world.api.patch("DatabaseSchema", "shop", {"metadata": {"annotations": {"selvedge.dev/reconcile-now": "1"}}})
+    wait_for(lambda: world.ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'app'") == 1)

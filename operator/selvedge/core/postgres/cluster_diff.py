@@ -55,12 +55,15 @@ class ClaimBook:
         self.alive = alive
         self.new: dict[str, Claim] = {}
         self.moved: set[str] = set()
+        self._of_resource: dict[str, list[Claim]] | None = None  # made when it is asked for
 
     def move(self, renames: Iterable[Rename]) -> None:
         """Take the objects for what they will be called; ``moved`` are the claims that have to be written anew."""
         renames = tuple(renames)
         self.moved = {one.new_key for one in renames if one.old_key in self.claims}
-        self.claims = renamed_claims(self.claims, renames)
+        if renames:
+            self.claims = renamed_claims(self.claims, renames)
+            self._of_resource = None
 
     def mine(self, object_name: str, member: str) -> bool:
         """Whether the object is the member's to have: it, or another member of this unit, owns it already.
@@ -101,11 +104,13 @@ class ClaimBook:
 
     def owned(self, prefix: str, member: str) -> list[Claim]:
         """The member's claims whose object starts with the prefix, in order."""
-        return [
-            claim
-            for name, claim in sorted(self.claims.items())
-            if name.startswith(prefix) and claim.belongs_to(self.cluster, self.resources[member])
-        ]
+        if self._of_resource is None:
+            self._of_resource = {}
+            for _, claim in sorted(self.claims.items()):
+                if claim.cluster == self.cluster:
+                    self._of_resource.setdefault(claim.resource, []).append(claim)
+        mine = self._of_resource.get(self.resources[member], ())
+        return [claim for claim in mine if claim.object.startswith(prefix)]
 
 
 def conflict(ref: ObjectRef, member: str, claim: Claim, cluster: str) -> Problem:

@@ -328,6 +328,8 @@ class AclGroup:
 
     def options(self, grantee: str) -> frozenset[str]:
         """The privileges that the grantee may grant on."""
+        if not self.given:
+            return frozenset()
         return frozenset(name for _, to, name, grantable in self.given if to == grantee and grantable)
 
     def grantors(self, grantee: str, privilege: str) -> frozenset[str]:

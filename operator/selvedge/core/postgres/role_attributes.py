@@ -43,6 +43,9 @@ class LiveAttributes:
     valid_until: str = ""
 
 
+_UNDECLARED = DesiredAttributes()
+_PLAIN = LiveAttributes()
+
 Words = tuple[tuple[str, str | int | None], ...]
 """The words of an ALTER ROLE in their order, with the value of those that have one."""
 
@@ -87,6 +90,8 @@ def diff_attributes(
     these two are left as they are. ``before`` are the attributes that were declared once: what left the declaration
     goes back to Postgres's own default.
     """
+    if live == _PLAIN and desired == _UNDECLARED and not before:
+        return (), ()
     give: list[tuple[str, str | int | None]] = []
     take: list[tuple[str, str | int | None]] = [(f"NO{name.upper()}", None) for name in POWERS if getattr(live, name)]
     if ours and live.createdb:

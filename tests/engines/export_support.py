@@ -1,0 +1,176 @@
+"""Databases for the tests of ``selvedge export``: made by hand with SQL, as a live database was over the years."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from sandbox import PostgresEndpoint
+
+
+def selvedge(*arguments: str, environ: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the program as a process of its own."""
+    inherited = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME")}
+    return subprocess.run(
+        [sys.executable, "-m", "selvedge", *arguments],
+        env={**inherited, **environ},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        **options,
+    )
+
+
+def url_of(postgres: PostgresEndpoint, username: str = "") -> str:
+    ca = f"&sslrootcert={quote(str(postgres.ca_path))}" if postgres.ca_path else ""
+    user = username or postgres.username
+    return f"postgresql://{user}@{postgres.host}:{postgres.port}/?sslmode={postgres.sslmode}{ca}"
+
+
+def export(postgres: PostgresEndpoint, *databases: str, more: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """The manifests of these databases."""
+    chosen = [word for name in databases for word in ("--database", name)]
+    result = selvedge(
+        *("export", "--url", url_of(postgres), "--server", "main-postgres"),
+        *chosen,
+        *more,
+        environ={"PGPASSWORD": postgres.password},
+    )
+    assert result.returncode == 0, result.stderr
+    assert postgres.password not in result.stdout + result.stderr
+    return result
+
+
+def specs(postgres: PostgresEndpoint, *databases: str) -> list[dict[str, Any]]:
+    """The same as data, without what is left out."""
+    return [item["spec"] for item in json.loads(export(postgres, *databases, more=("-o", "json")).stdout)["items"]]
+
+
+def plan(postgres: PostgresEndpoint, manifest: Path, command: str = "plan", *more: str) -> Any:
+    return selvedge(
+        command, "-f", str(manifest), "--url", url_of(postgres), *more, environ={"PGPASSWORD": postgres.password}
+    )
+
+
+#: What a migration makes; {p} begins the name of each role, so that the test's fixture drops them.
+PLAIN_OBJECTS = """
+CREATE SCHEMA IF NOT EXISTS shared; CREATE SCHEMA IF NOT EXISTS avatar;
+CREATE TABLE shared.users (id int PRIMARY KEY, email text, password_hash text);
+CREATE TABLE shared.sessions (id int); CREATE VIEW shared.active AS SELECT id FROM shared.users;
+CREATE SEQUENCE shared.numbers;
+CREATE TABLE avatar.avatars (id int); CREATE TABLE avatar.parts (id int);
+CREATE FUNCTION shared.soft_delete(t text, id uuid) RETURNS void LANGUAGE sql AS 'SELECT';
+CREATE FUNCTION shared.soft_delete(t text) RETURNS void LANGUAGE sql AS 'SELECT';
+"""
+
+PLAIN_ACCESS = """
+CREATE ROLE {p}_owner; CREATE ROLE {p}_ro; CREATE ROLE {p}_rw IN ROLE {p}_ro; CREATE ROLE {p}_app LOGIN IN ROLE {p}_rw;
+ALTER DATABASE {p} OWNER TO {p}_owner;
+ALTER SCHEMA shared OWNER TO {p}_owner; ALTER SCHEMA avatar OWNER TO {p}_owner;
+COMMENT ON SCHEMA shared IS 'data of all services';
+COMMENT ON ROLE {p}_ro IS 'may read';
+ALTER DATABASE {p} SET statement_timeout = '30s'; ALTER DATABASE {p} SET search_path = shared, "$user", public;
+ALTER ROLE {p}_rw SET idle_in_transaction_session_timeout = '60s';
+REVOKE ALL ON DATABASE {p} FROM PUBLIC; GRANT CONNECT ON DATABASE {p} TO {p}_ro;
+GRANT USAGE ON SCHEMA shared, avatar TO {p}_ro;
+GRANT SELECT ON ALL TABLES IN SCHEMA shared, avatar TO {p}_ro;
+GRANT INSERT, UPDATE, DELETE ON shared.users, avatar.avatars TO {p}_rw;
+GRANT SELECT (id, email) ON shared.users TO {p}_app;
+GRANT EXECUTE ON FUNCTION shared.soft_delete(text, uuid) TO {p}_rw;
+REVOKE EXECUTE ON FUNCTION shared.soft_delete(text, uuid) FROM PUBLIC;
+"""
+
+#: Everything that hurts. {p} begins the roles' names, so that the fixture drops them.
+UGLY = """
+CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "dot.ted"; CREATE SCHEMA "quo""te"; CREATE SCHEMA "größe";
+CREATE SCHEMA ext;
+CREATE EXTENSION pg_trgm SCHEMA ext; CREATE EXTENSION "uuid-ossp" SCHEMA "Odd Schema"; CREATE EXTENSION citext;
+CREATE ROLE "{p} Ro'le"; CREATE ROLE "{p}_ÄÖ-ß"; CREATE ROLE "{p}_UPPER"; CREATE ROLE "{p}_qu""ote";
+CREATE ROLE {p}_super SUPERUSER; CREATE ROLE {p}_login LOGIN; CREATE ROLE {p}_maker CREATEROLE;
+CREATE ROLE {p}_monitor IN ROLE pg_monitor;
+CREATE ROLE {p}_a NOINHERIT CREATEDB CONNECTION LIMIT 3 VALID UNTIL '2030-02-03 04:05:06.5+02';
+CREATE ROLE {p}_b IN ROLE {p}_a; CREATE ROLE {p}_c IN ROLE {p}_b; GRANT {p}_a TO {p}_c WITH ADMIN OPTION;
+CREATE ROLE {p}_child IN ROLE {p}_super; CREATE ROLE {p}_unused;
+CREATE ROLE "{p}_63_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+COMMENT ON ROLE {p}_a IS E'line one: "quoted", it''s\\n\\tline two # no comment\\n';
+COMMENT ON ROLE {p}_b IS 'yes'; COMMENT ON ROLE {p}_c IS '1e3';
+COMMENT ON SCHEMA "Odd Schema" IS E'trailing space \\n{{not a template}} %s';
+ALTER ROLE {p}_a SET search_path = '$user', "Odd Schema", '', "a,b", "q""q";
+ALTER ROLE {p}_a IN DATABASE "{d}" SET work_mem = '1MB';
+ALTER ROLE {p}_a SET "app.tenant" = '00:10'; ALTER ROLE {p}_a SET app.jwt_secret = 'hunter2hunter2';
+ALTER ROLE {p}_b SET app.backend = 'postgres://me:hunter2hunter2@host/db';
+ALTER ROLE {p}_b SET log_statement = 'all'; ALTER ROLE {p}_b SET role = {p}_a;
+ALTER DATABASE "{d}" SET search_path = ''; ALTER DATABASE "{d}" SET DateStyle = 'SQL, DMY';
+ALTER DATABASE "{d}" CONNECTION LIMIT 77; COMMENT ON DATABASE "{d}" IS 'old';
+ALTER SCHEMA "größe" OWNER TO {p}_super; ALTER SCHEMA "Odd Schema" OWNER TO {p}_login;
+CREATE TABLE "Odd Schema"."Table One" (id int, "Col A" text, "co""l" text, plain text);
+CREATE TABLE "Odd Schema"."two" (id int); CREATE TABLE "Odd Schema"."qu""oted" (id int);
+CREATE TABLE "dot.ted".t (id int);
+CREATE TABLE "quo""te".t (id int); CREATE TABLE "Odd Schema"."do.t" (id int);
+CREATE TABLE "größe"."tabelle_ä" (id int); CREATE MATERIALIZED VIEW "größe".m AS SELECT 1 AS one;
+CREATE TABLE "größe".xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx (id int);
+CREATE TABLE "größe".parts (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE "größe".parts_1 PARTITION OF "größe".parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE "größe".parts_2 PARTITION OF "größe".parts FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+CREATE SEQUENCE "Odd Schema"."Seq 1"; CREATE SEQUENCE "größe".seq;
+CREATE TYPE "Odd Schema"."My, Type" AS ENUM ('a'); CREATE DOMAIN public."Dom" AS int;
+CREATE FUNCTION "Odd Schema"."Fn x"(a "Odd Schema"."My, Type", b numeric(10, 2)) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION "Odd Schema"."Fn x"(a int[], VARIADIC b text[]) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION "Odd Schema"."pa(ren"() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE PROCEDURE "Odd Schema".proc(a int, INOUT b int) LANGUAGE sql AS 'SELECT 1';
+CREATE AGGREGATE public.agg(int) (SFUNC = int4pl, STYPE = int);
+CREATE FUNCTION public.f0() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION public.f0(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+REVOKE USAGE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON SCHEMA public TO {p}_a, PUBLIC;
+REVOKE TEMPORARY ON DATABASE "{d}" FROM PUBLIC; GRANT ALL ON DATABASE "{d}" TO {p}_a WITH GRANT OPTION;
+GRANT USAGE ON SCHEMA "Odd Schema", "dot.ted", "quo""te", "größe" TO "{p} Ro'le", "{p}_UPPER", {p}_login;
+GRANT CREATE ON SCHEMA "größe" TO {p}_a WITH GRANT OPTION;
+SET ROLE {p}_a; GRANT CREATE ON SCHEMA "größe" TO {p}_b; RESET ROLE;
+GRANT SELECT ON ALL TABLES IN SCHEMA "Odd Schema", "größe", "dot.ted", "quo""te" TO "{p}_UPPER", "{p}_ÄÖ-ß";
+GRANT INSERT ON "Odd Schema"."Table One", "Odd Schema"."qu""oted", "Odd Schema"."do.t" TO "{p}_qu""ote", "{p}
+  Ro'le" WITH GRANT OPTION;
+GRANT ALL ON "größe".parts_1 TO {p}_a; GRANT TRUNCATE, TRIGGER, REFERENCES ON "größe".m TO {p}_a;
+GRANT SELECT ON "größe".parts TO pg_monitor; GRANT SELECT ON "größe"."tabelle_ä" TO PUBLIC;
+GRANT SELECT ("Col A", plain), UPDATE (plain) ON "Odd Schema"."Table One" TO {p}_b, {p}_login;
+GRANT SELECT ("co""l") ON "Odd Schema"."Table One" TO {p}_b WITH GRANT OPTION;
+GRANT UPDATE (id) ON "größe".parts_2 TO {p}_c;
+GRANT USAGE ON ALL SEQUENCES IN SCHEMA "Odd Schema", "größe" TO {p}_b;
+REVOKE ALL ON FUNCTION "Odd Schema"."Fn x"("Odd Schema"."My, Type", numeric) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION "Odd Schema"."Fn x"(int[], text[]) TO {p}_a WITH GRANT OPTION;
+REVOKE ALL ON FUNCTION "Odd Schema"."pa(ren"() FROM PUBLIC;
+REVOKE ALL ON PROCEDURE "Odd Schema".proc(int, int) FROM PUBLIC;
+GRANT EXECUTE ON PROCEDURE "Odd Schema".proc(int, int) TO {p}_b;
+REVOKE EXECUTE ON FUNCTION public.agg(int) FROM PUBLIC; GRANT EXECUTE ON FUNCTION public.agg(int) TO {p}_c;
+REVOKE EXECUTE ON FUNCTION public.citext_eq FROM PUBLIC; GRANT EXECUTE ON FUNCTION ext.similarity TO {p}_a;
+REVOKE USAGE ON TYPE "Odd Schema"."My, Type" FROM PUBLIC;
+GRANT USAGE ON TYPE "Odd Schema"."My, Type", public."Dom" TO {p}_b;
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT USAGE ON LANGUAGE plpgsql TO {p}_a WITH GRANT OPTION;
+CREATE FOREIGN DATA WRAPPER "wr 1";
+CREATE SERVER "srv 1" FOREIGN DATA WRAPPER "wr 1" OPTIONS (password 'hunter2hunter2');
+CREATE USER MAPPING FOR {p}_login SERVER "srv 1" OPTIONS (password 'hunter2hunter2');
+GRANT USAGE ON FOREIGN SERVER "srv 1" TO {p}_a; GRANT USAGE ON FOREIGN DATA WRAPPER "wr 1" TO {p}_b;
+REVOKE DELETE ON "Odd Schema"."two" FROM CURRENT_USER;
+ALTER TABLE "größe".parts OWNER TO {p}_a; ALTER TABLE "Odd Schema"."two" OWNER TO {p}_login;
+CREATE TABLE "größe".owned_by_b (id int); ALTER TABLE "größe".owned_by_b OWNER TO {p}_b;
+GRANT SELECT ON "größe".owned_by_b TO {p}_c;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_b IN SCHEMA "größe" GRANT SELECT ON TABLES TO {p}_c;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_b IN SCHEMA "größe" GRANT INSERT ON TABLES TO {p}_c;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_a REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_a GRANT USAGE ON SEQUENCES TO {p}_b WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_login, {p}_super GRANT CREATE ON SCHEMAS TO {p}_c;
+CREATE FUNCTION "größe".kept() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION "größe".kept() OWNER TO {p}_a;
+GRANT EXECUTE ON FUNCTION "größe".kept() TO PUBLIC;
+CREATE POLICY "p 1" ON "größe"."tabelle_ä" USING (true); ALTER TABLE "größe"."tabelle_ä" ENABLE ROW LEVEL SECURITY;
+CREATE PUBLICATION "pub 1" FOR TABLE "größe"."tabelle_ä";
+CREATE FUNCTION public.et() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER "et 1" ON sql_drop EXECUTE FUNCTION public.et(); ALTER EVENT TRIGGER "et 1" DISABLE;
+SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO {p}_a;
+REVOKE EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() FROM pg_monitor;
+"""

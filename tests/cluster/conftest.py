@@ -21,7 +21,9 @@ from tests.cluster.world import World, wait_for
 from tests.conftest import Kubectl
 
 _ROOT = Path(__file__).parents[2]
-_CRDS = ("databaseservers.selvedge.dev", "databaseschemas.selvedge.dev", "migrationruns.selvedge.dev")
+_CRDS = tuple(
+    f"{name}.selvedge.dev" for name in ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
+)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ Document = dict[str, Any]
 _PATHS = {
     "DatabaseServer": "/apis/selvedge.dev/v1alpha1/{}/databaseservers",
     "DatabaseSchema": "/apis/selvedge.dev/v1alpha1/{}/databaseschemas",
+    "DatabaseUser": "/apis/selvedge.dev/v1alpha1/{}/databaseusers",
     "MigrationRun": "/apis/selvedge.dev/v1alpha1/{}/migrationruns",
     "Secret": "/api/v1/{}/secrets",
     "ConfigMap": "/api/v1/{}/configmaps",

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import ValidationError
 
-from selvedge.api import databaseschema, databaseserver, migrationrun
+from selvedge.api import databaseschema, databaseserver, databaseuser, migrationrun
 from selvedge.api.base import API_VERSION, Kind, Model
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
@@ -17,7 +17,7 @@ from selvedge.core.reasons import Reason
 S = TypeVar("S", bound=Model)
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
-    {module.KIND.kind: module.KIND for module in (databaseserver, databaseschema, migrationrun)}
+    {module.KIND.kind: module.KIND for module in (databaseserver, databaseschema, databaseuser, migrationrun)}
 )
 """Every kind of the API by its name."""
 

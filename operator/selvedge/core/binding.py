@@ -84,7 +84,7 @@ def compose(
     if login.password:
         data["password"] = login.password
     if endpoint.ca:
-        data["ca.crt"] = endpoint.ca
+        data["ca.crt"] = endpoint.ca.rstrip("\n") + "\n"
     if env_keys and not endpoint.mongodb:
         data |= _environment(endpoint, login)
     for key in template or {}:

@@ -42,6 +42,8 @@ class Reason(StrEnum):
     BUILDING_INDEX = "BuildingIndex", "the server is building an index; looked at again by itself"
     RUNNING = "Running", "the migrations are running"
 
+    LOGIN_REFUSED = "LoginRefused", "the login is as declared, and the server does not let it into its database"
+
     # transient: retried for ever
     UNREACHABLE = "Unreachable", "no connection: wrong host or port, a firewall, or the server is down"
     HOST_NOT_FOUND = "HostNotFound", "the host name does not resolve"
@@ -95,3 +97,9 @@ class Reason(StrEnum):
     CHANGES_APPLIED = "ChangesApplied", "the database was changed to match the declaration"
     DELETED = "Deleted", "what this resource made was removed from the database"
     RETAINED = "Retained", "the resource is gone and the database keeps everything"
+    ROTATED = "Rotated", "a login has a new password, which stands in its Secret"
+    PREVIOUS_LOGIN_IN_USE = (
+        "PreviousLoginInUse",
+        "the login before the last rotation still has sessions after its grace: it is switched off when they end",
+    )
+    LOGIN_RETAINED = "LoginRetained", "the resource is gone and its login stays: the server is gone, or it was not ours"

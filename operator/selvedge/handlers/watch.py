@@ -23,11 +23,14 @@ from kopf import (
 
 from selvedge.core.backoff import delay
 from selvedge.core.errors import SelvedgeError
-from selvedge.kube.resources import CONFIG_MAPS, DATABASE_SCHEMAS, GROUP, SECRETS, VERSION, Resource
+from selvedge.kube.resources import CONFIG_MAPS, DATABASE_SCHEMAS, DATABASE_USERS, GROUP, SECRETS, VERSION, Resource
 from selvedge.reconcile.controller import KINDS, Controller
 from selvedge.reconcile.databaseschema import remove_schema
+from selvedge.reconcile.databaseuser import remove_user
 
 PREFIX = GROUP
+
+_REMOVALS = {DATABASE_SCHEMAS.plural: remove_schema, DATABASE_USERS.plural: remove_user}
 
 
 class HashedSpec(AnnotationsDiffBaseStorage):
@@ -102,19 +105,19 @@ def _register_removal(registry: OperatorRegistry, controller: Controller) -> Non
     def has_work(spec: Any, **_: Any) -> bool:
         return bool(spec.get("deletionPolicy") == "Delete")
 
-    async def remove(body: Body, retry: int, **_: Any) -> None:
+    async def remove(body: Body, resource: Any, retry: int, **_: Any) -> None:
         if body.metadata.annotations.get(f"{GROUP}/abandon") == "true":
             return
         try:
-            await remove_schema(controller.context, _plain(body))
+            await _REMOVALS[str(resource.plural)](controller.context, _plain(body))
         except (SelvedgeError, TimeoutError) as error:
             # Kopf keeps the text in an annotation until the deletion is done: redacted, and no driver's.
             text = controller.context.redactor.redact(str(error) or "it took too long")
             pause = delay(retry, base=1.0, cap=60.0, random=controller.context.random)
             raise kopf.TemporaryError(text, delay=pause) from None
 
-    where = (GROUP, VERSION, DATABASE_SCHEMAS.plural)
-    kopf.on.delete(*where, registry=registry, id="remove", when=has_work)(remove)
+    for plural in _REMOVALS:
+        kopf.on.delete(GROUP, VERSION, plural, registry=registry, id="remove", when=has_work)(remove)
 
 
 def _plain(body: Body) -> dict[str, Any]:

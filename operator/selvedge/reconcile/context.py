@@ -17,9 +17,10 @@ from selvedge.config import Settings
 from selvedge.core.conditions import find
 from selvedge.core.errors import SelvedgeError
 from selvedge.core.redact import Redactor
+from selvedge.core.users import user_of
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
-from selvedge.kube.resources import DATABASE_SCHEMAS, Resource
+from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_USERS, Resource
 from selvedge.reconcile.outcome import Notice, Outcome, merge_patch, status_document
 from selvedge.reconcile.servers import Servers
 from selvedge.reconcile.store import Object, Store, key_of
@@ -115,11 +116,16 @@ class Context:
         return bool(patch)
 
     def alive(self, resource: str) -> bool:
-        """Whether a DatabaseSchema (namespace/name) exists; of a namespace that is not watched, it is believed to."""
-        namespace, _, name = resource.partition("/")
+        """Whether what a claim names exists; of a namespace that is not watched, it is believed to.
+
+        That is a DatabaseSchema (namespace/name), or a DatabaseUser (:func:`selvedge.core.users.resource_of`).
+        """
+        user = user_of(resource)
+        namespace, _, name = resource.partition("/") if user is None else (user[0], "/", user[1])
         if self.settings.namespaces and namespace not in self.settings.namespaces:
             return True
-        return self.store.get(DATABASE_SCHEMAS.plural, namespace, name) is not None
+        kind = DATABASE_SCHEMAS if user is None else DATABASE_USERS
+        return self.store.get(kind.plural, namespace, name) is not None
 
     def _redacted(self, value: Any) -> Any:
         if isinstance(value, str):

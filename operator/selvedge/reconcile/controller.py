@@ -17,6 +17,7 @@ from selvedge.kube.resources import (
     CONFIG_MAPS,
     DATABASE_SCHEMAS,
     DATABASE_SERVERS,
+    DATABASE_USERS,
     MIGRATION_RUNS,
     SECRETS,
     Resource,
@@ -24,21 +25,31 @@ from selvedge.kube.resources import (
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
 from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
+from selvedge.reconcile.databaseuser import reconcile_user
 from selvedge.reconcile.migrationrun import reconcile_run
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.queue import WorkQueue
 from selvedge.reconcile.store import Object, key_of, unit_of
+from selvedge.reconcile.wakeusers import (
+    footing,
+    rotation_request,
+    wake_users_of_schema,
+    wake_users_of_secret,
+    wake_users_of_server,
+)
 from selvedge.telemetry.logs import bind
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile")
 
-KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, MIGRATION_RUNS)
+KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, DATABASE_USERS, MIGRATION_RUNS)
 WATCH_LABEL = "selvedge.dev/watch=true"
+#: Another value of this annotation asks for a pass now, as `kubectl annotate --overwrite` sets it.
+RECONCILE_NOW = "selvedge.dev/reconcile-now"
 _RELIST_SECONDS = 600.0
 _SETTLE_SECONDS = 1.0
 _COUNT_SECONDS = 10.0
 _INTERNAL_RETRY = 60.0
-_NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "run": "MigrationRun"}
+_NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "user": "DatabaseUser", "run": "MigrationRun"}
 
 
 class Controller:
@@ -76,9 +87,11 @@ class Controller:
                 self._listed.discard(str(before["metadata"].get("uid")))
             return
         before = store.put(resource.plural, obj)
-        changed = before is None or before["metadata"].get("generation") != obj["metadata"].get("generation")
+        changed = before is None or _asked(before) != _asked(obj)
         if resource is SECRETS or resource is CONFIG_MAPS:
             changed = before is None or _version(before) != _version(obj)
+        elif resource is DATABASE_USERS and before is not None:
+            changed = changed or rotation_request(before) != rotation_request(dict(obj))
         if changed:
             self._enqueue(resource, store.get(resource.plural, *key_of(obj)) or dict(obj))
 
@@ -101,10 +114,13 @@ class Controller:
             self.queue.add(("unit", *unit_of(obj)))
         elif resource is MIGRATION_RUNS:
             self.queue.add(("run", namespace, name))
+        elif resource is DATABASE_USERS:
+            self.queue.add(("user", namespace, name))
         elif resource is SECRETS:
             for server in self.context.store.all(DATABASE_SERVERS.plural):
                 if (namespace, name) in secrets_of(server):
                     self.queue.add(("server", *key_of(server)))
+            wake_users_of_secret(self.context, namespace, name)
         elif resource is CONFIG_MAPS:
             self._enqueue_users(namespace, name)
 
@@ -121,9 +137,15 @@ class Controller:
             started = time.monotonic()
             try:
                 if kind == "server":
+                    before = footing(self.context, (rest[0], rest[1]))
                     await reconcile_server(self.context, rest[0], rest[1])
+                    if footing(self.context, (rest[0], rest[1])) != before:
+                        wake_users_of_server(self.context, (rest[0], rest[1]))
                 elif kind == "unit":
                     await reconcile_unit(self.context, rest[0], rest[1], rest[2])
+                    wake_users_of_schema(self.context, self._objects(kind, rest)[1])
+                elif kind == "user":
+                    await reconcile_user(self.context, rest[0], rest[1])
                 else:
                     await reconcile_run(self.context, rest[0], rest[1])
             except SelvedgeError as error:
@@ -144,7 +166,7 @@ class Controller:
         store = self.context.store
         if kind == "unit":
             return DATABASE_SCHEMAS, store.unit((rest[0], rest[1]), rest[2])
-        resource = DATABASE_SERVERS if kind == "server" else MIGRATION_RUNS
+        resource = {"server": DATABASE_SERVERS, "user": DATABASE_USERS}.get(kind, MIGRATION_RUNS)
         found = store.get(resource.plural, rest[0], rest[1])
         return resource, [found] if found is not None else []
 
@@ -201,6 +223,12 @@ class Controller:
                 objects = list(self.context.store.all(resource.plural))
                 self.context.metrics.resources(resource.kind, counts(objects))
             await asyncio.sleep(_COUNT_SECONDS)
+
+
+def _asked(obj: Mapping[str, Any]) -> tuple[object, object]:
+    """What makes a pass when it changes: the spec, and the annotation by which a person asks for one now."""
+    metadata = obj["metadata"]
+    return metadata.get("generation"), (metadata.get("annotations") or {}).get(RECONCILE_NOW)
 
 
 def _version(obj: Mapping[str, Any]) -> str:

@@ -134,8 +134,8 @@ GRANT USAGE ON SCHEMA "Odd Schema", "dot.ted", "quo""te", "größe" TO "{p} Ro'l
 GRANT CREATE ON SCHEMA "größe" TO {p}_a WITH GRANT OPTION;
 SET ROLE {p}_a; GRANT CREATE ON SCHEMA "größe" TO {p}_b; RESET ROLE;
 GRANT SELECT ON ALL TABLES IN SCHEMA "Odd Schema", "größe", "dot.ted", "quo""te" TO "{p}_UPPER", "{p}_ÄÖ-ß";
-GRANT INSERT ON "Odd Schema"."Table One", "Odd Schema"."qu""oted", "Odd Schema"."do.t" TO "{p}_qu""ote", "{p}
-  Ro'le" WITH GRANT OPTION;
+GRANT INSERT ON "Odd Schema"."Table One", "Odd Schema"."qu""oted", "Odd Schema"."do.t" TO "{p}_qu""ote",
+  "{p} Ro'le" WITH GRANT OPTION;
 GRANT ALL ON "größe".parts_1 TO {p}_a; GRANT TRUNCATE, TRIGGER, REFERENCES ON "größe".m TO {p}_a;
 GRANT SELECT ON "größe".parts TO pg_monitor; GRANT SELECT ON "größe"."tabelle_ä" TO PUBLIC;
 GRANT SELECT ("Col A", plain), UPDATE (plain) ON "Odd Schema"."Table One" TO {p}_b, {p}_login;

@@ -14,7 +14,9 @@ import yaml
 _WIDTH = 120
 #: Words of one of the dialects of YAML that are no text: quoted, whatever this one says.
 _NO_TEXT = re.compile(
-    r"(?:y|n|yes|no|on|off|true|false|null|none|~|nan|inf|infinity|[-+.]?[0-9][-+0-9a-fx_.:,]*|<<|=)", re.IGNORECASE
+    r"y|n|yes|no|on|off|true|false|null|none|~|[-+.]?(nan|inf)|<<|="
+    r"|[-+.]?[0-9][-+0-9_.:,]*(e[-+0-9]*)?|[-+]?0[xob]?[0-9a-f_]+",
+    re.IGNORECASE,
 )
 
 

@@ -16,8 +16,10 @@ from selvedge.core.postgres.rls_changes import RowPolicy
 from selvedge.core.postgres.rls_record import remembered_tables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState
+from selvedge.engines.postgres.connections import Connections
+from selvedge.engines.postgres.errors import ConcurrentChangeError
 from selvedge.engines.postgres.rls_apply import apply_tables
-from tests.engines.postgres_support import lead
+from tests.engines.postgres_support import Count, lead
 from tests.engines.rls_support import ANNA, BEN, OWN_ROW, Shop, shop
 
 pytestmark = pytest.mark.engines
@@ -180,8 +182,6 @@ async def test_t14_a_reader_holds_the_table(postgres: PostgresEndpoint, database
 
 
 async def test_a_table_that_changed_since_the_look(postgres: PostgresEndpoint, database: str) -> None:
-    from selvedge.engines.postgres.errors import ConcurrentChangeError
-
     async with shop(postgres, database) as one:
         found, tables, _ = await one.diff(one.entry())
         one.sql("CREATE POLICY mine ON shared.users USING (true)")
@@ -267,3 +267,23 @@ def test_statements_hold_one_expression() -> None:
     recreated = replace(change, policy=replace(change.policy, permissive=False, check="false", roles=("a", "b")))
     text = render_row_security(recreated).as_string(None)
     assert text.startswith('CREATE POLICY "p" ON "shared"."users" AS RESTRICTIVE FOR ALL TO "a", "b" USING (')
+
+
+@pytest.mark.parametrize("most", [1, 2])
+async def test_the_connection_budget_holds(postgres: PostgresEndpoint, database: str, most: int) -> None:
+    """Several units at once, and room for two connections: nobody waits for anybody who waits."""
+    async with shop(postgres, database) as one:
+        one.target = replace(one.target, limits=replace(one.target.limits, max=most))
+        pool = Connections(one.target, Count())
+        units = [Shop(one.endpoint, one.name, one.target, pool) for _ in range(4)]
+        try:
+            made = await asyncio.gather(*(unit.make(unit.entry()) for unit in units), return_exceptions=True)
+            for unit, result in zip(units, made, strict=True):
+                if isinstance(result, ConcurrentChangeError):
+                    await unit.make(unit.entry())
+                else:
+                    assert not isinstance(result, BaseException), result
+            await asyncio.gather(*(unit.prove(unit.probed()) for unit in units))
+            assert sum(pool.counts().values()) <= most
+        finally:
+            await pool.close()

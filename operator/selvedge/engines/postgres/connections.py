@@ -196,6 +196,7 @@ class Connections:
         self._open = 0
         self._waiting: deque[tuple[str, asyncio.Future[None]]] = deque()
         self._closed = False
+        self._second = asyncio.Lock()
         self._reaper: asyncio.Task[None] | None = None
 
     def counts(self) -> dict[str, int]:
@@ -219,7 +220,37 @@ class Connections:
         finally:
             await self._release(session)
 
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Room for one connection that somebody else opens, as another login; counted with all others.
+
+        To be taken before a session is, by whoever needs both: one at a time has it, so nobody waits for anybody who
+        waits. Where ``limits.max`` is 1, that is exceeded by this one connection. Raises as :meth:`session` does.
+        """
+        async with self._second:
+            if self._target.limits.max > 1:
+                await self._room("")
+            else:
+                self._open += 1
+            try:
+                yield
+            finally:
+                self._open -= 1
+                self._wake()
+
     async def _acquire(self, dbname: str) -> Session:
+        found = await self._room(dbname)
+        if found is not None:
+            return found
+        try:
+            return await self._connect(dbname)
+        except BaseException:
+            self._open -= 1
+            self._wake()
+            raise
+
+    async def _room(self, dbname: str) -> Session | None:
+        """An idle session of this database, or None where there is room for a new one, which is counted already."""
         deadline = time.monotonic() + self._target.limits.acquire_timeout
         waited = False
         while True:
@@ -228,20 +259,14 @@ class Connections:
                 return found
             if self._open < self._target.limits.max:
                 self._open += 1
-                break
+                return None
             victim = next(self._spare(), None)
             if victim is not None:
                 del self._idle[id(victim)]
                 await victim.connection.close()
-                break
+                return None
             await self._wait(dbname, deadline, again=waited)
             waited = True
-        try:
-            return await self._connect(dbname)
-        except BaseException:
-            self._open -= 1
-            self._wake()
-            raise
 
     async def _take_idle(self, dbname: str) -> Session | None:
         for key in list(reversed(self._idle)):

@@ -99,7 +99,7 @@ async def learn(
             by_owner.setdefault(table.owner, []).append((entry, policy))
     if not by_owner:
         return learned
-    async with pool.session(login.database) as admin, login.in_use(admin):
+    async with pool.slot(), pool.session(login.database) as admin, login.in_use(admin):
         for owner, entries in sorted(by_owner.items()):
             password = await login.renew(admin, owner)
             try:
@@ -196,7 +196,7 @@ async def apply_tables(
             by_table.setdefault(change.key, []).append(change)
     if not by_table:
         return result
-    async with pool.session(login.database) as admin:
+    async with pool.slot(), pool.session(login.database) as admin:
         by_owner: dict[str, list[tuple[TableKey, list[RowSecurityChange]]]] = {}
         for key, mine in by_table.items():
             ours, others = _divided(known[key], mine)

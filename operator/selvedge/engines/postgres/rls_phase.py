@@ -272,6 +272,12 @@ class RowSecurity:
             proof = self._records[entry.key].proof
             if proof is not None and not proof.failed:
                 found += proof.notes
+        for entry, policy in self._found.unlearned:
+            if entry.member == member and question(entry.key, policy) not in self._asked:
+                found.append(
+                    f"policy {policy.name} of {'.'.join(entry.key)} is written otherwise than the server shows it; "
+                    "the two are compared when it is applied, and nothing is changed where they are equal"
+                )
         schemas = self._schemas.get(member, frozenset()) | {entry.schema for entry in mine}
         shown = [x for x in self._findings if not x.in_schema or x.object.partition(".")[0] in schemas]
         return (*found, *advice(shown))

@@ -47,7 +47,7 @@ async def prove(pool: Connections, login: RestrictedLogin, entry: DesiredRowSecu
     Raises our errors where the server cannot be reached or the login cannot be made; what a probe meets is its verdict.
     """
     verdict = Verdict()
-    async with pool.session(login.database) as admin, login.in_use(admin):
+    async with pool.slot(), pool.session(login.database) as admin, login.in_use(admin):
         if entry.tenant is not None:
             await _in_role(admin, login, _Tenant(entry.tenant, entry.key, table, verdict))
         for expectation in entry.expect:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -24,19 +23,18 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import UnitResult
 from selvedge.core.words import count
 from selvedge.engines.base import AccessRule, Member, Unit
-from selvedge.kube.resources import DATABASE_SCHEMAS, NAMESPACES
-from selvedge.reconcile.access import access_rule, needs_labels
+from selvedge.kube.resources import DATABASE_SCHEMAS
 from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.drift import teller
 from selvedge.reconcile.outcome import Outcome, from_error
+from selvedge.reconcile.permits import permit
 from selvedge.reconcile.plans import keep_plan
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile.databaseschema")
-_LABELS_SECONDS = 60.0
 
 #: How often a look is taken whether the server has built an index; nobody tells.
 _BUILDING_SECONDS = 5.0
@@ -131,7 +129,7 @@ async def _guards(
             if missing:
                 fields = ", ".join(missing)
                 raise InvalidError(Reason.UNSUPPORTED, f"this version does not act on {fields} yet: remove it")
-            rule = await _access(context, server, server_key, str(obj["metadata"]["namespace"]))
+            rule = await permit(context, server, str(obj["metadata"]["namespace"]))
         except SelvedgeError as error:
             outcomes[uid] = from_error(error)
             continue
@@ -159,17 +157,6 @@ def _floored(spec: DatabaseSchemaSpec, server: Server) -> DatabaseSchemaSpec:
     if policy is None or spec.destructive is not Destructive.ALLOW or policy.destructive is Destructive.ALLOW:
         return spec
     return spec.model_copy(update={"destructive": policy.destructive})
-
-
-async def _access(context: Context, server: Server, server_key: tuple[str, str], namespace: str) -> AccessRule:
-    labels: Mapping[str, str] = {}
-    if needs_labels(server.spec):
-        at, labels = context.namespace_labels.get(namespace, (float("-inf"), {}))
-        if time.monotonic() - at > _LABELS_SECONDS:
-            found = await context.kube.get(NAMESPACES, None, namespace)
-            labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-            context.namespace_labels[namespace] = (time.monotonic(), labels)
-    return access_rule(server.spec, server_key, namespace, labels)
 
 
 async def _converge(context: Context, server: Server, candidates: list[_Candidate], database: str) -> UnitResult:

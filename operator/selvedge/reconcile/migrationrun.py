@@ -28,6 +28,7 @@ from selvedge.migrate.runner import RunResult, run
 from selvedge.reconcile.autoapply import FINISHED, read_files, source_of
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
+from selvedge.reconcile.permits import check_database, check_role, permit
 from selvedge.reconcile.store import Object, unit_of
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile.migrationrun")
@@ -85,6 +86,10 @@ async def _run(context: Context, obj: Object, board: _Board) -> None:
     files = await _files(context, obj, schema_obj)
     migrations = load(files, server.spec.engine.value)
     role, owner = _roles(schema)
+    rule = await permit(context, server, namespace)
+    check_database(rule, namespace, schema.database)
+    if role:
+        check_role(rule, namespace, f"role {role} of the migrations", role)
     uid = str(obj["metadata"]["uid"])
     async with (
         server.migrating(),

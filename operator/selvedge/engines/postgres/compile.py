@@ -117,6 +117,10 @@ class _Builder:
             self._problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
             return
         self.admitted.append(member)
+        migrations = member.spec.migrations
+        if migrations is not None and migrations.role:
+            # They are somebody's code, and run as this role: without access nobody may name it.
+            self._may_use_role(member, ObjectRef("role", migrations.role), migrations.role, access)
         if self.database is None:
             ref = ObjectRef("database", member.spec.database)
             owner = spec.owner if spec.owner and self._may_use_role(member, ref, spec.owner, access) else None

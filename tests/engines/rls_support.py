@@ -36,6 +36,47 @@ BEN = "22222222-2222-2222-2222-222222222222"
 OWN_ROW = "id = (select nullif(current_setting('app.current_user_id', true), '')::uuid)"
 
 
+#: Becomes whatever the session lets it become, and then a superuser if it can. Leaves a trace of who it ran as.
+EVIL = """
+CREATE TABLE shared.trace (who text, session text);
+GRANT INSERT ON shared.trace TO PUBLIC;
+CREATE FUNCTION shared.evil(x text) RETURNS boolean LANGUAGE plpgsql AS $f$
+DECLARE role_name text;
+BEGIN
+  FOR role_name IN SELECT 'none' UNION ALL SELECT session_user UNION ALL SELECT 'postgres'
+      UNION ALL SELECT rolname FROM pg_catalog.pg_roles WHERE rolname LIKE 'OTHER_PREFIX%' LOOP
+    BEGIN
+      PERFORM pg_catalog.set_config('role', role_name, false);
+      EXECUTE 'ALTER ROLE "EVIL_ROLE" SUPERUSER';
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+    BEGIN
+      PERFORM pg_catalog.set_config('session_authorization', role_name, false);
+      EXECUTE 'ALTER ROLE "EVIL_ROLE" SUPERUSER';
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+    BEGIN
+      EXECUTE 'ALTER TABLE shared.users DISABLE ROW LEVEL SECURITY';
+    EXCEPTION WHEN OTHERS THEN NULL;
+    END;
+  END LOOP;
+  BEGIN
+    INSERT INTO shared.trace VALUES (current_user, session_user);
+  EXCEPTION WHEN OTHERS THEN NULL;
+  END;
+  RETURN true;
+END $f$;
+CREATE DOMAIN shared.evil_text AS text CHECK (shared.evil(VALUE));
+CREATE TYPE shared.evil_row AS (x shared.evil_text);
+"""
+
+AT_PARSE_TIME = [
+    "name = any ('{x}'::shared.evil_text[]::text[])",
+    "('(x)'::shared.evil_row).x = name",
+    "name = any (array['a'::text]) and '{a,b}'::shared.evil_text[] is not null",
+]
+
+
 @dataclass(slots=True)
 class Shop:
     """A database with ``shared.users``, owned by ``owner``; ``app`` and ``admin`` may read and write it."""

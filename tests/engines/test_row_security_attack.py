@@ -7,51 +7,12 @@ import pytest
 from sandbox import PostgresEndpoint
 from selvedge.core.reasons import Reason
 from tests.engines.postgres_support import rows as server_rows
-from tests.engines.rls_support import Shop, shop
+from tests.engines.rls_support import AT_PARSE_TIME, EVIL, Shop, shop
 
 pytestmark = pytest.mark.engines
 
 USERS = ("shared", "users")
 
-#: Becomes whatever the session lets it become, and then a superuser if it can. Leaves a trace of who it ran as.
-EVIL = """
-CREATE TABLE shared.trace (who text, session text);
-GRANT INSERT ON shared.trace TO PUBLIC;
-CREATE FUNCTION shared.evil(x text) RETURNS boolean LANGUAGE plpgsql AS $f$
-DECLARE role_name text;
-BEGIN
-  FOR role_name IN SELECT 'none' UNION ALL SELECT session_user UNION ALL SELECT 'postgres'
-      UNION ALL SELECT rolname FROM pg_catalog.pg_roles WHERE rolname LIKE 'OTHER_PREFIX%' LOOP
-    BEGIN
-      PERFORM pg_catalog.set_config('role', role_name, false);
-      EXECUTE 'ALTER ROLE "EVIL_ROLE" SUPERUSER';
-    EXCEPTION WHEN OTHERS THEN NULL;
-    END;
-    BEGIN
-      PERFORM pg_catalog.set_config('session_authorization', role_name, false);
-      EXECUTE 'ALTER ROLE "EVIL_ROLE" SUPERUSER';
-    EXCEPTION WHEN OTHERS THEN NULL;
-    END;
-    BEGIN
-      EXECUTE 'ALTER TABLE shared.users DISABLE ROW LEVEL SECURITY';
-    EXCEPTION WHEN OTHERS THEN NULL;
-    END;
-  END LOOP;
-  BEGIN
-    INSERT INTO shared.trace VALUES (current_user, session_user);
-  EXCEPTION WHEN OTHERS THEN NULL;
-  END;
-  RETURN true;
-END $f$;
-CREATE DOMAIN shared.evil_text AS text CHECK (shared.evil(VALUE));
-CREATE TYPE shared.evil_row AS (x shared.evil_text);
-"""
-
-AT_PARSE_TIME = [
-    "name = any ('{x}'::shared.evil_text[]::text[])",
-    "('(x)'::shared.evil_row).x = name",
-    "name = any (array['a'::text]) and '{a,b}'::shared.evil_text[] is not null",
-]
 AT_RUN_TIME = ["shared.evil(name)", "id is not null and shared.evil(name)"]
 
 

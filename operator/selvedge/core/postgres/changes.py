@@ -93,11 +93,15 @@ class RevokeAdminOption(Narrowing):
 
 @dataclass(frozen=True, slots=True)
 class RevokeRole(Narrowing):
-    """``REVOKE role FROM member``; from Postgres 16 on what ``grantor`` gave: each grantor's is a row of its own."""
+    """``REVOKE role FROM member``; from Postgres 16 on what ``grantor`` gave: each grantor's is a row of its own.
+
+    ``cascade``: what the member granted on goes too, or the server refuses.
+    """
 
     grantee: str
     role: str
     grantor: str = ""
+    cascade: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,8 @@ def revocations(ref: ObjectRef, member: str, current: CurrentRole, name: str, ve
     """One REVOKE, or from Postgres 16 on one for each who granted it: a plain one would leave the others' rows."""
     if version < OPTIONS:
         return [RevokeRole(ref, member, current.name, name)]
-    grantors = sorted({grantor for grantor, held in current.granted if held.role == name}) or [""]
-    return [RevokeRole(ref, member, current.name, name, grantor) for grantor in grantors]
+    rows = {grantor: held.admin for grantor, held in sorted(current.granted) if held.role == name} or {"": False}
+    return [RevokeRole(ref, member, current.name, name, grantor, admin) for grantor, admin in rows.items()]
 
 
 def _one(ref: ObjectRef, role: DesiredRole, current: CurrentRole, wanted: Membership, version: int) -> list[Change]:
@@ -73,9 +73,11 @@ def _one(ref: ObjectRef, role: DesiredRole, current: CurrentRole, wanted: Member
         return []
     # What others granted beyond it goes row by row; what is ours is granted again, with every option spelled out.
     rows = [(grantor, held) for grantor, held in current.granted if held.role == wanted.role]
-    beyond = [grantor for grantor, held in rows if grantor and _exceeds(held, wanted)]
+    beyond = {grantor: held.admin for grantor, held in rows if grantor and _exceeds(held, wanted)}
     kept = [held for grantor, held in rows if grantor not in beyond]
-    changes: list[Change] = [RevokeRole(ref, role.member, role.name, wanted.role, grantor) for grantor in beyond]
+    changes: list[Change] = [
+        RevokeRole(ref, role.member, role.name, wanted.role, grantor, admin) for grantor, admin in beyond.items()
+    ]
     if not kept or united(kept) != wanted:
         changes.append(grant)
     return changes

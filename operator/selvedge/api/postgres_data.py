@@ -155,7 +155,9 @@ class Audit(Checked):
     every: Period = Period.MONTH
     """Length of a partition of the audit's table."""
     retention: Seconds | None = None
-    """Age at which a partition is dropped; never where it is left out."""
+    """Age at which a partition is dropped; never where it is left out. Shortening it is destructive."""
+    legal_hold: Bool = False
+    """While true nothing is dropped, whatever its age. Lifting it is as destructive as a shorter retention."""
     actor_setting: SettingName | None = None
     """Setting that names the person for whom the application acts."""
     tables: tuple[AuditedTable, ...] = listed(500, "table")
@@ -167,7 +169,7 @@ class Audit(Checked):
 
 
 class UpdatedAt(Model):
-    """BEFORE UPDATE trigger that sets a column to now()."""
+    """BEFORE UPDATE trigger that sets a column to clock_timestamp(), where the row differs."""
 
     column: Identifier = "updated_at"
     """The column."""
@@ -176,7 +178,7 @@ class UpdatedAt(Model):
 
 
 class RowVersion(Model):
-    """BEFORE UPDATE trigger that counts a column up."""
+    """BEFORE UPDATE trigger that counts a column up, where the row differs."""
 
     column: Identifier = "version"
     """The column."""
@@ -185,12 +187,12 @@ class RowVersion(Model):
 
 
 class SoftDelete(Model):
-    """Views of the rows that are not marked as deleted."""
+    """Views of the rows that are not marked as deleted; DELETE on a view marks the row."""
 
     column: Identifier = "deleted_at"
     """The column that marks a row."""
     by_column: Identifier | None = None
-    """The column that names who did it."""
+    """The column that names who did it: the audit's actorSetting, where that is declared."""
     views: Text = "active_{table}"
     """Name of each view; {table} is the table's."""
     tables_in: tuple[SchemaName, ...] = listed(200, min_items=1, default=...)
@@ -220,12 +222,15 @@ class PartitionedTable(Checked):
     every: Period | None = None
     """With Time: length of a partition."""
     ahead: Annotated[Int, Field(ge=1, le=1000)] | None = None
-    """With Time: partitions that exist beyond the present one."""
+    """With Time: partitions that exist beyond the present one; by default 72 hours, 7 days, 4 weeks, 3 months or 2
+    years."""
     retention: Seconds | None = None
     """With Time: age at which a partition is detached and dropped; never where it is left out. Shortening it is
     destructive."""
     count: Annotated[Int, Field(ge=1, le=1024)] | None = None
     """With Hash: number of partitions (MODULUS)."""
+    legal_hold: Bool = False
+    """While true nothing is dropped, whatever its age. Lifting it is as destructive as a shorter retention."""
 
     RULES = (
         Rule(

@@ -12,7 +12,6 @@ from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.migrationrun import Action, MigrationRunSpec, MigrationSource, TransactionMode
 from selvedge.api.mongodb import MongoDatabase
-from selvedge.api.postgres import PostgresDatabase
 
 
 def unsupported(spec: Model) -> tuple[str, ...]:
@@ -32,8 +31,6 @@ def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
         if spec.migrations.run_as is not None:
             yield "spec.migrations.runAs"
         yield from _source("spec.migrations.source", spec.migrations.source)
-    if spec.postgres is not None:
-        yield from _postgres("spec.postgres", spec.postgres)
     if spec.mongodb is not None:
         yield from _mongodb("spec.mongodb", spec.mongodb)
 
@@ -50,16 +47,6 @@ def _migration_run(spec: MigrationRunSpec) -> Iterator[str]:
 def _source(path: str, source: MigrationSource) -> Iterator[str]:
     if source.image is not None:
         yield f"{path}.image"
-
-
-def _postgres(path: str, postgres: PostgresDatabase) -> Iterator[str]:
-    for declared, field in (
-        (postgres.audit, "audit"),
-        (postgres.conventions, "conventions"),
-        (postgres.partitions, "partitions"),
-    ):
-        if declared:
-            yield f"{path}.{field}"
 
 
 def _mongodb(path: str, mongodb: MongoDatabase) -> Iterator[str]:

@@ -308,4 +308,5 @@ BOOKKEEPING = (WriteClaims, DropClaims)
 def ordered(changes: list[Change]) -> list[Change]:
     """The changes in the order in which they are applied; stable, so that a plan is deterministic."""
     position = {kind: index for index, kind in enumerate(ORDER)}
-    return sorted(changes, key=lambda change: position[type(change)])
+    on_tables = position[WriteClaims] - 0.5  # these keep the order in which they were found
+    return sorted(changes, key=lambda change: position.get(type(change), on_tables))

@@ -22,6 +22,7 @@ from selvedge.core.postgres.changes import (
     RetireElsewhere,
     WriteClaims,
 )
+from selvedge.core.postgres.triggers import TableChange
 from selvedge.core.unit import ObjectRef, Risk
 
 #: Objects whose names are the resource's own: two resources may each have one of that name.
@@ -76,7 +77,7 @@ def split(
 
 
 def _allowed(change: Change, policy: Policy) -> bool:
-    if policy.verified and policy.report_drift:
+    if policy.verified and policy.report_drift and not (isinstance(change, TableChange) and change.upkeep):
         return False
     if change.risk is Risk.DESTRUCTIVE and not isinstance(change, DropDatabase):
         return policy.destructive and policy.automatic

@@ -18,6 +18,7 @@ from selvedge.core.unit import ObjectRef
 if TYPE_CHECKING:
     from selvedge.core.postgres.rls_changes import TableKey
     from selvedge.core.postgres.rls_model import DesiredRowSecurity, TableState
+    from selvedge.core.postgres.tables import DesiredTables, LiveTables
 
 #: What ``ALL`` means for each kind of object; MAINTAIN exists from Postgres 17 on.
 ALL_PRIVILEGES: Mapping[str, frozenset[str]] = {
@@ -189,6 +190,8 @@ class Remembered:
     defaults: tuple[DesiredDefault, ...] = ()
     #: Tables whose row-level security was declared.
     tables: frozenset[TableKey] = frozenset()
+    #: (member, claim) of audits, conventions, views and partitions.
+    kept: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +209,8 @@ class Desired:
     #: Claims of what a member declares and may not have (any more): neither changed nor taken away.
     refused: frozenset[str] = frozenset()
     row_security: tuple[DesiredRowSecurity, ...] = ()
+    #: What is kept on tables: audit, conventions, partitions; None where nothing is declared.
+    tables: DesiredTables | None = None
 
     def schema_names(self) -> frozenset[str]:
         """Every schema whose contents the snapshot has to show."""
@@ -214,6 +219,8 @@ class Desired:
             names.update(grant.target.schema_names())
         names.update(schema for one in self._defaults() for schema in one.schemas)
         names.update(schema.renamed_from for schema in self.schemas if schema.renamed_from)
+        if self.tables is not None:
+            names.update(self.tables.schema_names())
         return frozenset(names)
 
     def every_schema(self) -> bool:
@@ -377,3 +384,5 @@ class Snapshot:
     may_create: bool = True
     #: Row-level security of the tables for which it is declared, or was.
     row_security: Mapping[TableKey, TableState] = field(default_factory=dict)
+    #: Tables with their triggers, views and partitions, where something is kept on them.
+    tables: LiveTables | None = None

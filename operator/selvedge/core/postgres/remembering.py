@@ -8,6 +8,7 @@ from dataclasses import replace
 from selvedge.core.postgres.cluster_diff import ClaimBook, dropped_roles, retired_roles, retiring
 from selvedge.core.postgres.model import Desired, DesiredDefault, DesiredGrant, GrantTarget, Remembered
 from selvedge.core.postgres.rls_record import remembered_tables
+from selvedge.core.postgres.tables import left_tables
 
 
 def grant_key(grant: DesiredGrant, book: ClaimBook) -> str:
@@ -241,6 +242,7 @@ def remembered(desired: Desired, book: ClaimBook, prune: Mapping[str, bool]) -> 
         frozenset(retiring(desired, book).items()),
         tuple(defaults),
         remembered_tables(book) - {entry.key for entry in desired.row_security},
+        left_tables(desired, book),
     )
 
 
@@ -255,4 +257,5 @@ def united(a: Remembered, b: Remembered) -> Remembered:
         a.retiring | b.retiring,
         tuple(dict.fromkeys((*a.defaults, *b.defaults))),
         a.tables | b.tables,
+        a.kept | b.kept,
     )

@@ -7,7 +7,7 @@ left out of the desired state and becomes a problem of that object: the rest goe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 
 from selvedge.api.base import Destructive, Ensure
@@ -27,6 +27,8 @@ from selvedge.api.databaseschema import (
 from selvedge.api.postgres_data import RowLevelSecurity
 from selvedge.api.postgres_grants import DefaultPrivilegeObjects
 from selvedge.core.names import PUBLIC, reserved_role
+from selvedge.core.postgres.audit import DesiredAudit
+from selvedge.core.postgres.conventions import DesiredConventions
 from selvedge.core.postgres.gate import Policy
 from selvedge.core.postgres.model import (
     AuthoritativeScope,
@@ -40,12 +42,15 @@ from selvedge.core.postgres.model import (
     GrantTarget,
     Membership,
 )
+from selvedge.core.postgres.partitions import DesiredPartitions
 from selvedge.core.postgres.rls_model import DesiredRowSecurity
 from selvedge.core.postgres.role_attributes import DesiredAttributes, instant
 from selvedge.core.postgres.settings import stored
+from selvedge.core.postgres.tables import DesiredTables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
+from selvedge.engines.postgres import audit_sql, conventions_sql, tables_compile
 from selvedge.engines.postgres.rls_compile import row_security
 
 _DEFAULT_KINDS = {
@@ -99,6 +104,9 @@ class _Builder:
         self.defaults: list[DesiredDefault] = []
         self.scopes: list[AuthoritativeScope] = []
         self.row_security: list[DesiredRowSecurity] = []
+        self.audits: list[DesiredAudit] = []
+        self.conventions: list[DesiredConventions] = []
+        self.partitions: list[DesiredPartitions] = []
         self.declared: dict[str, int] = {}
         self.admitted: list[Member] = []
 
@@ -137,6 +145,7 @@ class _Builder:
             self._default(member, default, access)
         for table in spec.row_level_security:
             self._row_security(member, table, access)
+        self._tables(member, spec)
         if spec.grant_mode is GrantMode.AUTHORITATIVE:
             mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
             theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
@@ -313,6 +322,59 @@ class _Builder:
         if allowed and self._take(member, entry.ref):
             self.row_security.append(entry)
 
+    def _tables(self, member: Member, spec: PostgresDatabase) -> None:
+        """Audit, conventions and partitions. The audit's roles and schema are declared by it."""
+        self.declared[member.uid] += len(spec.partitions) + bool(spec.audit) + bool(spec.conventions)
+        if spec.audit is not None:
+            one = tables_compile.audit(member.uid, member.spec.database, spec.audit)
+            if self._may_keep(member, one.ref, (one.schema, *one.tables_in, *(name[0] for name, _ in one.tables))):
+                self._audit_objects(member, one, spec)
+                self.audits.append(one)
+        if spec.conventions is not None:
+            setting = (spec.audit.actor_setting if spec.audit else None) or ""
+            conventions = tables_compile.conventions(member.uid, spec.conventions, setting)
+            ref = ObjectRef("conventions", f"{member.namespace}/{member.name}")
+            if self._may_keep(member, ref, sorted(conventions.schemas())):
+                self.conventions.append(conventions)
+        for declared in spec.partitions:
+            entry = tables_compile.partitions(member.uid, declared)
+            if self._may_keep(member, entry.ref, (entry.table[0],)):
+                self.partitions.append(entry)
+
+    def _may_keep(self, member: Member, ref: ObjectRef, schemas: Iterable[str]) -> bool:
+        for schema in schemas:
+            holder = self._reserved_schema(schema)
+            if holder:
+                message = f"{ref} is about schema {schema}, which belongs to {holder}: its tables are not yours"
+                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+                return False
+        return self._take(member, ref)
+
+    def _audit_objects(self, member: Member, audit: DesiredAudit, spec: PostgresDatabase) -> None:
+        """Whoever owns a schema can drop what is in it: so it is the audit's owner, unless the declaration says so."""
+        for role, comment in ((audit.owner, "owns the audit of"), (audit.writer, "writes the audit of")):
+            if self._take(member, ObjectRef("role", role)) and all(one.name != role for one in self.roles):
+                text = f"selvedge: {comment} database {member.spec.database}"
+                self.roles.append(DesiredRole(member.uid, role, text))
+        declared = next((one for one in spec.schemas if one.name == audit.schema), None)
+        for index, schema in enumerate(self.schemas):
+            if schema.name == audit.schema and (declared is None or declared.owner is None):
+                self.schemas[index] = replace(schema, owner=audit.owner)
+        if declared is None and self._take(member, ObjectRef("schema", audit.schema)):
+            self.schemas.append(DesiredSchema(member.uid, audit.schema, audit.owner))
+
+    def _all_tables(self) -> DesiredTables | None:
+        if not (self.audits or self.conventions or self.partitions):
+            return None
+        conventions = tables_compile.united(self.conventions)
+        return DesiredTables(
+            tuple(self.audits),
+            {one.schema: audit_sql.functions(one) for one in self.audits},
+            conventions,
+            conventions_sql.functions(conventions, self.metadata_schema),
+            tuple(self.partitions),
+        )
+
     def build(self) -> Compiled:
         database = self.database or DesiredDatabase("", self.unit.database)
         desired = Desired(
@@ -325,6 +387,7 @@ class _Builder:
             defaults=tuple(self.defaults),
             refused=self._refused(),
             row_security=tuple(self.row_security),
+            tables=self._all_tables(),
         )
         return Compiled(
             desired,

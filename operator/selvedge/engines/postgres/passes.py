@@ -23,6 +23,8 @@ from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.retirement import diff_elsewhere
 from selvedge.core.postgres.rights import become_able, not_permitted
 from selvedge.core.postgres.rls_changes import RowSecurityChange
+from selvedge.core.postgres.tables import diff_tables
+from selvedge.core.postgres.triggers import OnTable
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
 from selvedge.engines.base import AccessRule
@@ -65,6 +67,7 @@ class Pass:
         self.advice: list[tuple[str, str]] = []
         self.rows = work.rows
         self.rows_now: list[RowSecurityChange] = []
+        self.tables_now: list[OnTable] = []
         self.settled: Snapshot | None = None
 
     async def run(self) -> UnitResult:
@@ -126,7 +129,7 @@ class Pass:
             if inside_now and not cluster_now and not self.work.untold(inside_now):
                 made = await self._database_phase(session)
                 if made is not None:
-                    snapshot, inside_now = made, []
+                    snapshot, inside_now = made, [*self.tables_now]
             if not cluster_now and not inside_now:
                 self._settle(snapshot)
             return cluster_now, inside_now
@@ -161,12 +164,15 @@ class Pass:
             async with self.engine.pool.session(self.desired.database.name) as session:
                 snapshot = await self._database_phase(session)
             if snapshot is not None:
-                return snapshot
+                if not self.tables_now or self.desired.tables is None:
+                    return snapshot
+                self.work.applied += await self.work.tables.make(self.tables_now, snapshot, self.desired.tables)
+                continue
             if self._must_learn:
                 await self.rows.learn()
             else:
                 self.work.applied += await self.rows.make(self.rows_now, self.desired)
-        names = ", ".join(sorted({str(change.ref) for change in self.rows_now}))
+        names = ", ".join(sorted({str(change.ref) for change in (*self.rows_now, *self.tables_now)}))
         message = f"{names} was made {_ROUNDS} times and is not there; another session may be putting it back"
         raise TransientError(Reason.NOT_CONVERGED, message)
 
@@ -193,6 +199,7 @@ class Pass:
             now, self.pending_inside = self.gate(changes)
             if self._rows_first(now):
                 return None
+            now = [change for change in now if not isinstance(change, OnTable)]
             if now:
                 snapshot = await transaction.apply(now, snapshot, self.desired, self._residue)
                 self.work.applied += now
@@ -204,6 +211,7 @@ class Pass:
     def _rows_first(self, now: Sequence[c.Change]) -> bool:
         """Whether row-level security has something to learn or to make."""
         self.rows_now = [change for change in now if isinstance(change, RowSecurityChange)]
+        self.tables_now = [change for change in now if isinstance(change, OnTable)]
         return bool(self.rows_now) or self._must_learn
 
     async def _free_elsewhere(self, snapshot: Snapshot) -> None:
@@ -274,7 +282,15 @@ class Pass:
         known = self.desired.remembered
         found = united(known, remembered(self.desired, self._book(snapshot), self.compiled.prune))
         self.desired = replace(self.desired, remembered=found)
-        return found != known
+        return found != known or self._ask_timescale(snapshot)
+
+    def _ask_timescale(self, snapshot: Snapshot) -> bool:
+        """Have the next snapshot ask TimescaleDB about its tables; True where it did not yet and is there."""
+        tables, live = self.desired.tables, snapshot.tables
+        if tables is None or tables.hypertables or live is None or not live.partitions.timescale:
+            return False
+        self.desired = replace(self.desired, tables=replace(tables, hypertables=True))
+        return any(one.every for one in tables.partitions)
 
     def cluster_diff(self, view: ClusterView, roles: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         """What differs in the server-wide part: claims and databases as in ``view``, roles as in ``roles``."""
@@ -293,8 +309,12 @@ class Pass:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
         book = self._book(snapshot)
         rows, row_problems = self.rows.diff(self.desired, snapshot, book)
+        kept, trouble = diff_tables(self.desired, snapshot, book, self.compiled.adopt, self.engine.metadata_schema)
         found, problems = diff_database(self.desired, snapshot, book, self.compiled.prune, self.compiled.adopt)
-        found, problems = [*rows, *self.rows.held(found)], [*problems, *row_problems]
+        on_tables = self.work.tables
+        trouble = [*trouble, *on_tables.problems(kept)]
+        found = [*rows, *self.rows.held(found), *on_tables.possible(kept)]
+        problems = [*problems, *row_problems, *trouble]
         self.advice = other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups))
         possible, refused = self._possible(found, snapshot)
         return possible, [*problems, *refused]
@@ -335,7 +355,7 @@ class Pass:
         """What is still to be done after everything was: has to be empty before a commit."""
         changes, _ = self._database_diff(snapshot)
         # Tables have transactions of their own: what differs there by now comes after this one.
-        return [change for change in self.gate(changes)[0] if not isinstance(change, RowSecurityChange)]
+        return [change for change in self.gate(changes)[0] if not isinstance(change, (RowSecurityChange, OnTable))]
 
     def note(self, snapshot: Snapshot) -> None:
         """Take over which server it is."""

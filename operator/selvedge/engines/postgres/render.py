@@ -13,11 +13,13 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import ALL_PRIVILEGES, PUBLIC
 from selvedge.core.postgres.rls_changes import RowSecurityChange
 from selvedge.core.postgres.settings import LIST_SETTINGS, split_list
+from selvedge.core.postgres.triggers import OnTable
 from selvedge.engines.postgres.attributes_sql import render_words
 from selvedge.engines.postgres.default_privileges_sql import render_defaults
 from selvedge.engines.postgres.retirement import render_hand_over, render_retirement
 from selvedge.engines.postgres.rls_sql import render_row_security
 from selvedge.engines.postgres.snapshot import claims_table
+from selvedge.engines.postgres.tables_render import render_table_change
 
 _KINDS = {
     "type": sql.SQL("TYPE"),
@@ -41,6 +43,8 @@ def render(change: c.Change, *, version: int, database: str, metadata_schema: st
         return _claims(change, metadata_schema)
     if isinstance(change, RowSecurityChange):
         return render_row_security(change)
+    if isinstance(change, OnTable):
+        return render_table_change(change, metadata_schema)
     if isinstance(change, c.GrantRole):
         return grant_role(change, (change.grantee,), version)
     if isinstance(change, (c.GrantPrivileges, c.RevokePrivileges)):

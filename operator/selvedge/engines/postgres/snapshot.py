@@ -13,12 +13,14 @@ from psycopg import sql
 
 from selvedge.core.errors import RefusedError
 from selvedge.core.postgres.model import Claim, Desired, Snapshot
+from selvedge.core.postgres.tables import wanted
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
 from selvedge.engines.postgres.retirement import elsewhere_fragment, holdings_fragment, parse_elsewhere, parse_holdings
 from selvedge.engines.postgres.rls_sql import parse_row_security, row_security_part
 from selvedge.engines.postgres.snapshot_objects import ARGUMENTS, OBJECTS, objects_ctes, parse_group
 from selvedge.engines.postgres.snapshot_roles import parse_roles, parse_settings, roles_fragment
+from selvedge.engines.postgres.tables_sql import parse_tables, tables_fragment
 
 _SERVER = sql.SQL("""
  'version', current_setting('server_version_num')::int, 'me', current_user,
@@ -78,7 +80,7 @@ SELECT json_build_object({server},
    THEN (SELECT json_object_agg(a.name, a.schema) FROM (
            SELECT DISTINCT v.name, v.schema FROM pg_catalog.pg_available_extension_versions v
             WHERE v.name = ANY ({extensions})) a) END,
- {object_part}, {default_part}, {holding_part}, {row_security},
+ {object_part}, {default_part}, {holding_part}, {row_security}, {tables},
  'mayCreate', pg_catalog.has_database_privilege(current_database(), 'CREATE'),
  'functions', (SELECT json_object_agg(w.signature, (SELECT json_build_array(n.nspname, p.proname, {arguments})
                  FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
@@ -136,6 +138,7 @@ def database_statement(
         default_part=_defaults(desired),
         holding_part=_holdings(desired),
         row_security=row_security_part(desired.row_security_tables()),
+        tables=tables_fragment(wanted(desired, metadata_schema)),
         extensions=text_array(e.name for e in desired.extensions if not e.absent and e.name not in installed),
         functions=sql.Literal(json.dumps([_signature(text) for text in desired.function_signatures()])),
     )
@@ -294,6 +297,7 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
         become=frozenset(raw.get("become") or ()),
         may_create=raw.get("mayCreate", True),
         row_security=parse_row_security(raw),
+        tables=parse_tables(raw.get("tables")),
     )
 
 

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
+from selvedge.core.postgres.conventions import PutView
 from selvedge.core.postgres.model import AclGroup, CurrentRole, Desired, Snapshot
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.rls_changes import ClosePartition
+from selvedge.core.postgres.triggers import OnTable, PutTrigger
 from selvedge.core.unit import ObjectRef, ObjectStatus
 from selvedge.engines.base import Unit
 from selvedge.engines.postgres.compile import Compiled
 from selvedge.engines.postgres.rls_phase import RowSecurity
+from selvedge.engines.postgres.tables_phase import Tables
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
@@ -41,9 +44,11 @@ class Work:
     drift: dict[str, set[ObjectRef]] = field(default_factory=dict)
     told: bool = False
     rows: RowSecurity = field(init=False)
+    tables: Tables = field(init=False)
 
     def __post_init__(self) -> None:
         self.rows = RowSecurity(self.engine, self.unit.database, self.book, self.may_write)
+        self.tables = Tables(self.engine, self.unit.database, self.may_write)
 
     def book(self, claims: Snapshot) -> ClaimBook:
         """Who owns what, by the claims of a look."""
@@ -69,6 +74,8 @@ class Work:
             if not self.compiled.policies[change.member].verified or isinstance(change, c.BOOKKEEPING):
                 continue
             if seen is not None and isinstance(change, ClosePartition) and ("partition", *change.partition) not in seen:
+                continue
+            if isinstance(change, OnTable) and (change.upkeep or _new_table(change, seen)):
                 continue
             if seen is not None and isinstance(change, c.GrantPrivileges) and change.what.kind in _MIGRATED:
                 what = change.what
@@ -98,6 +105,12 @@ def foreseen(snapshot: Snapshot, cluster: Sequence[c.Change]) -> Snapshot:
     return replace(found, roles={**found.roles, **made}) if made else found
 
 
+def _new_table(change: OnTable, seen: frozenset[tuple[str, str, str]] | None) -> bool:
+    """Whether a trigger or view is missing because a migration made the table."""
+    base = change.of if isinstance(change, PutView) else change.table
+    return seen is not None and isinstance(change, (PutTrigger, PutView)) and ("table", *base) not in seen
+
+
 def new_database(desired: Desired, server: Snapshot, cluster: Sequence[c.Change]) -> Snapshot:
     """How a database that does not exist will look once the server-wide changes are made."""
     owner = desired.database.owner or server.me
@@ -117,6 +130,7 @@ def new_database(desired: Desired, server: Snapshot, cluster: Sequence[c.Change]
         groups=(itself, public),
         functions={},
         row_security={},
+        tables=None,
         available=dict.fromkeys(extension.name for extension in desired.extensions),
         claims={},
     )

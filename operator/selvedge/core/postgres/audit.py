@@ -1,0 +1,343 @@
+"""The audit of row changes: a log that only grows, and triggers that write it. Desired state and the difference.
+
+A statement trigger with transition tables writes all rows of a statement in one INSERT. It needs a primary key, to find
+the old and the new form of a row together, and it does not fire for what is done to a partition by its own name: tables
+without a key and partitioned tables get a row trigger, which Postgres clones to every partition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from selvedge.core.postgres.change import Change, Problem
+from selvedge.core.postgres.partitions import DesiredPartitions
+from selvedge.core.postgres.triggers import (
+    DELETE,
+    INSERT,
+    ROW,
+    TRUNCATE,
+    UPDATE,
+    Function,
+    LiveTable,
+    OnTable,
+    Table,
+    Trigger,
+    put_functions,
+    put_triggers,
+)
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
+
+CHANGES = "database_operations"
+EVENTS = "audit_logs"
+
+NAMES = tuple(f"selvedge_audit_{event}" for event in ("insert", "update", "delete", "row", "truncate"))
+STAMP = "selvedge_audit_stamp"
+
+#: The columns that the functions write, and their types: a table of this name that lacks one is somebody else's.
+COLUMNS: Mapping[str, Mapping[str, str]] = {
+    CHANGES: {
+        "id": "uuid",
+        "executed_at": "timestamp with time zone",
+        "transaction_id": "bigint",
+        "table_name": "text",
+        "operation": "text",
+        "record_id": "text",
+        "user_id": "text",
+        "session_role": "text",
+        "active_role": "text",
+        "application_name": "text",
+        "ip_address": "inet",
+        "old_values": "jsonb",
+        "new_values": "jsonb",
+    },
+    EVENTS: {
+        "id": "uuid",
+        "created_at": "timestamp with time zone",
+        "user_id": "text",
+        "entity_type": "text",
+        "entity_id": "text",
+        "action": "text",
+        "old_values": "jsonb",
+        "new_values": "jsonb",
+        "metadata": "jsonb",
+        "ip_address": "inet",
+        "user_agent": "text",
+        "session_role": "text",
+        "active_role": "text",
+    },
+}
+TIME_COLUMN = {CHANGES: "executed_at", EVENTS: "created_at"}
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredAudit:
+    """``spec.postgres.audit``. ``owner`` owns the log, ``writer`` the functions and may insert and nothing else."""
+
+    member: str
+    schema: str
+    owner: str
+    writer: str
+    every: str
+    ahead: int
+    retention: float | None = None
+    hold: bool = False
+    actor_setting: str = ""
+    tables: tuple[tuple[Table, tuple[str, ...]], ...] = ()
+    tables_in: tuple[str, ...] = ()
+    application_log: bool = False
+
+    @property
+    def ref(self) -> ObjectRef:
+        """The audit as statuses name it."""
+        return ObjectRef("audit", self.schema)
+
+    @property
+    def key(self) -> str:
+        """Its claim."""
+        return f"audit:{self.schema}"
+
+    def logs(self) -> tuple[str, ...]:
+        """The tables of the log."""
+        return (CHANGES, EVENTS) if self.application_log else (CHANGES,)
+
+    def partitions(self) -> tuple[DesiredPartitions, ...]:
+        """The log's own partitions, which are looked after as all others are."""
+        return tuple(
+            DesiredPartitions(
+                self.member,
+                ObjectRef("auditLog", f"{self.schema}.{name}"),
+                (self.schema, name),
+                TIME_COLUMN[name],
+                self.every,
+                self.ahead,
+                self.retention,
+                hold=self.hold,
+            )
+            for name in self.logs()
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAudit:
+    """The functions, who may do what on the log's tables, who may use their schemas, and members of the two roles."""
+
+    functions: Mapping[Table, Function]
+    access: Mapping[Table, Mapping[str, frozenset[str]]]
+    schema_users: frozenset[tuple[str, str]] = frozenset()
+    members: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MakeLog(OnTable):
+    """The log's table, with its indexes, its owner and the writer's privileges; partitions come by themselves."""
+
+    owner: str
+    writer: str
+
+    @property
+    def risk(self) -> Risk:
+        """Additive: it is new."""
+        return Risk.ADDITIVE
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLog(OnTable):
+    """``ALTER TABLE … OWNER TO`` the audit's owner: who owns the log can empty it."""
+
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class LetWrite(OnTable):
+    """USAGE on the schema and INSERT on the log for the role that the functions run as."""
+
+    writer: str
+
+    @property
+    def risk(self) -> Risk:
+        """Additive."""
+        return Risk.ADDITIVE
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectLog(OnTable):
+    """Privileges on the log by which somebody could forge or remove entries are taken away."""
+
+    grantee: str
+    privileges: tuple[str, ...]
+
+    @property
+    def risk(self) -> Risk:
+        """Narrowing."""
+        return Risk.NARROWING
+
+
+@dataclass(frozen=True, slots=True)
+class ExpelMember(OnTable):
+    """Nobody may become the role that owns the log or writes it."""
+
+    role: str
+    grantee: str
+
+    @property
+    def risk(self) -> Risk:
+        """Narrowing."""
+        return Risk.NARROWING
+
+
+def triggers_of(audit: DesiredAudit, table: LiveTable, exclude: Sequence[str]) -> tuple[Trigger, ...]:
+    """The triggers that one table gets."""
+    args = (array(table.key), array(sorted(exclude)))
+    statement, row = (audit.schema, "record_changes"), (audit.schema, "record_change")
+    truncate = Trigger("selvedge_audit_truncate", statement, TRUNCATE, args, always=True)
+    if table.partitioned or not table.key:
+        return (Trigger("selvedge_audit_row", row, ROW | INSERT | UPDATE | DELETE, args, always=True), truncate)
+    old, new = "selvedge_old", "selvedge_new"
+    return (
+        Trigger("selvedge_audit_insert", statement, INSERT, args, new=new, always=True),
+        Trigger("selvedge_audit_update", statement, UPDATE, args, old, new, always=True),
+        Trigger("selvedge_audit_delete", statement, DELETE, args, old, always=True),
+        truncate,
+    )
+
+
+def array(names: Iterable[str]) -> str:
+    """The text of a ``text[]``; a name holds no quote and no control character, a backslash is doubled."""
+    return "{" + ",".join('"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"' for name in names) + "}"
+
+
+def diff_audit(
+    audits: Sequence[DesiredAudit],
+    left: Iterable[tuple[str, str]],
+    tables: Mapping[Table, LiveTable],
+    live: LiveAudit,
+    functions: Mapping[str, Sequence[Function]],
+    declared_access: Mapping[Table, Mapping[str, frozenset[str]]],
+) -> tuple[list[Change], list[Problem]]:
+    """Changes and problems of all audits of a database.
+
+    ``left`` are (member, schema) of audits that were declared before: their triggers go, their logs stay. ``functions``
+    are by schema those that an audit needs. ``declared_access`` is what grants of the declaration give on the logs.
+    """
+    changes: list[Change] = []
+    problems: list[Problem] = []
+    taken: dict[Table, DesiredAudit] = {}
+    for audit in audits:
+        obstacle = _log_obstacle(audit, tables)
+        if obstacle:
+            status = ObjectStatus(audit.ref, ObjectState.FAILED, Reason.CONFLICT, obstacle)
+            problems.append(Problem(audit.member, status))
+            continue
+        changes += _log(audit, tables, live, functions[audit.schema], declared_access)
+        for name, exclude in _targets(audit, tables):
+            table = tables.get(name)
+            holder = taken.setdefault(name, audit)
+            problem = _table_obstacle(audit, name, table, exclude, holder)
+            if problem is not None:
+                problems.append(problem)
+            elif table is not None:
+                changes += _on_table(Change(audit.ref, audit.member), table, triggers_of(audit, table, exclude))
+    schemas = {audit.schema for audit in audits}
+    owners = dict.fromkeys(schemas, "") | {schema: member for member, schema in left}
+    for table in tables.values():
+        mine = {t.function[0] for t in table.triggers.values() if t.name in NAMES}
+        for schema in sorted(mine & owners.keys()):
+            member = owners[schema] or next(audit.member for audit in audits if audit.schema == schema)
+            if taken.get(table.name) is None:
+                changes += _on_table(Change(ObjectRef("audit", schema), member), table, ())
+    return changes, problems
+
+
+def _targets(audit: DesiredAudit, tables: Mapping[Table, LiveTable]) -> Iterator[tuple[Table, tuple[str, ...]]]:
+    named = dict(audit.tables)
+    yield from audit.tables
+    own = {(audit.schema, log) for log in (CHANGES, EVENTS)}
+    for name in sorted(tables):
+        if name[0] in audit.tables_in and name not in named and name not in own:
+            yield name, ()
+
+
+def _on_table(change: Change, table: LiveTable, wanted: Sequence[Trigger]) -> Iterator[Change]:
+    yield from put_triggers(change, table.name, wanted, table.triggers, NAMES)
+    # Statement triggers are not cloned: emptying a partition by its name would leave no trace.
+    truncate = [trigger for trigger in wanted if trigger.kind == TRUNCATE]
+    for name, triggers in sorted(table.partitions.items()):
+        yield from put_triggers(change, name, truncate, triggers, ("selvedge_audit_truncate",))
+
+
+def _log_obstacle(audit: DesiredAudit, tables: Mapping[Table, LiveTable]) -> str:
+    for log in audit.logs():
+        table = tables.get((audit.schema, log))
+        if table is None:
+            continue
+        missing = [name for name, kind in COLUMNS[log].items() if table.columns.get(name) != kind]
+        if missing:
+            return (
+                f"table {audit.schema}.{log} exists and is not the operator's (column {missing[0]} is missing or of "
+                "another type): rename it, or declare the audit in another schema"
+            )
+    return ""
+
+
+def _log(
+    audit: DesiredAudit,
+    tables: Mapping[Table, LiveTable],
+    live: LiveAudit,
+    functions: Sequence[Function],
+    declared_access: Mapping[Table, Mapping[str, frozenset[str]]],
+) -> Iterator[Change]:
+    for log in audit.logs():
+        name = (audit.schema, log)
+        table = tables.get(name)
+        if table is None:
+            yield MakeLog(audit.ref, audit.member, name, audit.owner, audit.writer)
+            continue
+        if table.owner != audit.owner:
+            yield OwnLog(audit.ref, audit.member, name, audit.owner)
+        access = live.access.get(name, {})
+        if "INSERT" not in access.get(audit.writer, ()) or (audit.schema, audit.writer) not in live.schema_users:
+            yield LetWrite(audit.ref, audit.member, name, audit.writer)
+        harmless = {"SELECT", "INSERT"} if log == EVENTS else {"SELECT"}
+        for grantee in sorted(access.keys() - {audit.owner}):
+            kept = harmless | declared_access.get(name, {}).get(grantee, frozenset())
+            kept |= {"INSERT"} if grantee == audit.writer else set()
+            excess = tuple(sorted(access[grantee] - kept))
+            if excess:
+                yield ProtectLog(audit.ref, audit.member, name, grantee, excess)
+    change = Change(audit.ref, audit.member)
+    yield from put_functions(change, functions, live.functions)
+    events = tables.get((audit.schema, EVENTS))
+    stamp = Trigger(STAMP, (audit.schema, "stamp_event"), ROW | 2 | INSERT, always=True)
+    if audit.application_log:
+        there = events.triggers if events is not None else {}
+        yield from put_triggers(change, (audit.schema, EVENTS), [stamp], there, (STAMP,))
+    for role, grantee in live.members:
+        if role in (audit.owner, audit.writer):
+            yield ExpelMember(audit.ref, audit.member, (audit.schema, role), role, grantee)
+
+
+def _table_obstacle(
+    audit: DesiredAudit, name: Table, table: LiveTable | None, exclude: Sequence[str], holder: DesiredAudit
+) -> Problem | None:
+    text = ".".join(name)
+
+    def problem(state: ObjectState, reason: Reason, message: str) -> Problem:
+        return Problem(audit.member, ObjectStatus(ObjectRef("audit", text), state, reason, message))
+
+    if table is None:
+        return problem(ObjectState.WAITING, Reason.WAITING_FOR_OBJECTS, f"table {text} does not exist yet: not audited")
+    if holder is not audit:
+        message = f"table {text} is audited in schema {holder.schema} already: declare it in one of the two"
+        return problem(ObjectState.CONFLICT, Reason.CONFLICT, message)
+    missing = sorted(set(exclude) - table.columns.keys())
+    if missing:
+        # A typing error here would write a password down for a year: rather no trigger than one that does.
+        message = f"table {text} has no column {missing[0]} to exclude: it is not audited until it has"
+        return problem(ObjectState.WAITING, Reason.WAITING_FOR_OBJECTS, message)
+    in_key = sorted(set(exclude) & set(table.key))
+    if in_key:
+        message = f"column {in_key[0]} is part of the primary key of {text}, by which entries name rows: keep it"
+        return problem(ObjectState.FAILED, Reason.INVALID_SPEC, message)
+    return None

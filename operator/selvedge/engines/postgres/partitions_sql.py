@@ -1,0 +1,105 @@
+"""Partitions in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from psycopg import sql
+
+from selvedge.core.postgres.partitions import (
+    CreateHypertable,
+    CreatePartition,
+    DropPartitions,
+    FinalizeDetach,
+    SetChunkInterval,
+    SetRetentionPolicy,
+)
+
+
+def _create(change: CreatePartition) -> sql.Composable:
+    """LIKE and ATTACH take ShareUpdateExclusive on the parent; CREATE … PARTITION OF would take AccessExclusive."""
+    schema = change.table[0]
+    parent, name = sql.Identifier(*change.table), sql.Identifier(schema, change.name)
+    options: sql.Composable = sql.SQL("")
+    if change.access_method:
+        options += sql.SQL(" USING {}").format(sql.Identifier(change.access_method))
+    if change.tablespace:
+        options += sql.SQL(" TABLESPACE {}").format(sql.Identifier(change.tablespace))
+    return sql.SQL(
+        "CREATE TABLE {name} (LIKE {parent} INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING CONSTRAINTS "
+        "INCLUDING STORAGE INCLUDING COMPRESSION){options}; ALTER TABLE {name} OWNER TO {owner}; "
+        "ALTER TABLE {parent} ATTACH PARTITION {name} FOR VALUES {bound}"
+    ).format(name=name, parent=parent, options=options, owner=sql.Identifier(change.owner), bound=_bound(change))
+
+
+def _bound(change: CreatePartition) -> sql.Composable:
+    if change.range is None:
+        return sql.SQL("WITH (MODULUS {}, REMAINDER {})").format(
+            sql.Literal(change.modulus), sql.Literal(change.remainder)
+        )
+
+    def literal(moment: datetime) -> sql.Literal:
+        # With its zone: a session of another one would move the bound. A timestamp without one drops it.
+        return sql.Literal(moment.strftime("%Y-%m-%d") if change.date else moment.strftime("%Y-%m-%d %H:%M:%S+00"))
+
+    return sql.SQL("FROM ({}) TO ({})").format(literal(change.range.start), literal(change.range.end))
+
+
+def _finalize(change: FinalizeDetach) -> sql.Composable:
+    return sql.SQL("ALTER TABLE {} DETACH PARTITION {} FINALIZE").format(
+        sql.Identifier(*change.table), sql.Identifier(*change.partition)
+    )
+
+
+def render_drop(change: DropPartitions, metadata_schema: str) -> sql.Composable:
+    """DETACH and DROP of each; where a shorter retention takes nothing away yet, what the claim remembers."""
+    parts: list[sql.Composable] = []
+    for schema, name, _ in change.partitions:
+        parts.append(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {partition}; DROP TABLE {partition}").format(
+                sql.Identifier(*change.table), partition=sql.Identifier(schema, name)
+            )
+        )
+    if change.accept is not None and not parts:
+        parts.append(
+            sql.SQL("UPDATE {} SET detail = detail || pg_catalog.jsonb_build_object('retention', {}) WHERE object = {}")
+            .format(sql.Identifier(metadata_schema, "claims"), sql.Literal(change.accept), sql.Literal(change.key))
+        )  # fmt: skip
+    return sql.SQL("; ").join(parts)
+
+
+def _seconds(seconds: float) -> sql.Composable:
+    return sql.SQL("INTERVAL {}").format(sql.Literal(f"{seconds:.0f} seconds"))
+
+
+def _relation(change: CreateHypertable | SetChunkInterval | SetRetentionPolicy) -> sql.Literal:
+    return sql.Literal(sql.Identifier(*change.table).as_string(None))
+
+
+def _hypertable(change: CreateHypertable) -> sql.Composable:
+    return sql.SQL("SELECT create_hypertable({}, by_range({}, {}))").format(
+        _relation(change), sql.Literal(change.column), _seconds(change.interval)
+    )
+
+
+def _chunks(change: SetChunkInterval) -> sql.Composable:
+    return sql.SQL("SELECT set_chunk_time_interval({}, {})").format(_relation(change), _seconds(change.interval))
+
+
+def _policy(change: SetRetentionPolicy) -> sql.Composable:
+    remove = sql.SQL("SELECT remove_retention_policy({}, if_exists => true)").format(_relation(change))
+    if change.retention is None:
+        return remove
+    add = sql.SQL("SELECT add_retention_policy({}, {})").format(_relation(change), _seconds(change.retention))
+    return remove + sql.SQL("; ") + add
+
+
+RENDERERS: dict[type, Callable[[Any], sql.Composable]] = {
+    CreatePartition: _create,
+    FinalizeDetach: _finalize,
+    CreateHypertable: _hypertable,
+    SetChunkInterval: _chunks,
+    SetRetentionPolicy: _policy,
+}

@@ -126,8 +126,8 @@ def _(change: c.SetRoleSetting) -> sql.Composable:
 def _(change: c.RevokeRole) -> sql.Composable:
     statement = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
     if change.grantor:
-        statement += sql.SQL(" GRANTED BY {} CASCADE").format(sql.Identifier(change.grantor))
-    return statement
+        statement += sql.SQL(" GRANTED BY {}").format(sql.Identifier(change.grantor))
+    return statement + sql.SQL(" CASCADE") if change.grantor or change.cascade else statement
 
 
 @_render.register

@@ -205,7 +205,7 @@ async def test_an_api_server_that_is_gone_is_an_error_that_says_so(kube, monkeyp
 
 async def test_without_credentials_there_is_one_sentence(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(KubeError, match="set KUBECONFIG or run in a pod"):
+    with pytest.raises(KubeError, match="named in KUBECONFIG, does not exist: correct it, or run in a pod"):
         async with KubeClient.connect(settings):
             pass
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pymongo.errors import OperationFailure
 
 from sandbox.mongodb import MongoServer
 from sandbox.pki import Authority
@@ -18,6 +19,7 @@ from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import TlsOptions
 from selvedge.engines.mongodb import probe
+from selvedge.engines.mongodb.errors import translate
 from tests.engines.mongodb_support import converge, member, quick, running, target
 
 if TYPE_CHECKING:
@@ -213,3 +215,9 @@ def test_missing_privileges_on_the_operators_own_database() -> None:
     assert missing(("", "", probe._DATA | probe._USERS)) == ()
     # rights on the operator's own database are none on one to work with
     assert "readWriteAnyDatabase" in missing(("ops", "", probe._DATA | probe._USERS))[0]
+
+
+def test_a_member_that_cannot_check_cluster_times_yet_is_starting() -> None:
+    refused = OperationFailure("No keys found for HMAC that is valid for time", 211, {"codeName": "KeyNotFound"})
+    error = translate(refused, "db.example.com:27017", "buildInfo")
+    assert (type(error), error.reason) == (TransientError, Reason.SERVER_STARTING)

@@ -38,7 +38,8 @@ DUPLICATE_KEY = 11000
 
 _AUTHENTICATION = frozenset({AUTHENTICATION_FAILED, 11, 334, 8000})
 _TIMEOUT = frozenset({MAX_TIME_EXPIRED, 24, 46, 262, 64})
-_STARTING = frozenset({91, 11600, 11602})
+#: 211 is KeyNotFound: a member that was just started cannot check the time that clients bring along yet.
+_STARTING = frozenset({91, 211, 11600, 11602})
 _NOT_PRIMARY = frozenset({189, 10107, 13435, 13436, 10058})
 _BUSY = frozenset({112, 117, 144, 290})
 

@@ -120,7 +120,7 @@ def test_many_problems_are_counted():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "Table"}, "kind 'Table' is unknown: use one of DatabaseServer, DatabaseSchema, DatabaseUser, MigrationRun"),
+        ({"kind": "Table"}, f"kind 'Table' is unknown: use one of {', '.join(KINDS)}"),
         ({"apiVersion": "v1"}, "DatabaseSchema has apiVersion 'v1': write selvedge.dev/v1alpha1"),
         ({"metadata": {}}, "DatabaseSchema: metadata.name is missing: give it a name"),
         ({"spec": None}, "DatabaseSchema fashion-wallet: spec is missing: write it"),

@@ -99,25 +99,18 @@ def _by_kubectl(here: World, document: dict[str, Any]) -> tuple[float, float, fl
 def _by_psql(here: World, declared: dict[str, Any], *, tables: bool) -> tuple[float, int]:
     """The seconds that psql takes for the statements of the plan, and how many they are."""
     database = declared["spec"]["database"]
-    _existing(here, database, tables=tables)
-    # What is inside the database is planned once the roles are there; they are dropped again before the clock starts.
-    outside = _plan(here, declared)
-    roles = [role["name"] for role in declared["spec"]["postgres"]["roles"]]
-    here.postgres.psql(";\n".join(outside))
-    inside = _plan(here, declared)
-    with here.sql() as connection:
-        for role in roles:
-            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
-        if not tables:
-            connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(database)))
-            outside.append(f"CREATE DATABASE {database}")
+    if tables:
+        _existing(here, database)
+    statements = _plan(here, declared)
     started = time.monotonic()
     if tables:
-        here.postgres.psql("BEGIN;\n" + ";\n".join([*outside, *inside]) + ";\nCOMMIT;", database)
+        here.postgres.psql("BEGIN;\n" + ";\n".join(statements) + ";\nCOMMIT;", database)
     else:
-        here.postgres.psql(";\n".join(outside))
-        here.postgres.psql("BEGIN;\n" + ";\n".join(inside) + ";\nCOMMIT;", database)
-    return time.monotonic() - started, len(outside) + len(inside)
+        # What comes after CREATE DATABASE is for the database itself.
+        inside = 1 + next(i for i, text in enumerate(statements) if text.startswith("CREATE DATABASE"))
+        here.postgres.psql(";\n".join(statements[:inside]))
+        here.postgres.psql("BEGIN;\n" + ";\n".join(statements[inside:]) + ";\nCOMMIT;", database)
+    return time.monotonic() - started, len(statements)
 
 
 def _plan(here: World, declared: dict[str, Any]) -> list[str]:
@@ -135,10 +128,8 @@ def _plan(here: World, declared: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(change.statement for change in report.schemas[0].result.pending))
 
 
-def _existing(here: World, database: str, *, tables: bool = True) -> None:
+def _existing(here: World, database: str) -> None:
     here.create_databases([database])
-    if not tables:
-        return
     with here.sql(database) as connection, connection.transaction():
         for schema in manifests.SCHEMAS:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))

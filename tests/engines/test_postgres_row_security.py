@@ -135,6 +135,20 @@ async def test_isolation_broken_is_put_back_at_once(postgres: PostgresEndpoint, 
         assert probes_of(await ready(other, member(name, spec(name, mended, probes=tenant(name))))) == (4, 0, 0)
 
 
+async def test_putting_back_waits_for_no_approval(postgres: PostgresEndpoint, database_name: str) -> None:
+    """Who approved the change did not approve the leak."""
+    name = database_name
+    leaky = {"name": "own_row", "to": [f"{name}_app"], "using": "true"}
+    async with engine(postgres) as one:
+        await prepared(one, postgres, name)
+        await ready(one, member(name, spec(name, probes=tenant(name))))
+        parts = spec(name, leaky, probes=tenant(name))
+        waiting = await only(one, member(name, parts, apply="OnApproval"))
+        result = await only(one, member(name, parts, apply="OnApproval", approvedPlan=waiting.digest))
+        assert reasons(result) == {OBJECT: Reason.ISOLATION_BROKEN}
+        assert sees(postgres, name, "app", ANNA) == ["Anna"]
+
+
 async def test_a_first_declaration_that_leaks_leaves_the_table_as_it_was(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:

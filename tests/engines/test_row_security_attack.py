@@ -65,6 +65,9 @@ async def test_indexes_defaults_and_views_do_not_reach_the_administrator(
             "SET ROLE OWNER_ROLE; ALTER FUNCTION shared.evil(text) IMMUTABLE;"
             "CREATE INDEX ON shared.users ((shared.evil('x'))); "
             "CREATE INDEX ON shared.users (name) WHERE shared.evil('y');"
+            "CREATE FUNCTION shared.mark(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN "
+            "PERFORM pg_catalog.pg_advisory_lock(4242); RETURN $1; END $$;"
+            "CREATE INDEX ON shared.users ((name || shared.mark('z')));"
             "RESET ROLE; DELETE FROM shared.trace"
         )
         entry = one.probed(one.policy(), one.policy("all", to=(one.admin,), using="true"), expect=(one.sees_all(),))
@@ -72,6 +75,11 @@ async def test_indexes_defaults_and_views_do_not_reach_the_administrator(
         verdict = await one.prove(entry)
         assert verdict.failures == []
         nobody_rose(one)
+        marked = (
+            "SELECT a.usename FROM pg_locks l JOIN pg_stat_activity a USING (pid) "
+            "WHERE l.locktype = 'advisory' AND l.objid = 4242"
+        )
+        assert server_rows(postgres, marked) == []
         # A view that took the table's name since the look
         one.sql(
             "SET ROLE OWNER_ROLE; ALTER TABLE shared.users RENAME TO users_1;"

@@ -161,9 +161,10 @@ async def test_partitions_by_their_own_name(postgres: PostgresEndpoint, database
 async def test_nothing_stays_behind(postgres: PostgresEndpoint, database: str) -> None:
     """The logins are switched off, members of one role at most, and have no session."""
     async with shop(postgres, database) as one:
-        entry = one.probed(expect=(one.sees_all(one.app),))
+        policies = (one.policy(), one.policy("all", to=(one.admin,), using="true"))
+        entry = one.probed(*policies, expect=(one.sees_all(),))
         await one.make(entry)
-        await one.prove(entry)
+        assert (await one.prove(entry)).passed == 5
         logins = f"SELECT rolname, rolcanlogin, rolsuper, rolbypassrls FROM pg_roles WHERE rolname ~ '^{database}_p'"
         assert sorted(server_rows(postgres, logins)) == [
             (f"{database}_policies", False, False, False),

@@ -70,15 +70,18 @@ CREATE FUNCTION shared.soft_delete(t text, id uuid) RETURNS void LANGUAGE sql AS
 CREATE FUNCTION shared.soft_delete(t text) RETURNS void LANGUAGE sql AS 'SELECT';
 """
 
-PLAIN_ACCESS = """
+PLAIN_ROLES = """
 CREATE ROLE {p}_owner; CREATE ROLE {p}_ro; CREATE ROLE {p}_rw IN ROLE {p}_ro; CREATE ROLE {p}_app LOGIN IN ROLE {p}_rw;
-ALTER DATABASE {p} OWNER TO {p}_owner;
+"""
+
+PLAIN_ACCESS = """
+ALTER DATABASE "{d}" OWNER TO {p}_owner;
 ALTER SCHEMA shared OWNER TO {p}_owner; ALTER SCHEMA avatar OWNER TO {p}_owner;
 COMMENT ON SCHEMA shared IS 'data of all services';
 COMMENT ON ROLE {p}_ro IS 'may read';
-ALTER DATABASE {p} SET statement_timeout = '30s'; ALTER DATABASE {p} SET search_path = shared, "$user", public;
+ALTER DATABASE "{d}" SET statement_timeout = '30s'; ALTER DATABASE "{d}" SET search_path = shared, "$user", public;
 ALTER ROLE {p}_rw SET idle_in_transaction_session_timeout = '60s';
-REVOKE ALL ON DATABASE {p} FROM PUBLIC; GRANT CONNECT ON DATABASE {p} TO {p}_ro;
+REVOKE ALL ON DATABASE "{d}" FROM PUBLIC; GRANT CONNECT ON DATABASE "{d}" TO {p}_ro;
 GRANT USAGE ON SCHEMA shared, avatar TO {p}_ro;
 GRANT SELECT ON ALL TABLES IN SCHEMA shared, avatar TO {p}_ro;
 GRANT INSERT, UPDATE, DELETE ON shared.users, avatar.avatars TO {p}_rw;
@@ -87,11 +90,8 @@ GRANT EXECUTE ON FUNCTION shared.soft_delete(text, uuid) TO {p}_rw;
 REVOKE EXECUTE ON FUNCTION shared.soft_delete(text, uuid) FROM PUBLIC;
 """
 
-#: Everything that hurts. {p} begins the roles' names, so that the fixture drops them.
-UGLY = """
-CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "dot.ted"; CREATE SCHEMA "quo""te"; CREATE SCHEMA "größe";
-CREATE SCHEMA ext;
-CREATE EXTENSION pg_trgm SCHEMA ext; CREATE EXTENSION "uuid-ossp" SCHEMA "Odd Schema"; CREATE EXTENSION citext;
+#: Everything that hurts: {p} begins the roles' names, so that the fixture drops them; {d} is the database.
+UGLY_ROLES = """
 CREATE ROLE "{p} Ro'le"; CREATE ROLE "{p}_ÄÖ-ß"; CREATE ROLE "{p}_UPPER"; CREATE ROLE "{p}_qu""ote";
 CREATE ROLE {p}_super SUPERUSER; CREATE ROLE {p}_login LOGIN; CREATE ROLE {p}_maker CREATEROLE;
 CREATE ROLE {p}_monitor IN ROLE pg_monitor;
@@ -101,15 +101,17 @@ CREATE ROLE {p}_child IN ROLE {p}_super; CREATE ROLE {p}_unused;
 CREATE ROLE "{p}_63_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 COMMENT ON ROLE {p}_a IS E'line one: "quoted", it''s\\n\\tline two # no comment\\n';
 COMMENT ON ROLE {p}_b IS 'yes'; COMMENT ON ROLE {p}_c IS '1e3';
-COMMENT ON SCHEMA "Odd Schema" IS E'trailing space \\n{{not a template}} %s';
 ALTER ROLE {p}_a SET search_path = '$user', "Odd Schema", '', "a,b", "q""q";
 ALTER ROLE {p}_a IN DATABASE "{d}" SET work_mem = '1MB';
 ALTER ROLE {p}_a SET "app.tenant" = '00:10'; ALTER ROLE {p}_a SET app.jwt_secret = 'hunter2hunter2';
 ALTER ROLE {p}_b SET app.backend = 'postgres://me:hunter2hunter2@host/db';
 ALTER ROLE {p}_b SET log_statement = 'all'; ALTER ROLE {p}_b SET role = {p}_a;
-ALTER DATABASE "{d}" SET search_path = ''; ALTER DATABASE "{d}" SET DateStyle = 'SQL, DMY';
-ALTER DATABASE "{d}" CONNECTION LIMIT 77; COMMENT ON DATABASE "{d}" IS 'old';
-ALTER SCHEMA "größe" OWNER TO {p}_super; ALTER SCHEMA "Odd Schema" OWNER TO {p}_login;
+"""
+
+UGLY_OBJECTS = """
+CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "dot.ted"; CREATE SCHEMA "quo""te"; CREATE SCHEMA "größe";
+CREATE SCHEMA ext;
+CREATE EXTENSION pg_trgm SCHEMA ext; CREATE EXTENSION "uuid-ossp" SCHEMA "Odd Schema"; CREATE EXTENSION citext;
 CREATE TABLE "Odd Schema"."Table One" (id int, "Col A" text, "co""l" text, plain text);
 CREATE TABLE "Odd Schema"."two" (id int); CREATE TABLE "Odd Schema"."qu""oted" (id int);
 CREATE TABLE "dot.ted".t (id int);
@@ -128,6 +130,24 @@ CREATE PROCEDURE "Odd Schema".proc(a int, INOUT b int) LANGUAGE sql AS 'SELECT 1
 CREATE AGGREGATE public.agg(int) (SFUNC = int4pl, STYPE = int);
 CREATE FUNCTION public.f0() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION public.f0(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FOREIGN DATA WRAPPER "wr 1";
+CREATE SERVER "srv 1" FOREIGN DATA WRAPPER "wr 1" OPTIONS (password 'hunter2hunter2');
+CREATE USER MAPPING FOR {p}_login SERVER "srv 1" OPTIONS (password 'hunter2hunter2');
+ALTER TABLE "größe".parts OWNER TO {p}_a; ALTER TABLE "Odd Schema"."two" OWNER TO {p}_login;
+CREATE TABLE "größe".owned_by_b (id int); ALTER TABLE "größe".owned_by_b OWNER TO {p}_b;
+CREATE FUNCTION "größe".kept() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION "größe".kept() OWNER TO {p}_a;
+CREATE POLICY "p 1" ON "größe"."tabelle_ä" USING (true); ALTER TABLE "größe"."tabelle_ä" ENABLE ROW LEVEL SECURITY;
+CREATE PUBLICATION "pub 1" FOR TABLE "größe"."tabelle_ä";
+CREATE FUNCTION public.et() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER "et 1" ON sql_drop EXECUTE FUNCTION public.et(); ALTER EVENT TRIGGER "et 1" DISABLE;
+SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO {p}_a;
+"""
+
+UGLY_ACCESS = """
+COMMENT ON SCHEMA "Odd Schema" IS E'trailing space \\n{{not a template}} %s';
+ALTER DATABASE "{d}" SET search_path = ''; ALTER DATABASE "{d}" SET DateStyle = 'SQL, DMY';
+ALTER DATABASE "{d}" CONNECTION LIMIT 77; COMMENT ON DATABASE "{d}" IS 'old';
+ALTER SCHEMA "größe" OWNER TO {p}_super; ALTER SCHEMA "Odd Schema" OWNER TO {p}_login;
 REVOKE USAGE ON SCHEMA public FROM PUBLIC; GRANT CREATE ON SCHEMA public TO {p}_a, PUBLIC;
 REVOKE TEMPORARY ON DATABASE "{d}" FROM PUBLIC; GRANT ALL ON DATABASE "{d}" TO {p}_a WITH GRANT OPTION;
 GRANT USAGE ON SCHEMA "Odd Schema", "dot.ted", "quo""te", "größe" TO "{p} Ro'le", "{p}_UPPER", {p}_login;
@@ -152,25 +172,51 @@ REVOKE EXECUTE ON FUNCTION public.citext_eq FROM PUBLIC; GRANT EXECUTE ON FUNCTI
 REVOKE USAGE ON TYPE "Odd Schema"."My, Type" FROM PUBLIC;
 GRANT USAGE ON TYPE "Odd Schema"."My, Type", public."Dom" TO {p}_b;
 REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT USAGE ON LANGUAGE plpgsql TO {p}_a WITH GRANT OPTION;
-CREATE FOREIGN DATA WRAPPER "wr 1";
-CREATE SERVER "srv 1" FOREIGN DATA WRAPPER "wr 1" OPTIONS (password 'hunter2hunter2');
-CREATE USER MAPPING FOR {p}_login SERVER "srv 1" OPTIONS (password 'hunter2hunter2');
 GRANT USAGE ON FOREIGN SERVER "srv 1" TO {p}_a; GRANT USAGE ON FOREIGN DATA WRAPPER "wr 1" TO {p}_b;
-REVOKE DELETE ON "Odd Schema"."two" FROM CURRENT_USER;
-ALTER TABLE "größe".parts OWNER TO {p}_a; ALTER TABLE "Odd Schema"."two" OWNER TO {p}_login;
-CREATE TABLE "größe".owned_by_b (id int); ALTER TABLE "größe".owned_by_b OWNER TO {p}_b;
+REVOKE DELETE ON "Odd Schema"."two" FROM {p}_login;
 GRANT SELECT ON "größe".owned_by_b TO {p}_c;
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_b IN SCHEMA "größe" GRANT SELECT ON TABLES TO {p}_c;
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_b IN SCHEMA "größe" GRANT INSERT ON TABLES TO {p}_c;
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_a REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_a GRANT USAGE ON SEQUENCES TO {p}_b WITH GRANT OPTION;
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_login, {p}_super GRANT CREATE ON SCHEMAS TO {p}_c;
-CREATE FUNCTION "größe".kept() RETURNS int LANGUAGE sql AS 'SELECT 1'; ALTER FUNCTION "größe".kept() OWNER TO {p}_a;
 GRANT EXECUTE ON FUNCTION "größe".kept() TO PUBLIC;
-CREATE POLICY "p 1" ON "größe"."tabelle_ä" USING (true); ALTER TABLE "größe"."tabelle_ä" ENABLE ROW LEVEL SECURITY;
-CREATE PUBLICATION "pub 1" FOR TABLE "größe"."tabelle_ä";
-CREATE FUNCTION public.et() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
-CREATE EVENT TRIGGER "et 1" ON sql_drop EXECUTE FUNCTION public.et(); ALTER EVENT TRIGGER "et 1" DISABLE;
-SELECT lo_create(4711); GRANT SELECT ON LARGE OBJECT 4711 TO {p}_a;
 REVOKE EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() FROM pg_monitor;
+"""
+
+#: A database that grew: the administrator owns it, a login owns some tables, whole schemas are granted and defaulted.
+GROWN_ROLES = """
+CREATE ROLE {p}_owner; CREATE ROLE {p}_reader; CREATE ROLE {p}_writer IN ROLE {p}_reader;
+CREATE ROLE {p}_legacy LOGIN IN ROLE {p}_writer; CREATE ROLE {p}_reports NOINHERIT IN ROLE {p}_reader;
+GRANT {p}_owner TO {p}_legacy WITH ADMIN OPTION;
+"""
+
+GROWN_OBJECTS = """
+CREATE EXTENSION pgcrypto; CREATE EXTENSION hstore;
+CREATE SCHEMA IF NOT EXISTS shop; CREATE SCHEMA IF NOT EXISTS stock;
+CREATE TABLE shop.orders (id bigserial PRIMARY KEY, total numeric); CREATE TABLE shop.lines (id bigserial PRIMARY KEY);
+CREATE TABLE stock.items (id int PRIMARY KEY); CREATE TABLE stock.moves (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE stock.moves_1 PARTITION OF stock.moves FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE FUNCTION shop.total(bigint) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION shop.total(bigint, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE TYPE shop.state AS ENUM ('open', 'paid');
+ALTER TABLE shop.orders OWNER TO {p}_owner; ALTER TABLE shop.lines OWNER TO {p}_owner;
+ALTER FUNCTION shop.total(bigint) OWNER TO {p}_owner; ALTER FUNCTION shop.total(bigint, text) OWNER TO {p}_owner;
+ALTER TABLE stock.items OWNER TO {p}_legacy; ALTER TABLE stock.moves OWNER TO {p}_legacy;
+"""
+
+GROWN_ACCESS = """
+ALTER SCHEMA shop OWNER TO {p}_owner; ALTER SCHEMA stock OWNER TO {p}_legacy;
+GRANT USAGE ON SCHEMA shop, stock TO {p}_reader;
+GRANT SELECT ON ALL TABLES IN SCHEMA shop, stock TO {p}_reader, {p}_reports;
+REVOKE ALL ON stock.moves_1 FROM {p}_reader, {p}_reports;
+GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA shop TO {p}_writer;
+GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA shop TO {p}_writer;
+REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA shop FROM PUBLIC;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA shop TO {p}_writer;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner IN SCHEMA shop GRANT SELECT ON TABLES TO {p}_reader, {p}_reports;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner IN SCHEMA shop GRANT INSERT, UPDATE, DELETE ON TABLES TO {p}_writer;
+ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner IN SCHEMA shop GRANT EXECUTE ON FUNCTIONS TO {p}_writer;
+ALTER DATABASE "{d}" SET statement_timeout = '30s';
 """

@@ -1,42 +1,246 @@
-"""``selvedge export`` of live Postgres databases: the plan of what it writes is empty, and nothing is
-dropped in silence."""
+"""``selvedge export`` of live Postgres databases: its plan is empty, and nothing is dropped in silence."""
 
 from __future__ import annotations
 
+import json
+import uuid
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
+import yaml
 from psycopg import sql
 
-from sandbox import PostgresEndpoint
-from tests.engines.export_support import PLAIN_ACCESS, PLAIN_OBJECTS, UGLY, export, plan
-from tests.engines.postgres_support import run
+from sandbox import PostgresEndpoint, Sandbox
+from tests.engines import export_support as support
+from tests.engines.export_support import export, plan, specs
+from tests.engines.postgres_support import rows, run
+
+DATABASES = {
+    "plain": (support.PLAIN_ROLES, support.PLAIN_OBJECTS, support.PLAIN_ACCESS),
+    "grown": (support.GROWN_ROLES, support.GROWN_OBJECTS, support.GROWN_ACCESS),
+    "ugly": (support.UGLY_ROLES, support.UGLY_OBJECTS, support.UGLY_ACCESS),
+}
 
 
-def make(postgres: PostgresEndpoint, name: str, *parts: str, p: str = "") -> None:
-    with postgres.connect() as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+def fill(postgres: PostgresEndpoint, name: str, *parts: str, roles_of: str = "", create: bool = True) -> None:
+    if create:
+        with postgres.connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     for part in parts:
-        run(postgres, part.replace("{p}", p or name).replace("{d}", name), dbname=name)
+        run(postgres, part.replace("{p}", roles_of or name).replace("{d}", name), dbname=name)
 
 
-def test_the_plan_of_an_exported_database_is_empty(
+def renamed(text: str, **changes: Any) -> str:
+    document = yaml.safe_load(text)
+    document["spec"].update(changes)
+    return yaml.safe_dump(document, allow_unicode=True)
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_the_plan_is_empty_and_another_database_becomes_equal(
+    postgres: PostgresEndpoint, database_name: str, tmp_path: Path, kind: str
+) -> None:
+    roles, objects, access = DATABASES[kind]
+    fill(postgres, database_name, roles, objects, access)
+    before = export(postgres, database_name)
+    assert "is left out, since" not in before.stderr
+    path = tmp_path / "exported.yaml"
+    path.write_text(before.stdout, encoding="utf-8")
+    planned = plan(postgres, path)
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert plan(postgres, path, "verify").returncode == 0
+    assert export(postgres, database_name).stdout == before.stdout
+
+    twin = f"{database_name}_twin"
+    try:
+        fill(postgres, twin, objects, roles_of=database_name)
+        path.write_text(renamed(before.stdout, database=twin), encoding="utf-8")
+        applied = plan(postgres, path, "apply", "--yes")
+        assert applied.returncode == 0, applied.stdout + applied.stderr
+        expected = yaml.safe_load(before.stdout)["spec"] | {"database": twin}
+        assert specs(postgres, twin) == [expected]
+    finally:
+        with postgres.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(twin)))
+
+
+@pytest.fixture
+def other(request: pytest.FixtureRequest, postgres: PostgresEndpoint, database_name: str) -> Iterator[PostgresEndpoint]:
+    """A server of another version."""
+    if postgres.version not in ("15", "18"):
+        pytest.skip("needs a second server, and only one was named")
+    sandbox: Sandbox = request.getfixturevalue("sandbox")
+    server = sandbox.postgres["15" if postgres.version == "18" else "18"]
+    yield server
+    with server.connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database_name)))
+        for (role,) in rows(server, "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", database_name):
+            connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+@pytest.mark.parametrize("kind", ["plain", "grown"])
+def test_an_empty_server_of_another_version_becomes_equal(
+    postgres: PostgresEndpoint, other: PostgresEndpoint, database_name: str, tmp_path: Path, kind: str
+) -> None:
+    roles, objects, access = DATABASES[kind]
+    fill(postgres, database_name, roles, objects, access)
+    path = tmp_path / "exported.yaml"
+    path.write_text(export(postgres, database_name).stdout, encoding="utf-8")
+    login = "legacy" if kind == "grown" else "app"
+    run(other, f'CREATE ROLE "{database_name}_{login}" LOGIN')
+    # Database, roles and schemas come from the manifest; then the migrations, and what waited for them.
+    first = plan(other, path, "apply", "--yes")
+    assert first.returncode == (2 if kind == "plain" else 0), first.stdout + first.stderr
+    fill(other, database_name, objects.replace("CREATE EXTENSION", "CREATE EXTENSION IF NOT EXISTS"), create=False)
+    applied = plan(other, path, "apply", "--yes")
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    # Whose members logins are is none of a DatabaseSchema's.
+    assert specs(other, database_name) == specs(postgres, database_name)
+
+
+def test_what_cannot_be_declared_is_named(postgres: PostgresEndpoint, database_name: str) -> None:
+    fill(postgres, database_name, *DATABASES["ugly"])
+    result = export(postgres, database_name)
+    assert "hunter2" not in result.stdout + result.stderr
+    comments = " ".join(result.stdout.replace("\n#", " ").split())
+    for text in (
+        f"login {database_name}_login: logins are DatabaseUsers",
+        f'role {database_name}_qu"ote is not declared: its name has a quote',
+        f"role {database_name}_super is not declared: it is a superuser",
+        f"role {database_name}_a granted privileges on 1 object that it does not own",
+        "a comment, connection limit 77",
+        "event triggers: et 1",
+        "publications: pub 1",
+        f"(they hold passwords): srv 1 for {database_name}_login",
+        "privileges on large objects: 4711",
+        "in system catalogs that were changed: pg_catalog.pg_ls_waldir",
+        "PUBLIC lacks EXECUTE on function Odd Schema.pa(ren()",
+        "Ro'le has INSERT on table Odd Schema.do.t, Odd Schema.qu\"oted: the API does not take such a name",
+        f'{database_name}_b has SELECT on column Odd Schema.Table One.co"l',
+        "on tables, INSERT: größe.owned_by_b would be given it too",
+        f"of role {database_name}_a, setting app.jwt_secret: its value may be a secret",
+        f"of role {database_name}_b, setting app.backend: its value may be a secret",
+        f"of role {database_name}_b, setting log_statement is a superuser's",
+        f"of role {database_name}_b, setting role changes who a session is",
+        "privileges of role pg_monitor on größe.parts: names that begin with pg_ belong to Postgres",
+        'schema dot.ted, quo"te: the API does not take the name',
+        "the owner has not DELETE on Odd Schema.two",
+        f"the right to create databases of role {database_name}_a",
+    ):
+        assert text in result.stderr, text
+        assert text in comments, text
+
+
+def test_what_a_whole_schema_has_is_said_of_the_schema(postgres: PostgresEndpoint, database_name: str) -> None:
+    fill(postgres, database_name, *DATABASES["grown"])
+    [spec] = specs(postgres, database_name)
+    p = database_name
+    grants = {
+        (tuple(grant["privileges"]), *map(str, grant["objects"].items())): grant for grant in spec["postgres"]["grants"]
+    }
+    assert grants[("SELECT",), "('tablesIn', ['shop', 'stock'])"]["to"] == [f"{p}_reader", f"{p}_reports"]
+    assert grants[("INSERT", "UPDATE", "DELETE"), "('tablesIn', ['shop'])"]["to"] == [f"{p}_writer"]
+    assert grants[("USAGE", "SELECT"), "('sequencesIn', ['shop'])"]["to"] == [f"{p}_writer"]
+    functions = [grant for grant in spec["postgres"]["grants"] if "functionsIn" in grant["objects"]]
+    assert [(grant.get("ensure"), grant["to"]) for grant in functions] == [
+        (None, [f"{p}_writer"]),
+        ("Absent", ["PUBLIC"]),
+    ]
+    assert "owner" not in spec["postgres"]  # the login's own
+    schemas = {schema["name"]: schema["owner"] for schema in spec["postgres"]["schemas"]}
+    assert schemas == {"shop": f"{p}_owner", "stock": f"{p}_legacy"}
+    assert len(spec["postgres"]["defaultPrivileges"]) == 4
+
+
+def test_two_databases_declare_a_role_once(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
+    names = (database_name, f"{database_name}_two")
+    try:
+        fill(postgres, names[0], support.PLAIN_ROLES, support.PLAIN_OBJECTS, support.PLAIN_ACCESS)
+        fill(postgres, names[1], support.PLAIN_OBJECTS, support.PLAIN_ACCESS, roles_of=database_name)
+        run(postgres, f"ALTER ROLE {database_name}_rw IN DATABASE {names[1]} SET work_mem = '1MB'")
+        exported = export(postgres, *names, more=("-n", "shop"))
+        documents = list(yaml.safe_load_all(exported.stdout))
+        declared = [{role["name"] for role in one["spec"]["postgres"].get("roles", ())} for one in documents]
+        assert not declared[0] & declared[1]
+        assert f"{database_name}_rw" in declared[1]  # where it has settings
+        assert [one["metadata"]["namespace"] for one in documents] == ["shop", "shop"]
+        path = tmp_path / "exported.yaml"
+        path.write_text(exported.stdout, encoding="utf-8")
+        planned = plan(postgres, path)
+        assert planned.returncode == 0, planned.stdout + planned.stderr
+    finally:
+        with postgres.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(names[1])))
+
+
+def test_a_database_that_somebody_keeps_says_whose_it_is(
     postgres: PostgresEndpoint, database_name: str, tmp_path: Path
 ) -> None:
-    make(postgres, database_name, PLAIN_OBJECTS, PLAIN_ACCESS)
-    result = export(postgres, database_name)
+    fill(postgres, database_name, *DATABASES["plain"])
     path = tmp_path / "exported.yaml"
-    path.write_text(result.stdout, encoding="utf-8")
-    print(result.stdout, result.stderr)
-    planned = plan(postgres, path)
-    assert planned.returncode == 0, planned.stdout + planned.stderr
+    path.write_text(export(postgres, database_name, more=("-n", "shop", "--name", "wallet")).stdout, encoding="utf-8")
+    assert plan(postgres, path, "apply", "--yes").returncode == 0
+    again = export(postgres, database_name)
+    assert "kept by DatabaseSchema shop/wallet of cluster cli already" in again.stderr
+    assert yaml.safe_load(again.stdout)["spec"] == yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
 
 
-def test_an_ugly_database(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
-    make(postgres, database_name, UGLY)
-    result = export(postgres, database_name)
-    path = tmp_path / "exported.yaml"
+def test_wrong_options_are_one_sentence(postgres: PostgresEndpoint) -> None:
+    def call(*arguments: str) -> str:
+        result = support.selvedge(
+            "export", "--url", support.url_of(postgres), *arguments, environ={"PGPASSWORD": postgres.password}
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        assert result.stderr.startswith("error: ")
+        assert result.stderr.count("\n") == 1
+        return result.stderr
+
+    assert "--server" in call()
+    assert "database nowhere_at_all does not exist" in call("--server", "main", "--database", "nowhere_at_all")
+    assert "--server Main is no name" in call("--server", "Main")
+    assert "--name x_y is no name" in call("--server", "main", "--name", "x_y", "--database", "postgres")
+
+
+def test_json_is_a_list_that_plan_takes(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
+    fill(postgres, database_name, *DATABASES["plain"])
+    result = export(postgres, database_name, more=("-o", "json"))
+    document = json.loads(result.stdout)
+    assert "logins are DatabaseUsers" in document["items"][0]["metadata"]["annotations"]["selvedge.dev/left-out"]
+    path = tmp_path / "exported.json"
     path.write_text(result.stdout, encoding="utf-8")
-    print(result.stdout, result.stderr)
-    assert "hunter2" not in result.stdout + result.stderr
-    planned = plan(postgres, path)
-    assert planned.returncode == 0, planned.stdout + planned.stderr
+    assert plan(postgres, path).returncode == 0
+
+
+def test_options_of_memberships_survive(postgres18: PostgresEndpoint, tmp_path: Path) -> None:
+    """On a server that has neither role, one that inherits nothing by itself is still a member that inherits."""
+    name = f"db_{uuid.uuid4().hex[:12]}"
+    roles = (f"{name}_group", f"{name}_member")
+    try:
+        fill(
+            postgres18,
+            name,
+            "CREATE ROLE {p}_group; CREATE ROLE {p}_member NOINHERIT;"
+            "GRANT {p}_group TO {p}_member WITH ADMIN FALSE, INHERIT TRUE, SET FALSE;"
+            "GRANT CONNECT ON DATABASE {p} TO {p}_group",
+        )
+        path = tmp_path / "exported.yaml"
+        path.write_text(export(postgres18, name).stdout, encoding="utf-8")
+        before = specs(postgres18, name)
+        assert before[0]["postgres"]["roles"][1]["memberOf"] == [{"role": roles[0], "set": False}]
+        text = path.read_text(encoding="utf-8").replace("set: false", "set: true")
+        for manifest in (path.read_text(encoding="utf-8"), text):
+            drop(postgres18, name, roles)
+            path.write_text(manifest, encoding="utf-8")
+            applied = plan(postgres18, path, "apply", "--yes")
+            assert applied.returncode == 0, applied.stdout + applied.stderr
+    finally:
+        drop(postgres18, name, roles)
+
+
+def drop(postgres: PostgresEndpoint, database: str, roles: Iterable[str]) -> None:
+    with postgres.connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        for role in roles:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))

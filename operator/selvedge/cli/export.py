@@ -73,24 +73,31 @@ def export(url: str, password_file: str | None, server: str, form: str, **option
     """Write the databases of a live server as DatabaseSchemas. Writes nothing to the server, needs no cluster.
 
     What cannot be declared is named on standard error and in comments.
-    Exit status: 0 exported and planned against the server, 1 error.
+    Exit status: 0 exported, and the plan against the server is empty; 1 error, in one of the databases at least.
     """
     password = ""
     if password_file is not None:
         with click.open_file(password_file, encoding="utf-8") as file:
             password = file.read().rstrip("\r\n")
     engine, target = target_of(url, password, os.environ)
-    manifests = _manifests(engine, target, server, **options)
+    manifests, errors = _manifests(engine, target, server, **options)
     for manifest in manifests:
         for text in manifest.notes:
             note(f"{clean(manifest.database)}: {clean(text)}")
-    click.echo(_json(manifests) if form == "json" else _yaml(manifests), nl=form == "json")
+    if manifests:
+        click.echo(_json(manifests) if form == "json" else _yaml(manifests), nl=form == "json")
+    for message in errors:
+        click.echo(f"error: {message}", err=True)
+    click.get_current_context().exit(1 if errors else 0)
 
 
 def _manifests(
     engine: str, target: ServerTarget, server: str, namespace: str, databases: Sequence[str], name: str
-) -> list[Manifest]:
-    """Read, convert, prove; raises InvalidError with a sentence that holds no secret."""
+) -> tuple[list[Manifest], list[str]]:
+    """The manifests, and what is wrong with databases that have none; raises InvalidError.
+
+    No message holds a secret.
+    """
     redactor = Redactor()
     redactor.add(target.password)
     for given, what in (
@@ -100,14 +107,17 @@ def _manifests(
     ):
         if given and not _RESOURCE.fullmatch(given):
             raise invalid(f"{what} {given[:63]} is no name of a Kubernetes object: use a-z, 0-9, - and .")
+
+    def worded(error: SelvedgeError) -> str:
+        return redactor.redact(in_our_words(error.message, postgres=engine == POSTGRES))
+
     try:
-        found = asyncio.run(_read(engine, target, databases))
+        found, errors = asyncio.run(_read(engine, target, databases))
     except SelvedgeError as error:
-        message = redactor.redact(in_our_words(error.message, postgres=engine == POSTGRES))
-        raise InvalidError(error.reason, message) from None
-    if name and len(found) != 1:
+        raise InvalidError(error.reason, worded(error)) from None
+    if name and len(found) > 1:
         raise invalid(f"--name is for one database, and these are {len(found)}: choose one with --database")
-    if not found:
+    if not found and not errors:
         raise invalid("there is no database to export: the login may connect to none that holds anything of yours")
     reference = _reference(server)
     taken: dict[str, str] = {}
@@ -117,14 +127,14 @@ def _manifests(
         for number, spec in enumerate(specs):
             document = _document(own if number == 0 else f"{own}-{number + 1}", namespace, reference, database, spec)
             manifests.append(Manifest(document, database, notes if number == 0 else ()))
-    return manifests
+    return manifests, [clean(worded(error)) for error in errors]
 
 
 Found = tuple[str, tuple[Mapping[str, Any], ...], tuple[str, ...]]
 """A database, the engine's own part of each spec, and what is left out."""
 
 
-async def _read(kind: str, target: ServerTarget, databases: Sequence[str]) -> list[Found]:
+async def _read(kind: str, target: ServerTarget, databases: Sequence[str]) -> tuple[list[Found], list[SelvedgeError]]:
     if kind == POSTGRES:
         from selvedge.engines.postgres.engine import PostgresEngine
         from selvedge.engines.postgres.export import export_server
@@ -132,14 +142,16 @@ async def _read(kind: str, target: ServerTarget, databases: Sequence[str]) -> li
         postgres = PostgresEngine(target, _NoObserver())
         try:
             await postgres.probe()
-            found = await export_server(postgres, databases)
+            postgres_found, errors = await export_server(postgres, databases)
         finally:
             await postgres.close()
-        return [(one.database, tuple({"postgres": spec} for spec in one.specs), one.notes) for one in found]
+        return [
+            (one.database, tuple({"postgres": spec} for spec in one.specs), one.notes) for one in postgres_found
+        ], errors
     from selvedge.engines.mongodb.export import export_mongodb
 
-    exported = await export_mongodb(target, _NoObserver(), databases)
-    return [(one.database, tuple({"mongodb": spec} for spec in one.specs), one.notes) for one in exported]
+    mongo_found, errors = await export_mongodb(target, _NoObserver(), databases)
+    return [(one.database, tuple({"mongodb": spec} for spec in one.specs), one.notes) for one in mongo_found], errors
 
 
 def _reference(server: str) -> dict[str, str]:

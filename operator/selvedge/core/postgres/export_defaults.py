@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from selvedge.core.names import PUBLIC, shorten
 from selvedge.core.postgres.default_privileges import DefaultKey, LiveDefaults
-from selvedge.core.postgres.export_grants import unique
 from selvedge.core.postgres.export_names import Found, Notes, chunks, is_schema, shown, why_not_role
+from selvedge.core.postgres.export_words import in_order, unique, verb
 from selvedge.core.postgres.grants_wanted import base
 from selvedge.core.postgres.model import AclGroup
 
@@ -40,8 +40,8 @@ def exported_defaults(found: Found, notes: Notes) -> tuple[list[dict[str, Any]],
         why = _why_not(one, found)
         if why:
             where = f" in schema {one.key.schema}" if one.key.schema else ""
-            verb = "take from" if one.absent else "give to"
-            what = f"the default privileges of {one.key.creator}{where} that {verb} {one.grantee}, on {one.key.kind}s,"
+            does = "take from" if one.absent else "give to"
+            what = f"the default privileges of {one.key.creator}{where} that {does} {one.grantee}, on {one.key.kind}s,"
             notes.listed(what, why, one.privilege)
             continue
         kept.append(one)
@@ -103,7 +103,7 @@ def _entries(found: list[_One]) -> list[dict[str, Any]]:
         privileges[one.key.kind, one.absent, one.grantable, one.grantee, one.key].add(one.privilege)
     schemas: defaultdict[tuple[str, bool, bool, str, str, bool, tuple[str, ...]], set[str]] = defaultdict(set)
     for (kind, absent, grantable, grantee, key), words in privileges.items():
-        schemas[kind, absent, grantable, grantee, key.creator, not key.schema, tuple(sorted(words))].add(key.schema)
+        schemas[kind, absent, grantable, grantee, key.creator, not key.schema, in_order(words)].add(key.schema)
     grantees: defaultdict[tuple[str, bool, bool, str, tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
     for (kind, absent, grantable, grantee, creator, _, listed), places in schemas.items():
         grantees[kind, absent, grantable, creator, tuple(sorted(places - {""})), listed].add(grantee)
@@ -133,15 +133,13 @@ def _document(
     creators: tuple[str, ...],
     taken: set[str],
 ) -> dict[str, Any]:
-    verb = (
-        privileges[0].lower()
-        if len(privileges) == 1
-        else "all"
-        if len(privileges) > 6
-        else "-".join(word.lower() for word in privileges)
-    )
     where = schemas[0] if len(schemas) == 1 else _TYPES[kind].lower()
-    words = ["no" if absent else "", verb, where, to[0] if len(to) == 1 else f"{to[0]}-and-{len(to) - 1}"]
+    words = [
+        "no" if absent else "",
+        verb(privileges, kind),
+        where,
+        to[0] if len(to) == 1 else f"{to[0]}-and-{len(to) - 1}",
+    ]
     document: dict[str, Any] = {
         "name": unique(shorten("-".join(word for word in words if word)), taken),
         "creators": list(creators),

@@ -25,6 +25,7 @@ from selvedge.core.postgres.export_names import (
     signature,
     why_not_role,
 )
+from selvedge.core.postgres.export_words import in_order, places, unique, verb
 from selvedge.core.postgres.grants_wanted import base
 from selvedge.core.postgres.model import ALL_PRIVILEGES, AclGroup
 
@@ -34,16 +35,6 @@ PUBLIC_DEFAULTS: Mapping[str, frozenset[str]] = {
     "function": frozenset({"EXECUTE"}),
     "type": frozenset({"USAGE"}),
     "language": frozenset({"USAGE"}),
-}
-_ORDER = (
-    *("CONNECT", "TEMPORARY", "USAGE", "SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"),
-    *("MAINTAIN", "CREATE", "EXECUTE"),
-)
-_VERBS: Mapping[frozenset[str], str] = {
-    frozenset({"SELECT"}): "read",
-    frozenset({"INSERT", "UPDATE", "DELETE"}): "write",
-    frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"}): "read-write",
-    frozenset({"USAGE"}): "use",
 }
 _FIELDS = {
     "database": ("database", 1),
@@ -151,7 +142,7 @@ def _owner_without(group: AclGroup, notes: Notes) -> None:
         return
     missing = ALL_PRIVILEGES[base(group.kind)] - group.grants.get(group.owner, frozenset())
     for name in group.names if missing else ():
-        what = f"the owner has not {', '.join(_sorted(missing))} on"
+        what = f"the owner has not {', '.join(in_order(missing))} on"
         notes.listed(what, "what an owner has is his own to take and to give", shown((group.kind, group.schema, name)))
 
 
@@ -254,7 +245,7 @@ def _folded(found: Mapping[tuple[str, Right], set[str]], field_of: Callable[[str
             privileges[kind, right.absent, right.grantable, right.grantee, text].add(right.privilege)
     alike: defaultdict[tuple[str, bool, bool, str, tuple[str, ...]], set[str]] = defaultdict(set)
     for (kind, absent, grantable, grantee, text), words in privileges.items():
-        alike[kind, absent, grantable, grantee, _sorted(words)].add(text)
+        alike[kind, absent, grantable, grantee, in_order(words)].add(text)
     grantees: defaultdict[tuple[str, bool, bool, tuple[str, ...], tuple[str, ...]], set[str]] = defaultdict(set)
     for (kind, absent, grantable, grantee, sorted_words), texts in alike.items():
         grantees[kind, absent, grantable, sorted_words, tuple(sorted(texts))].add(grantee)
@@ -286,15 +277,18 @@ def _parts(kind: str, texts: tuple[str, ...], size: int) -> Iterator[tuple[str, 
         yield tuple(text for piece in one for text in piece)
 
 
-def _sorted(privileges: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(privileges, key=lambda word: (_ORDER.index(word) if word in _ORDER else 99, word)))
-
-
 def _place(entry: _Entry) -> tuple[Any, ...]:
     kinds = list(_FIELDS)
-    order = tuple(_ORDER.index(word) if word in _ORDER else 99 for word in entry.privileges)
     whole = entry.field in _WHOLE.values()
-    return (kinds.index(entry.kind), entry.absent, not whole, entry.to, entry.grantable, order, entry.value)
+    return (
+        kinds.index(entry.kind),
+        entry.absent,
+        not whole,
+        entry.to,
+        entry.grantable,
+        places(entry.privileges),
+        entry.value,
+    )
 
 
 # --- writing ---
@@ -332,11 +326,7 @@ def _value(entry: _Entry) -> Any:
 
 def _name(entry: _Entry) -> str:
     """What a person would call it: ``read-shared-app_readonly``."""
-    privileges = frozenset(entry.privileges)
-    verb = _VERBS.get(privileges)
-    if verb is None:
-        everything = len(privileges) > 1 and privileges - {"MAINTAIN"} == ALL_PRIVILEGES[entry.kind]
-        verb = "all" if everything else "-".join(word.lower() for word in entry.privileges)
+    word = verb(entry.privileges, entry.kind)
     whole = entry.field in _WHOLE.values()
     what = "" if entry.kind == "database" else entry.value[0].replace("\0", ".")
     if len(entry.value) > 1 and not (whole or entry.kind == "schema"):
@@ -347,15 +337,5 @@ def _name(entry: _Entry) -> str:
         what = what.partition("(")[0]
     to = entry.to[0] if len(entry.to) == 1 else f"{entry.to[0]}-and-{len(entry.to) - 1}"
     kind = "" if what == entry.field else _WORDS.get(entry.kind, "")
-    words = ["no" if entry.absent else "", verb, kind, what, to, "with-option" if entry.grantable else ""]
+    words = ["no" if entry.absent else "", word, kind, what, to, "with-option" if entry.grantable else ""]
     return shorten("-".join(word for word in words if word))
-
-
-def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number where it is taken already."""
-    chosen, number = name, 1
-    while chosen in taken:
-        number += 1
-        chosen = shorten(name, f"-{number}")
-    taken.add(chosen)
-    return chosen

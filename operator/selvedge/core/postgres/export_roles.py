@@ -8,6 +8,7 @@ from typing import Any
 
 from selvedge.core.names import PUBLIC, reserved_role
 from selvedge.core.postgres.export_names import Found, Notes, is_identifier, names, why_not_role
+from selvedge.core.postgres.memberships_diff import OPTIONS
 from selvedge.core.postgres.model import CurrentRole
 from selvedge.core.postgres.settings import LIST_SETTINGS, split_list
 
@@ -86,7 +87,7 @@ def exported_roles(found: Found, relevant: Iterable[str], here: frozenset[str], 
         elif why:
             _tell(role, why, found, notes)
         elif name in here:
-            documents.append(_role(role, found.database, notes))
+            documents.append(_role(role, found, notes))
         elif role.database_settings:
             settings = names(role.database_settings)
             notes.add(f"role {name} has settings in this database ({settings}), but another DatabaseSchema declares it")
@@ -105,7 +106,7 @@ def _tell(role: CurrentRole, why: str, found: Found, notes: Notes) -> None:
     notes.add(f"role {role.name}{beside} is not declared: {why}")
 
 
-def _role(role: CurrentRole, database: str, notes: Notes) -> dict[str, Any]:
+def _role(role: CurrentRole, found: Found, notes: Notes) -> dict[str, Any]:
     document: dict[str, Any] = {"name": role.name}
     if role.comment:
         if len(role.comment) <= MAX_COMMENT:
@@ -113,11 +114,13 @@ def _role(role: CurrentRole, database: str, notes: Notes) -> dict[str, Any]:
         else:
             notes.listed("the comment of role", f"the API takes {MAX_COMMENT} characters", role.name)
     if role.memberships:
-        document["memberOf"] = [_membership(role, parent) for parent in sorted(role.memberships)]
+        document["memberOf"] = [
+            _membership(role, parent, found.snapshot.version) for parent in sorted(role.memberships)
+        ]
     settings = exported_settings(role.settings, f"role {role.name}", notes)
     if settings:
         document["settings"] = settings
-    settings = exported_settings(role.database_settings, f"role {role.name} in database {database}", notes)
+    settings = exported_settings(role.database_settings, f"role {role.name} in database {found.database}", notes)
     if settings:
         document["databaseSettings"] = settings
     live = role.attributes
@@ -138,10 +141,11 @@ def _role(role: CurrentRole, database: str, notes: Notes) -> dict[str, Any]:
     return document
 
 
-def _membership(role: CurrentRole, parent: str) -> dict[str, Any]:
+def _membership(role: CurrentRole, parent: str, version: int) -> dict[str, Any]:
     held = role.memberships[parent]
     document: dict[str, Any] = {"role": parent}
-    if not held.inherit:
+    # Before 16 the member's own attribute decides; written down, it means the same on every version.
+    if not held.inherit or (version < OPTIONS and not role.attributes.inherit):
         document["inherit"] = False
     if not held.set:
         document["set"] = False

@@ -10,7 +10,7 @@ from pymongo.errors import OperationFailure
 
 from selvedge.api.databaseschema import Collection, DatabaseSchemaSpec, Index
 from selvedge.api.resource import explain
-from selvedge.core.errors import InvalidError
+from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.mongodb.export import Exported, Found, FoundCollection, export_database
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef
@@ -29,10 +29,13 @@ _NOBODY = "export"
 _METADATA = "selvedge"
 
 
-async def export_mongodb(target: ServerTarget, observer: Observer, databases: Sequence[str] = ()) -> list[Exported]:
+async def export_mongodb(
+    target: ServerTarget, observer: Observer, databases: Sequence[str] = ()
+) -> tuple[list[Exported], list[SelvedgeError]]:
     """The databases of these names, or all that the login sees, each with its specs and notes.
 
-    Raises our errors.
+    One that cannot be read or declared keeps no other from being exported: its error stands in the second list.
+    Raises our errors where nothing can be said of any.
     """
     server, engine = Server(target, observer), MongoEngine(target, observer, metadata_schema=_METADATA)
     try:
@@ -46,7 +49,14 @@ async def export_mongodb(target: ServerTarget, observer: Observer, databases: Se
         if missing:
             message = f"database {missing[0]} does not exist, belongs to MongoDB, or the login may not see it"
             raise InvalidError(Reason.INVALID_SPEC, f"{message}: these can be exported: {', '.join(there)}")
-        return [await _export(server, engine, name) for name in sorted(set(databases)) or there]
+        exported: list[Exported] = []
+        errors: list[SelvedgeError] = []
+        for name in sorted(set(databases)) or there:
+            try:
+                exported.append(await _export(server, engine, name))
+            except SelvedgeError as error:
+                errors.append(InvalidError(error.reason, f"database {name}: {error.message}"))
+        return exported, errors
     finally:
         await engine.close()
         await server.close()
@@ -123,7 +133,7 @@ async def _proven(engine: MongoEngine, found: Snapshot, exported: Exported) -> E
         for ref, why in sorted(objections.items()):
             notes.append(f"{ref} is left out, since the database would not stay as it is: {why}")
         specs = tuple(_without(spec, frozenset(objections)) for spec in specs)
-    message = f"database {exported.database} changes while it is being exported, or cannot be declared: {notes[-1]}"
+    message = f"it changes while it is being exported, or cannot be declared: {notes[-1]}"
     raise InvalidError(Reason.NOT_CONVERGED, message)
 
 

@@ -18,7 +18,7 @@ from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.resource import explain
 from selvedge.api.settings import settings_are_allowed
-from selvedge.core.errors import InvalidError
+from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.postgres.export import Exported, export_database, places_of_roles
 from selvedge.core.postgres.export_names import Found
 from selvedge.core.postgres.model import (
@@ -36,7 +36,7 @@ from selvedge.core.unit import MemberResult, ObjectRef
 from selvedge.engines.base import Member, Unit
 from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.engine import PostgresEngine
-from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.export_sql import Inventory, databases_statement, inventory_statement, parse_inventory
 from selvedge.engines.postgres.looks import read_snapshot
 
@@ -60,10 +60,13 @@ _ROUNDS = 4
 _NOBODY = "export"
 
 
-async def export_server(engine: PostgresEngine, databases: Sequence[str] = ()) -> list[Exported]:
+async def export_server(
+    engine: PostgresEngine, databases: Sequence[str] = ()
+) -> tuple[list[Exported], list[SelvedgeError]]:
     """The databases of these names, or all that the login may connect to, each with its specs and notes.
 
-    Raises our errors: a database that does not exist or cannot be read ends all, since roles are shared.
+    One that cannot be read or declared keeps no other from being exported: its error stands in the second list.
+    Raises our errors where nothing can be said of any.
     """
     async with engine.maintenance() as session:
         there = cast("list[str]", json.loads(await _text(session, databases_statement(), "listing the databases")))
@@ -71,10 +74,28 @@ async def export_server(engine: PostgresEngine, databases: Sequence[str] = ()) -
     if missing:
         message = f"database {missing[0]} does not exist, is a template, or the login may not connect to it"
         raise InvalidError(Reason.INVALID_SPEC, f"{message}: these can be exported: {', '.join(there)}")
-    chosen = sorted(set(databases)) or there
-    found = [await _read(engine, name) for name in chosen]
+    found: list[Found] = []
+    exported: list[Exported] = []
+    errors: list[SelvedgeError] = []
+    for name in sorted(set(databases)) or there:
+        try:
+            found.append(await _read(engine, name))
+        except DatabaseMissingError as error:
+            # One that was not named was dropped since they were listed, and is none of them any more.
+            errors += [_about(name, InvalidError(Reason.INVALID_SPEC, str(error)))] if databases else []
+        except SelvedgeError as error:
+            errors.append(_about(name, error))
     here = places_of_roles(found, whole_server=not databases)
-    return [await _proven(engine, one, export_database(one, here[one.database])) for one in found]
+    for one in found:
+        try:
+            exported.append(await _proven(engine, one, export_database(one, here[one.database])))
+        except SelvedgeError as error:
+            errors.append(_about(one.database, error))
+    return exported, errors
+
+
+def _about(database: str, error: SelvedgeError) -> SelvedgeError:
+    return InvalidError(error.reason, f"database {database}: {error.message}")
 
 
 async def _read(engine: PostgresEngine, database: str) -> Found:
@@ -141,7 +162,7 @@ async def _proven(engine: PostgresEngine, found: Found, exported: Exported) -> E
         for ref, why in sorted(objections.items()):
             notes.append(f"{ref} is left out, since the database would not stay as it is: {why}")
         specs = tuple(_without(spec, objections) for spec in specs)
-    message = f"database {found.database} changes while it is being exported, or cannot be declared: {notes[-1]}"
+    message = f"it changes while it is being exported, or cannot be declared: {notes[-1]}"
     raise InvalidError(Reason.NOT_CONVERGED, message)
 
 

@@ -60,6 +60,11 @@ class _Grouping:
         for change in self.todo:
             if isinstance(change, c.GrantRole) and self._plain(change):
                 parents.setdefault(change.grantee, []).append(change)
+        if self.version >= 160000:
+            # IN ROLE would take INHERIT from the role's own NOINHERIT: such a membership is spelled out.
+            for creation in creations:
+                if ("NOINHERIT", None) in creation.words:
+                    parents.pop(creation.role, None)
         found: list[sql.Composable] = []
         waiting = {change.role: change for change in creations}
         while waiting:

@@ -282,6 +282,40 @@ async def test_partitions_stay_closed(postgres: PostgresEndpoint, database_name:
         assert rows(postgres, held, f"{name}_app", dbname=name) == [(False, True)]
 
 
+async def test_partitions_that_are_made_ahead_are_closed(postgres: PostgresEndpoint, database_name: str) -> None:
+    """Compared, made, partitioned and closed in one call, default privileges notwithstanding."""
+    name = database_name
+    app, owner = f"{name}_app", f"{name}_owner"
+    parts = spec(name)
+    default = {
+        "creators": [owner],
+        "schemas": ["shared"],
+        "objectType": "Tables",
+        "privileges": ["SELECT"],
+        "to": [app],
+    }
+    parts["defaultPrivileges"] = [{"name": "read", **default}]
+    async with engine(postgres) as one:
+        await ready(one, member(name, {**parts, "rowLevelSecurity": [], "grants": []}))
+        run(
+            postgres,
+            f'SET ROLE "{owner}"; CREATE TABLE shared.users (id uuid, name text, at timestamptz NOT NULL) '
+            f'PARTITION BY RANGE (at); CREATE POLICY own_row ON shared.users TO "{app}" USING (ID={OWN_ROW[5:]})',
+            name,
+        )
+        made = {"table": "shared.users", "by": "Time", "column": "at", "every": "Day", "ahead": 2}
+        declared = member(name, {**parts, "partitions": [made]})
+        await ready(one, declared)
+        state = (
+            "SELECT count(*) >= 3, bool_and(relrowsecurity), bool_or(has_table_privilege(%s, oid, 'SELECT')) "
+            "FROM pg_class WHERE relispartition"
+        )
+        assert rows(postgres, state, app, dbname=name) == [(True, True, False)]
+        count(one).taken()
+        await ready(one, declared)
+        assert count(one).taken() == ["snapshot"]
+
+
 async def test_a_plan_shows_it_and_an_approval_makes_it(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:

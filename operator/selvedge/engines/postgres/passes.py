@@ -38,7 +38,7 @@ from selvedge.engines.postgres.report import Findings, results
 from selvedge.engines.postgres.work import Work, foreseen, new_database
 
 #: How often row-level security may be found wanting before somebody else must be at it.
-_ROUNDS = 4
+_ROUNDS = 8
 
 
 class Pass:
@@ -164,7 +164,7 @@ class Pass:
             async with self.engine.pool.session(self.desired.database.name) as session:
                 snapshot = await self._database_phase(session)
             if snapshot is not None:
-                if not self.tables_now or self.desired.tables is None:
+                if not self.tables_now:
                     return snapshot
                 self.work.applied += await self.work.tables.make(self.tables_now, snapshot, self.desired.tables)
                 continue

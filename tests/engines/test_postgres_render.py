@@ -131,7 +131,6 @@ def test_every_change_has_a_statement() -> None:
         c.CommentSchema(REF, "u", "s", "x"),
         c.UpdateExtension(REF, "u", "e", "2"),
         c.DropExtension(REF, "u", "e"),
-        c.DropOwned(REF, "u", "app"),
         rls.EnableRowSecurity(REF, "u", "s", "t"),
         rls.DisableRowSecurity(REF, "u", "s", "t"),
         rls.ForceRowSecurity(REF, "u", "s", "t", True),

@@ -12,8 +12,9 @@ import pytest
 from psycopg import sql
 
 from sandbox import PostgresEndpoint
+from selvedge.core.errors import RefusedError
 from selvedge.engines.base import AccessRule
-from tests.engines.postgres_support import converge, engine, member, only, ready, reasons, rows, run
+from tests.engines.postgres_support import converge, engine, lead, member, only, ready, reasons, rows, run, unit
 
 pytestmark = pytest.mark.engines
 
@@ -291,7 +292,7 @@ async def test_a_role_is_renamed_with_all_that_hangs_on_it(postgres: PostgresEnd
         run(postgres, "CREATE TABLE shared.t (id int)", database_name)
         await ready(server, member(database_name, spec(old)))
         before = rows(postgres, oid, old)
-        planned = await server.plan(unit_of(member(database_name, spec(new, renamedFrom=old))))
+        planned = await server.plan(unit(member(database_name, spec(new, renamedFrom=old))))
         statements = [change.statement for one in planned.members.values() for change in one.pending]
         assert statements == [f'ALTER ROLE "{old}" RENAME TO "{new}"']
         result = await ready(server, member(database_name, spec(new, renamedFrom=old)))
@@ -305,12 +306,6 @@ async def test_a_role_is_renamed_with_all_that_hangs_on_it(postgres: PostgresEnd
         assert claims == [(f"role:{new}",)]
         run(postgres, f"CREATE ROLE {old}")
         assert (await ready(server, member(database_name, spec(new, renamedFrom=old)))).applied == ()
-
-
-def unit_of(one: Any) -> Any:
-    from tests.engines.postgres_support import unit
-
-    return unit(one)
 
 
 async def test_what_cannot_be_renamed_is_named(postgres: PostgresEndpoint, database_name: str) -> None:
@@ -379,3 +374,29 @@ async def test_two_who_want_to_rename_one_role(postgres: PostgresEndpoint, datab
         )
         told = {name: reasons(found) for name, found in result.members.items()}
         assert sorted(map(str, told.values())) == ["{'role " + database_name + "_y': 'Conflict'}", "{}"]
+
+
+async def test_deletion_leaves_no_default_and_hands_over_what_a_role_owned(
+    postgres: PostgresEndpoint, database: str, database_name: str
+) -> None:
+    """With deletionPolicy: Delete in a database that stays."""
+    maker, reader = f"{database_name}_maker", f"{database_name}_reader"
+    known = {"objectType": "Tables", "privileges": ["SELECT"], "to": [reader]}
+    entry = {"name": "d", "creators": [maker, "postgres"], **known}
+    spec = {"roles": [{"name": maker}, {"name": reader}], "schemas": [{"name": "shared"}], "defaultPrivileges": [entry]}
+    one = member(database, spec, adoption="Allow")
+    gone = member(database, spec, adoption="Allow", deletionPolicy="Delete", deleting=True)
+    async with engine(postgres) as server:
+        await ready(server, one)
+        run(postgres, f"GRANT CREATE ON SCHEMA public TO {maker}", database)
+        run(postgres, f"SET ROLE {maker}; CREATE TABLE public.t (id int); INSERT INTO public.t VALUES (7)", database)
+        run(postgres, f"CREATE POLICY alone ON public.t AS RESTRICTIVE TO {reader} USING (id > 1)", database)
+        with pytest.raises(RefusedError, match=r"public\.t\.alone"):
+            await server.remove(unit(gone), lead)
+        run(postgres, "DROP POLICY alone ON public.t", database)
+        await server.remove(unit(gone), lead)
+    assert rows(postgres, "SELECT FROM pg_default_acl", dbname=database) == []
+    assert rows(postgres, "SELECT FROM pg_roles WHERE rolname IN (%s, %s)", maker, reader) == []
+    assert rows(postgres, "SELECT id, tableowner FROM public.t, pg_tables WHERE tablename = 't'", dbname=database) == [
+        (7, "postgres")
+    ]

@@ -203,13 +203,6 @@ class DropSchema(Destructive):
 
 
 @dataclass(frozen=True, slots=True)
-class DropOwned(Destructive):
-    """``REASSIGN OWNED`` to the operator's login and ``DROP OWNED``: what keeps a role from being dropped."""
-
-    role: str
-
-
-@dataclass(frozen=True, slots=True)
 class Privileges:
     """Privileges on objects of one kind in one schema; ``names`` sorted. For columns: ``table NUL column``.
 
@@ -291,7 +284,6 @@ ORDER: tuple[type[Change], ...] = (
     GrantDefaults,
     DropExtension,
     DropSchema,
-    DropOwned,
     RetireRole,
     RevokeRole,
     HandOverDatabase,

@@ -102,6 +102,17 @@ def _default_of(name: str, member: str, detail: Mapping[str, object]) -> Desired
     return DesiredDefault(member, name, strings("creators"), strings("schemas"), kind, privileges, strings("to"))
 
 
+def remembered_defaults(book: ClaimBook) -> list[DesiredDefault]:
+    """What the members' claims say of default privileges that they declared before."""
+    found: list[DesiredDefault] = []
+    for member, resource in book.resources.items():
+        prefix = f"defaultPrivilege:{resource}:"
+        for claim in book.owned(prefix, member):
+            if not claim.detail.get("absent"):
+                found.append(_default_of(claim.object.removeprefix(prefix), member, claim.detail))
+    return found
+
+
 def left_defaults(desired: Desired, book: ClaimBook) -> tuple[list[DesiredDefault], list[str]]:
     """Entries that were declared differently before, and the claims of those that are gone altogether."""
     now = {default_key(one, book): default_detail(one) for one in desired.defaults}

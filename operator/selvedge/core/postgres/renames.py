@@ -146,6 +146,7 @@ def renamed_roles(roles: Mapping[str, CurrentRole], todo: Iterable[Rename]) -> d
             role,
             name=to(role.name),
             memberships={to(one): replace(held, role=to(held.role)) for one, held in role.memberships.items()},
+            granted=tuple((to(grantor), replace(held, role=to(held.role))) for grantor, held in role.granted),
         )
         for name, role in roles.items()
     }
@@ -170,6 +171,7 @@ def renamed_snapshot(snapshot: Snapshot, todo: Iterable[Rename]) -> Snapshot:
         snapshot,
         me=role(snapshot.me),
         database_owner=role(snapshot.database_owner),
+        become=frozenset(role(name) for name in snapshot.become),
         roles=renamed_roles(snapshot.roles, todo),
         schemas={schema(name): (role(owner), comment) for name, (owner, comment) in snapshot.schemas.items()},
         groups=tuple(_group(group, role, schema) for group in snapshot.groups),
@@ -184,7 +186,8 @@ def renamed_snapshot(snapshot: Snapshot, todo: Iterable[Rename]) -> Snapshot:
 def _group(group: AclGroup, role: Callable[[str], str], schema: Callable[[str], str]) -> AclGroup:
     names = tuple(schema(name) for name in group.names) if group.kind == "schema" else group.names
     grants = {role(grantee): held for grantee, held in group.grants.items()}
-    return replace(group, schema=schema(group.schema), owner=role(group.owner), names=names, grants=grants)
+    given = frozenset((role(by), role(to), privilege, option) for by, to, privilege, option in group.given)
+    return replace(group, schema=schema(group.schema), owner=role(group.owner), names=names, grants=grants, given=given)
 
 
 def _translation(todo: Iterable[Rename], kind: str) -> Callable[[str], str]:

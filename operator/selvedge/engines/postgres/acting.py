@@ -103,7 +103,7 @@ class _Casting:
                 return _both(before, change.owner)
             case c.RetireRole():
                 return _both(change.role, change.successor)
-            case c.DropOwned() | c.HandOverDatabase():
+            case c.HandOverDatabase():
                 return _both(change.role)
         return self._of_schema(change)
 

@@ -11,12 +11,16 @@ from dataclasses import replace
 
 import psycopg
 
+from selvedge.core.errors import RefusedError
 from selvedge.core.names import shorten
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
+from selvedge.core.postgres.default_privileges import diff_defaults
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import Desired, DesiredDatabase, Remembered, Snapshot
-from selvedge.core.postgres.remembering import remembered_grants
+from selvedge.core.postgres.remembering import remembered_defaults, remembered_grants
+from selvedge.core.postgres.retirement import diff_retirement
+from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
 from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
@@ -114,21 +118,53 @@ class _Removal:
         """Grants, schemas and extensions in a database that stays."""
         empty = Desired(DesiredDatabase(self.member.uid, self.unit.database))
         book = self._book(await read_snapshot(session, empty, self.metadata_schema))
-        left = remembered_grants(book)
         schemas = {claim.object.removeprefix("schema:") for claim in book.owned("schema:", self.member.uid)}
-        shown = replace(self.others, remembered=Remembered(frozenset(roles), frozenset(schemas), tuple(left)))
+        remembered = Remembered(
+            frozenset(roles),
+            frozenset(schemas),
+            tuple(remembered_grants(book)),
+            dropped=frozenset(roles),
+            retiring=frozenset((role, self.member.uid) for role in roles),
+            defaults=tuple(remembered_defaults(book)),
+        )
+        shown = replace(self.others, remembered=remembered)
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
             snapshot = await transaction.snapshot(shown)
-            book = self._book(snapshot)
-            known = frozenset(snapshot.roles)
-            found, _ = diff_grants(self.others.grants, remembered_grants(book), (), snapshot, known)
-            changes: list[c.Change] = [x for x in found if isinstance(x, c.RevokePrivileges)]
-            changes += self._objects(book, snapshot)
-            changes += [c.DropOwned(ObjectRef("role", role), self.member.uid, role) for role in roles]
-            changes += self._claims(book)
+            changes = self._changes(snapshot, roles)
             if changes:
                 await transaction.apply(c.ordered(changes), snapshot, shown, lambda _: [])
                 self._note(changes)
+        self._check_elsewhere(snapshot)
+
+    def _changes(self, snapshot: Snapshot, roles: list[str]) -> list[c.Change]:
+        """What is taken away here. Raises RefusedError where a role may not be freed."""
+        book = self._book(snapshot)
+        known = frozenset(snapshot.roles)
+        left, gone = remembered_grants(book), remembered_defaults(book)
+        found, _ = diff_grants(self.others.grants, left, (), snapshot, known, self.others.defaults, gone)
+        changes: list[c.Change] = [x for x in found if isinstance(x, c.RevokePrivileges)]
+        schemas = frozenset(snapshot.schemas)
+        found, _ = diff_defaults(self.others.defaults, gone, snapshot.defaults, known, schemas, snapshot.version)
+        changes += [x for x in found if isinstance(x, c.RevokeDefaults)]
+        changes += self._objects(book, snapshot)
+        owner = snapshot.database_owner
+        successor = snapshot.me if owner in roles else owner
+        retiring = {role: self.member.uid for role in roles if role in known}
+        freed, problems = diff_retirement(retiring, snapshot.holdings, successor, self.unit.database)
+        for problem in problems:
+            raise RefusedError(problem.status.reason, problem.status.message)
+        return [*changes, *freed, *self._claims(book)]
+
+    def _check_elsewhere(self, snapshot: Snapshot) -> None:
+        """A role that another database holds cannot go: that database is another resource's, or nobody's."""
+        for role, places in sorted(snapshot.elsewhere.items()):
+            others = [place.database for place in places if place.database != self.unit.database]
+            if others:
+                message = (
+                    f"role {role} is not dropped: it holds something in database {', '.join(others)}; there, run "
+                    "REASSIGN OWNED and then DROP OWNED, or set deletionPolicy to Retain"
+                )
+                raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
 
     def _objects(self, book: ClaimBook, snapshot: Snapshot) -> list[c.Change]:
         declared = {f"schema:{schema.name}" for schema in self.others.schemas}

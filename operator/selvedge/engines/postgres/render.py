@@ -212,13 +212,6 @@ def _(change: c.DropSchema) -> sql.Composable:
     return statement.format(sql.Identifier(change.schema))
 
 
-@_render.register
-def _(change: c.DropOwned) -> sql.Composable:
-    role = sql.Identifier(change.role)
-    # Without the first, the second would drop the role's tables.
-    return sql.SQL("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}").format(role=role)
-
-
 def _setting(target: sql.Composable, name: str, value: str | None) -> sql.Composable:
     # A setting's name may have two parts (app.tenant); each is an identifier of its own.
     setting = sql.SQL(".").join(sql.Identifier(part) for part in name.split("."))

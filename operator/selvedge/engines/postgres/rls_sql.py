@@ -30,14 +30,7 @@ _FRAGMENT = sql.SQL("""
              FROM pg_catalog.unnest(p.polroles) o),
           pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)))
         FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid),
-     (SELECT pg_catalog.md5(pg_catalog.string_agg(f.t, '' ORDER BY f.t)) FROM (
-        SELECT DISTINCT pg_catalog.concat_ws(' ', f.proname, f.prosrc, f.prosqlbody, f.prosecdef, f.proowner,
-                                             f.proconfig)
-          FROM pg_catalog.pg_policy p
-          JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_policy'::regclass AND d.objid = p.oid
-           AND d.refclassid = 'pg_catalog.pg_proc'::regclass
-          JOIN pg_catalog.pg_proc f ON f.oid = d.refobjid
-         WHERE p.polrelid = c.oid) f(t)),
+     f.called,
      (WITH RECURSIVE tree(oid) AS (
           SELECT i.inhrelid FROM pg_catalog.pg_inherits i WHERE i.inhparent = c.oid AND c.relkind = 'p'
           UNION ALL SELECT i.inhrelid FROM tree JOIN pg_catalog.pg_inherits i ON i.inhparent = tree.oid)
@@ -52,7 +45,14 @@ _FRAGMENT = sql.SQL("""
         JOIN pg_catalog.pg_namespace m ON m.oid = k.relnamespace)))
    FROM json_to_recordset({tables}::json) w(s text, t text)
    JOIN pg_catalog.pg_namespace n ON n.nspname = w.s
-   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r','p','v','m','f'))
+   JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.t AND c.relkind IN ('r','p','v','m','f')
+   LEFT JOIN (SELECT t.polrelid, pg_catalog.md5(pg_catalog.string_agg(t.called, '' ORDER BY t.called)) AS called
+     FROM (SELECT DISTINCT p.polrelid, pg_catalog.concat_ws(' ', x.proname, x.prosrc, x.prosqlbody, x.prosecdef,
+                                                            x.proowner, x.proconfig) AS called
+             FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_policy p ON p.oid = d.objid
+             JOIN pg_catalog.pg_proc x ON x.oid = d.refobjid
+            WHERE d.classid = 'pg_catalog.pg_policy'::regclass AND d.refclassid = 'pg_catalog.pg_proc'::regclass) t
+    GROUP BY t.polrelid) f ON f.polrelid = c.oid)
 """)
 
 _COMMANDS = {"*": "ALL", "r": "SELECT", "a": "INSERT", "w": "UPDATE", "d": "DELETE"}

@@ -145,11 +145,11 @@ class _Builder:
             self._default(member, default, access)
         for table in spec.row_level_security:
             self._row_security(member, table, access)
-        self._tables(member, spec)
         if spec.grant_mode is GrantMode.AUTHORITATIVE:
             mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
             theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
             self.scopes.append(AuthoritativeScope(member.uid, frozenset(mine), frozenset(theirs)))
+        self._tables(member, spec)  # what an audit needs beside it is not declared, and in nobody's scope
 
     def _problem(
         self, member: Member, ref: ObjectRef, reason: Reason, message: str, state: ObjectState = ObjectState.FAILED

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
+import uuid
 from typing import Any
 
 import psycopg
@@ -229,7 +232,13 @@ def test_a_role_of_a_databaseschema_is_no_login_and_a_login_no_role(world: World
 
 @pytest.mark.parametrize(
     ("username", "reason"),
-    [("rds_superuser", "ForbiddenName"), ("cloudsqladmin", "ForbiddenName"), ("postgres", "ForbiddenName")],
+    [
+        ("shop_migrator", "ForbiddenName"),
+        ("shop_probe", "ForbiddenName"),
+        ("rds_superuser", "ForbiddenName"),
+        ("cloudsqladmin", "ForbiddenName"),
+        ("postgres", "ForbiddenName"),
+    ],
 )
 def test_a_reserved_login_is_refused(world: World, username: str, reason: str):
     shop(world)
@@ -359,3 +368,35 @@ def test_mongodb_too(mongo: World, mongodb: MongoEndpoint):
     wait_for(lambda: mongo.api.get("DatabaseUser", "designs") is None)
     with mongodb.client() as admin:
         assert admin[mongo.name].command("usersInfo", data["username"])["users"] == []
+
+
+def test_no_password_is_told_to_anybody(world: World):
+    """Given and generated ones, through creation, drift, rotation, a conflict and deletion."""
+    marked = f"marked-{uuid.uuid4().hex}-%'\"\\$ {{}}&@/é"
+    shop(world)
+    given = {"metadata": {"labels": {"selvedge.dev/watch": "true"}, "name": "given"}}
+    world.api.apply({**secret("given", password=marked), **given})
+    user(world, "given", password={"secretRef": {"name": "given"}}, interval="10s")
+    user(world, "made", secret={"template": {"DSN": "$(uri)"}, "envKeys": True})
+    data = [bound(world, "given"), bound(world, "made")]
+    user(world, "other", username=world.role("made"))
+    world.until("DatabaseUser", "other", "False", "Conflict")
+    world.sql(f"ALTER ROLE {world.role('given')} PASSWORD 'by-hand'")
+    world.api.patch("DatabaseUser", "made", {"metadata": {"annotations": {"selvedge.dev/rotate": "now"}}})
+    data.append(changed(world, "made-db", data[1]))
+    wait_for(lambda: logs_in(world, data[0]), 15)
+    documents = [
+        found for kind in ("DatabaseUser", "DatabaseSchema", "Event", "ConfigMap") for found in world.api.list(kind)
+    ]
+    world.api.delete("DatabaseUser")
+    wait_for(lambda: not world.api.list("DatabaseUser"))
+    metadata = [found["metadata"] for found in world.api.list("Secret")]
+    told = world.operator.logs() + json.dumps([documents, metadata, world.api.list("Event")], ensure_ascii=False)
+    told += str(world.sql("SELECT query FROM pg_stat_activity"))
+    assert world.role("made") in told
+    for one in data:
+        password = one["password"]
+        beginning = password.split("%")[0]
+        assert beginning not in told
+        assert base64.b64encode(password.encode()).decode() not in told
+    assert "SCRAM-SHA-256$" not in told

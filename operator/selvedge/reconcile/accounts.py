@@ -27,6 +27,8 @@ from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of, unit_of
 
 _LABELS_SECONDS = 60.0
+#: The logins that users' code runs as (migrations and probes).
+_OWN = ("_migrator", "_probe")
 _DEFAULT_PORT = {EngineType.POSTGRES: 5432, EngineType.MONGODB: 27017}
 
 
@@ -74,6 +76,10 @@ async def check_access(context: Context, place: Place, obj: Object, spec: Databa
     rule = access_rule(place.server.spec, place.server.key, namespace, labels)
     _check_database(rule, namespace, place.database)
     check_identifier(base, "username")
+    if base.endswith(_OWN):
+        # Taken by somebody, it would keep every migration or probe of that database from running.
+        message = f"username {base} is refused: names that end in {' or '.join(_OWN)} are the operator's own logins"
+        raise RefusedError(Reason.FORBIDDEN_NAME, message + "; choose another")
     _check_name(rule, namespace, f"username {base}", base, listed=False)
     for role in spec.roles:
         if place.mongodb:

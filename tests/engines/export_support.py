@@ -197,6 +197,9 @@ CREATE SCHEMA IF NOT EXISTS shop; CREATE SCHEMA IF NOT EXISTS stock;
 CREATE TABLE shop.orders (id bigserial PRIMARY KEY, total numeric); CREATE TABLE shop.lines (id bigserial PRIMARY KEY);
 CREATE TABLE stock.items (id int PRIMARY KEY); CREATE TABLE stock.moves (id int, day date) PARTITION BY RANGE (day);
 CREATE TABLE stock.moves_1 PARTITION OF stock.moves FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
+CREATE TABLE stock.hashed (id int) PARTITION BY HASH (id);
+CREATE TABLE stock.hashed_0 PARTITION OF stock.hashed FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE stock.hashed_1 PARTITION OF stock.hashed FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 CREATE FUNCTION shop.total(bigint) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE FUNCTION shop.total(bigint, text) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE TYPE shop.state AS ENUM ('open', 'paid');
@@ -206,10 +209,15 @@ ALTER TABLE stock.items OWNER TO {p}_legacy; ALTER TABLE stock.moves OWNER TO {p
 """
 
 GROWN_ACCESS = """
+CREATE POLICY own ON shop.orders TO {p}_reader
+  USING (id = (SELECT nullif(current_setting('app.id', true), '')::bigint));
+CREATE POLICY "all of it" ON shop.orders AS RESTRICTIVE FOR UPDATE USING (true) WITH CHECK (total > 0);
+ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY; ALTER TABLE shop.orders FORCE ROW LEVEL SECURITY;
+ALTER TABLE shop.lines ENABLE ROW LEVEL SECURITY;
 ALTER SCHEMA shop OWNER TO {p}_owner; ALTER SCHEMA stock OWNER TO {p}_legacy;
 GRANT USAGE ON SCHEMA shop, stock TO {p}_reader;
 GRANT SELECT ON ALL TABLES IN SCHEMA shop, stock TO {p}_reader, {p}_reports;
-REVOKE ALL ON stock.moves_1 FROM {p}_reader, {p}_reports;
+REVOKE ALL ON stock.moves_1, stock.hashed_0, stock.hashed_1 FROM {p}_reader, {p}_reports;
 GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA shop TO {p}_writer;
 GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA shop TO {p}_writer;
 REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA shop FROM PUBLIC;

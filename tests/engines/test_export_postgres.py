@@ -57,7 +57,8 @@ def test_the_plan_is_empty_and_another_database_becomes_equal(
     try:
         fill(postgres, twin, objects, roles_of=database_name)
         path.write_text(renamed(before.stdout, database=twin), encoding="utf-8")
-        applied = plan(postgres, path, "apply", "--yes")
+        # Row-level security comes before the schemas' owners change, whom it acts as: it waits for a second pass.
+        applied = [plan(postgres, path, "apply", "--yes") for _ in range(2)][-1]
         assert applied.returncode == 0, applied.stdout + applied.stderr
         expected = yaml.safe_load(before.stdout)["spec"] | {"database": twin}
         assert specs(postgres, twin) == [expected]
@@ -92,7 +93,8 @@ def test_an_empty_server_of_another_version_becomes_equal(
     run(other, f'CREATE ROLE "{database_name}_{login}" LOGIN')
     # Database, roles and schemas come from the manifest; then the migrations, and what waited for them.
     first = plan(other, path, "apply", "--yes")
-    assert first.returncode == (2 if kind == "plain" else 0), first.stdout + first.stderr
+    assert first.returncode == 2, first.stdout + first.stderr
+    assert "WaitingForObjects" in first.stdout
     fill(other, database_name, objects.replace("CREATE EXTENSION", "CREATE EXTENSION IF NOT EXISTS"), create=False)
     applied = plan(other, path, "apply", "--yes")
     assert applied.returncode == 0, applied.stdout + applied.stderr
@@ -152,6 +154,27 @@ def test_what_a_whole_schema_has_is_said_of_the_schema(postgres: PostgresEndpoin
     schemas = {schema["name"]: schema["owner"] for schema in spec["postgres"]["schemas"]}
     assert schemas == {"shop": f"{p}_owner", "stock": f"{p}_legacy"}
     assert len(spec["postgres"]["defaultPrivileges"]) == 4
+
+
+def test_row_level_security_and_partitions(postgres: PostgresEndpoint, database_name: str) -> None:
+    fill(postgres, database_name, *DATABASES["grown"])
+    [spec] = specs(postgres, database_name)
+    lines, orders = spec["postgres"]["rowLevelSecurity"]
+    assert lines == {"table": "shop.lines"}
+    assert (orders["table"], orders["force"]) == ("shop.orders", True)
+    restrictive, own = orders["policies"]
+    assert restrictive == {
+        "name": "all of it",
+        "command": "Update",
+        "mode": "Restrictive",
+        "to": ["PUBLIC"],
+        "using": "true",
+        "withCheck": "(total > (0)::numeric)",
+    }
+    assert (own["to"], "withCheck" in own) == ([f"{database_name}_reader"], False)
+    assert "current_setting" in own["using"]
+    assert spec["postgres"]["partitions"] == [{"table": "stock.hashed", "by": "Hash", "column": "id", "count": 2}]
+    assert "partitions by range of table stock.moves: declare them" in export(postgres, database_name).stderr
 
 
 def test_two_databases_declare_a_role_once(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:

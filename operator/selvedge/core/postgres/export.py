@@ -19,6 +19,7 @@ from selvedge.core.postgres.export_roles import (
     exported_settings,
     relevant_roles,
 )
+from selvedge.core.postgres.export_tables import exported_partitions, exported_row_security
 
 #: How many entries each list of one DatabaseSchema may have; what is more goes into a further one.
 _LIMITS: Mapping[str, int] = {
@@ -27,6 +28,8 @@ _LIMITS: Mapping[str, int] = {
     "roles": 200,
     "grants": 500,
     "defaultPrivileges": 200,
+    "rowLevelSecurity": 200,
+    "partitions": 200,
 }
 _PUBLIC_OWNER, _PUBLIC_COMMENT = "pg_database_owner", "standard public schema"
 
@@ -73,6 +76,8 @@ def export_database(found: Found, here: frozenset[str]) -> Exported:
         "roles": exported_roles(found, relevant_roles(found) | here, here, notes),
         "grants": exported_grants(found, keep, notes),
         "defaultPrivileges": defaults,
+        "rowLevelSecurity": exported_row_security(found, notes),
+        "partitions": exported_partitions(found, notes),
     }
     head: dict[str, Any] = {"owner": owner} if owner else {}
     settings = exported_settings(found.snapshot.database_settings, f"database {found.database}", notes)
@@ -134,12 +139,15 @@ def _extensions(found: Found, notes: Notes) -> list[dict[str, Any]]:
 
 
 def _schemas(found: Found, database_owner: str, notes: Notes) -> list[dict[str, Any]]:
-    snapshot = found.snapshot
+    snapshot, own = found.snapshot, found.own_roles()
     documents: list[dict[str, Any]] = []
     for name, (owner, comment) in sorted(snapshot.schemas.items()):
         if ("schema", "", name) in found.initial:
             continue  # CREATE EXTENSION makes it
         if name == "public" and (owner, comment or _PUBLIC_COMMENT) == (_PUBLIC_OWNER, _PUBLIC_COMMENT):
+            continue
+        if owner in own:
+            notes.listed("schema", "the operator's own role has it, for an audit: declare audit", name)
             continue
         if not is_schema(name):
             notes.listed("schema", "the API does not take the name", name)

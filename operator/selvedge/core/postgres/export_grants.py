@@ -104,7 +104,10 @@ def exported_grants(found: Found, keep: Iterable[tuple[str, str, str]], notes: N
 def _objects(found: Found, keep: frozenset[tuple[str, str, str]], notes: Notes) -> dict[Key, _Object]:
     objects: dict[Key, _Object] = {}
     others: dict[str, set[str]] = {}
+    own = found.own_roles()
     for group in found.snapshot.groups:
+        if group.owner in own:
+            continue
         held = _held(group)
         others_gave = {by for by, to, _, _ in group.given if by != group.owner and to != group.owner}
         for by in sorted(others_gave):
@@ -121,7 +124,7 @@ def _objects(found: Found, keep: frozenset[tuple[str, str, str]], notes: Notes) 
         )
     for key, one in objects.items():
         for grantee in sorted({right.grantee for right in one.declare}):
-            why = why_not_role(grantee)
+            why = "it is the operator's own" if grantee in own else why_not_role(grantee)
             if why:
                 one.declare = {right for right in one.declare if right.grantee != grantee}
                 notes.listed(f"privileges of role {grantee} on", why, shown(key))

@@ -21,6 +21,8 @@ _FUNCTION = re.compile(r'[^\x00-\x1f\x7f".()]+')
 _TABLE_LENGTH = 127
 _FUNCTION_LENGTH = 512
 _SHOWN = 12
+#: How the comments of roles begin that the operator makes for its own work.
+_OWN = "selvedge: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,11 @@ class Found:
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     untrusted: frozenset[str] = frozenset()
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+    def own_roles(self) -> frozenset[str]:
+        """The roles that the operator keeps for its own work: it makes them again where it needs them."""
+        roles = self.snapshot.roles.items()
+        return frozenset(name for name, role in roles if (role.comment or "").startswith(_OWN))
 
 
 @dataclass(slots=True)

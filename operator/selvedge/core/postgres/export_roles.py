@@ -48,6 +48,8 @@ def relevant_roles(found: Found) -> frozenset[str]:
         concerned |= {group.owner, *group.grants}
     for key, held in snapshot.defaults.rows.items():
         concerned |= {key.creator, *held}
+    for table in snapshot.row_security.values():
+        concerned.update(role for policy in table.policies.values() for role in policy.roles)
     concerned.update(name for name, role in snapshot.roles.items() if role.database_settings)
     return _connected(concerned - {PUBLIC}, snapshot.roles)
 
@@ -76,9 +78,13 @@ def exported_roles(found: Found, relevant: Iterable[str], here: frozenset[str], 
     ``here`` are the roles that this DatabaseSchema declares: roles are the server's, and two may not declare one.
     """
     roles = found.snapshot.roles
+    own = found.own_roles()
     documents = []
     for name in sorted(relevant):
         role = roles[name]
+        if name in own:
+            notes.listed("role", "by its comment it is the operator's own, who makes it again", name)
+            continue
         why = obstacle(role)
         if role.login and not reserved_role(name):
             parents = f"a member of {names(role.memberships)}; " if role.memberships else ""

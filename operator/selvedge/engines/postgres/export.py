@@ -13,7 +13,7 @@ from typing import Any, cast
 import psycopg
 from pydantic import ValidationError
 
-from selvedge.api import databaseschema
+from selvedge.api import databaseschema, postgres_data
 from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.resource import explain
@@ -31,6 +31,9 @@ from selvedge.core.postgres.model import (
     DesiredSchema,
     GrantTarget,
 )
+from selvedge.core.postgres.partitions import DesiredPartitions
+from selvedge.core.postgres.rls_model import DesiredRowSecurity
+from selvedge.core.postgres.tables import DesiredTables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, ObjectRef
 from selvedge.engines.base import Member, Unit
@@ -48,6 +51,7 @@ _LISTS: Mapping[str, tuple[str, str]] = {
     "grant": ("grants", "name"),
     "defaultPrivilege": ("defaultPrivileges", "name"),
     "rowLevelSecurity": ("rowLevelSecurity", "table"),
+    "partitions": ("partitions", "table"),
 }
 _MODELS: Mapping[str, type[Model]] = {
     "extensions": databaseschema.Extension,
@@ -55,6 +59,8 @@ _MODELS: Mapping[str, type[Model]] = {
     "roles": databaseschema.PostgresRole,
     "grants": databaseschema.Grant,
     "defaultPrivileges": databaseschema.DefaultPrivilege,
+    "rowLevelSecurity": postgres_data.RowLevelSecurity,
+    "partitions": postgres_data.PartitionedTable,
 }
 _ROUNDS = 4
 _NOBODY = "export"
@@ -135,6 +141,13 @@ def _everything(database: str, inventory: Inventory) -> Desired:
         roles=tuple(DesiredRole(_NOBODY, name) for name in inventory.roles),
         grants=tuple(DesiredGrant(_NOBODY, "", frozenset(), target, ()) for target in targets if target.names),
         authoritative=(AuthoritativeScope(_NOBODY, frozenset(), frozenset()),),
+        row_security=tuple(DesiredRowSecurity(_NOBODY, *table) for table in inventory.protected),
+        tables=DesiredTables(
+            partitions=tuple(
+                DesiredPartitions(_NOBODY, ObjectRef("partitions", ".".join(table)), table, "", count=1)
+                for table in inventory.partitioned
+            )
+        ),
         defaults=tuple(DesiredDefault(_NOBODY, "", inventory.roles, (), kind, frozenset(), ()) for kind in kinds),
     )
 
@@ -192,7 +205,7 @@ def _acceptable(spec: dict[str, Any], notes: list[str]) -> dict[str, Any]:
             try:
                 model.model_validate(entry, extra="forbid", by_alias=True, by_name=False)
             except ValidationError as error:
-                notes.append(f"{field} {entry['name']} is left out: {explain(error)}")
+                notes.append(f"{field} {entry.get('name') or entry['table']} is left out: {explain(error)}")
             else:
                 entries.append(entry)
         if entries:

@@ -49,6 +49,14 @@ _PARTS: Mapping[str, sql.Composable] = {
        WHERE l.lanacl IS NOT NULL AND l.lanpltrusted)"""),
     "servers": sql.SQL("(SELECT json_agg(f.srvname) FROM pg_catalog.pg_foreign_server f)"),
     "wrappers": sql.SQL("(SELECT json_agg(w.fdwname) FROM pg_catalog.pg_foreign_data_wrapper w)"),
+    "protected": sql.SQL("""(SELECT json_agg(json_build_array(n.nspname, c.relname)) FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname <> {schema} AND n.nspname !~ '^pg_' AND c.relkind IN ('r', 'p')
+         AND (c.relrowsecurity OR c.relforcerowsecurity
+              OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid)))"""),
+    "partitioned": sql.SQL("""(SELECT json_agg(json_build_array(n.nspname, c.relname)) FROM pg_catalog.pg_class c
+       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       WHERE n.nspname <> {schema} AND c.relkind = 'p' AND NOT c.relispartition)"""),
     "extensions": sql.SQL("""(SELECT json_agg(json_build_array(e.extname, v.schema, a.default_version))
        FROM pg_catalog.pg_extension e
        LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = e.extname
@@ -70,15 +78,10 @@ _OTHERS: Mapping[str, sql.Composable] = {
          ((SELECT 'tablespace ' || t.spcname FROM pg_catalog.pg_tablespace t
             WHERE t.oid = d.dattablespace AND t.spcname <> 'pg_default'))) x(what)
         WHERE d.datname = current_database() AND x.what IS NOT NULL"""),
-    "row-level security is not exported by this version, tables": sql.SQL("""
-       SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_class c
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE (c.relrowsecurity OR c.relforcerowsecurity
-               OR EXISTS (SELECT FROM pg_catalog.pg_policy p WHERE p.polrelid = c.oid))
-          AND n.nspname <> {schema}"""),
-    "partitioned tables are made by migrations, and their partitions stay as they are": sql.SQL("""
-       SELECT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_class c
-         JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'p' AND NOT c.relispartition"""),
+    "triggers of audit and conventions, which a person declares again in audit and conventions, on tables": sql.SQL("""
+       SELECT DISTINCT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_trigger t
+         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+        WHERE t.tgname LIKE 'selvedge\\_%' AND NOT t.tgisinternal AND NOT c.relispartition"""),
     "event triggers": sql.SQL("SELECT t.evtname::text FROM pg_catalog.pg_event_trigger t"),
     "publications": sql.SQL("SELECT p.pubname::text FROM pg_catalog.pg_publication p"),
     "subscriptions": sql.SQL("""
@@ -114,6 +117,8 @@ class Inventory:
     languages: tuple[str, ...] = ()
     servers: tuple[str, ...] = ()
     wrappers: tuple[str, ...] = ()
+    protected: tuple[tuple[str, str], ...] = ()
+    partitioned: tuple[tuple[str, str], ...] = ()
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     initial: Mapping[Key, Mapping[str, frozenset[str]] | None] = field(default_factory=dict)
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -159,6 +164,8 @@ def parse_inventory(text: str) -> Inventory:
         languages=tuple(raw["languages"] or ()),
         servers=tuple(raw["servers"] or ()),
         wrappers=tuple(raw["wrappers"] or ()),
+        protected=tuple((schema, name) for schema, name in raw["protected"] or ()),
+        partitioned=tuple((schema, name) for schema, name in raw["partitioned"] or ()),
         extensions={name: Extension(home, default or "") for name, home, default in raw["extensions"] or ()},
         initial=initial,
         others=tuple(

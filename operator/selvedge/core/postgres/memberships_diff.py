@@ -56,8 +56,8 @@ def revocations(ref: ObjectRef, member: str, current: CurrentRole, name: str, ve
     """One REVOKE, or from Postgres 16 on one for each who granted it: a plain one would leave the others' rows."""
     if version < OPTIONS:
         return [RevokeRole(ref, member, current.name, name)]
-    rows = {grantor: held.admin for grantor, held in sorted(current.granted) if held.role == name} or {"": False}
-    return [RevokeRole(ref, member, current.name, name, grantor, admin) for grantor, admin in rows.items()]
+    rows = {grantor: held.admin for grantor, held in current.granted if held.role == name} or {"": False}
+    return [RevokeRole(ref, member, current.name, name, grantor, rows[grantor]) for grantor in sorted(rows)]
 
 
 def _one(ref: ObjectRef, role: DesiredRole, current: CurrentRole, wanted: Membership, version: int) -> list[Change]:

@@ -58,6 +58,28 @@ async def test_t1_a_grant_by_a_third_party_is_revoked_as_its_grantor(
         assert (await ready(server, member(database_name, shop(a, b, grants=fewer)))).applied == ()
 
 
+async def test_t1_the_grantor_keeps_his_right_to_grant(postgres: PostgresEndpoint, database_name: str) -> None:
+    """Only what he gave is taken back, as him: nothing cascades."""
+    a, b, c = (f"{database_name}_{name}" for name in "abc")
+    mine = grant("mine", a, ["SELECT"], tables=["shared.t"], grantOption=True)
+    use = grant("use", a, ["USAGE"], schemas=["shared"])
+    theirs = grant("theirs", b, ["SELECT"], tables=["shared.t"])
+    async with engine(postgres) as server:
+        await ready(server, member(database_name, shop(a, b)))
+        run(postgres, "CREATE TABLE shared.t (id int)", database_name)
+        run(postgres, f"CREATE ROLE {c}")
+        await ready(server, member(database_name, shop(a, b, grants=[mine, use])))
+        run(postgres, f"SET ROLE {a}; GRANT SELECT ON shared.t TO {b}, {c}", database_name)
+        both = await ready(server, member(database_name, shop(a, b, grants=[mine, use, theirs])))
+        assert [change for change in both.applied if change.ref.kind == "grant"] == [], "he gave it already"
+        result = await ready(server, member(database_name, shop(a, b, grants=[mine, use])))
+        assert [change.statement for change in result.applied] == [
+            f'SET LOCAL ROLE "{a}"; REVOKE SELECT ON TABLE "shared"."t" FROM "{b}"; SET LOCAL ROLE NONE'
+        ]
+        asked = ((a, "SELECT WITH GRANT OPTION"), (b, "SELECT"), (c, "SELECT"))
+        assert [may(postgres, database_name, who, "shared.t", what) for who, what in asked] == [True, False, True]
+
+
 async def test_t1_what_a_third_party_gave_outside_of_the_declaration(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:
@@ -175,6 +197,10 @@ async def test_t5_what_an_owner_has_is_no_drift(postgres: PostgresEndpoint, data
         declared = [*grants, grant("read", role, ["SELECT"], tables=["shared.own"])]
         await ready(server, member(database_name, {**spec, "grants": declared}))
         assert may(postgres, database_name, role, "shared.own", "SELECT"), "an owner can lose his own"
+        await ready(server, member(database_name, {**spec, "grants": grants}))
+        assert may(postgres, database_name, role, "shared.own", "SELECT"), (
+            "what left the declaration is his all the same"
+        )
 
 
 OVERLOADS = """

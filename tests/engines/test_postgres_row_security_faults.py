@@ -6,6 +6,8 @@ import asyncio
 import json
 import threading
 from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,9 +16,9 @@ from sandbox import PostgresEndpoint
 from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres import rls_phase
-from tests.engines.postgres_support import engine, member, only, ready, reasons, rows, run, unit
+from tests.engines.postgres_support import converge, engine, lead, member, only, ready, reasons, rows, run, unit
 from tests.engines.rls_declared import OBJECT, prepared, sees, spec, tenant
-from tests.engines.rls_support import ANNA, AT_PARSE_TIME, EVIL
+from tests.engines.rls_support import ANNA, AT_PARSE_TIME, EVIL, OWN_ROW
 
 pytestmark = pytest.mark.engines
 
@@ -120,3 +122,33 @@ async def test_a_schema_and_a_role_that_are_renamed_keep_their_policies(
         assert rows(postgres, enabled, dbname=name) == [(True,)]
         claims = "SELECT object FROM selvedge.claims WHERE object LIKE 'rowLevelSecurity:%'"
         assert rows(postgres, claims, dbname=name) == [("rowLevelSecurity:common.users",)]
+
+
+async def test_a_resource_that_is_deleted_takes_its_policies_and_closes(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """The database is somebody else's and stays; a table whose declaration is gone shows nobody a row."""
+    name = database_name
+    run(postgres, f"CREATE DATABASE {name}")
+    restrictive = {"name": "never", "mode": "Restrictive", "to": [f"{name}_app"], "using": "name <> 'Ben'"}
+    own = {"name": "own_row", "to": [f"{name}_app"], "using": OWN_ROW}
+    fields: dict[str, Any] = {"adoption": "Allow", "deletionPolicy": "Delete"}
+    parts = {**spec(name, own, restrictive), "owner": None}
+    other = member(name, {}, name="other", adoption="Allow")
+    async with engine(postgres) as one:
+        await converge(one, other, member(name, {**parts, "rowLevelSecurity": [], "grants": []}, **fields))
+        run(postgres, "CREATE TABLE shared.users (id uuid PRIMARY KEY, name text)", name)
+        run(postgres, f'ALTER TABLE shared.users OWNER TO "{name}_owner"', name)
+        run(postgres, "CREATE SCHEMA kept; ALTER TABLE shared.users SET SCHEMA kept", name)
+        moved = json.loads(json.dumps(parts).replace("shared.users", "kept.users"))
+        declared = member(name, moved, **fields)
+        found = (await converge(one, other, declared)).members[declared.uid]
+        assert f"refused to its owner {name}_owner" in found.problems[0].message
+        run(postgres, f'GRANT USAGE ON SCHEMA kept TO "{name}_owner"', name)
+        found = (await converge(one, other, declared)).members[declared.uid]
+        assert found.verified, (found.problems, found.pending)
+        gone = replace(declared, deleting=True)
+        await one.remove(unit(other, gone), lead)
+        state = "SELECT relrowsecurity, (SELECT count(*) FROM pg_policy) FROM pg_class WHERE relname = 'users'"
+        assert rows(postgres, state, dbname=name) == [(True, 0)]
+        assert rows(postgres, "SELECT rolname FROM pg_roles WHERE rolname = %s", f"{name}_app") == []

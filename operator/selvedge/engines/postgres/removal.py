@@ -28,7 +28,11 @@ from selvedge.engines.postgres.connections import Connections, Session
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.render import render, summary
+from selvedge.engines.postgres.rls_removal import remove_policies
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
+
+#: The operator's own logins of a database, which go with it.
+_LOGINS = ("_migrator", "_policies", "_probe", "_partitions")
 
 
 async def remove_members(
@@ -79,6 +83,11 @@ class _Removal:
             await self._drop_database()
         else:
             try:
+                self._note(
+                    await remove_policies(
+                        self.pool, self.target, self.metadata_schema, self.others, self._book, self.may_write
+                    )
+                )
                 async with self.pool.session(self.unit.database) as session:
                     await self._inside(session, roles)
             except DatabaseMissingError:
@@ -209,8 +218,9 @@ class _Removal:
             view = await transaction.cluster((), (), (self.resource,))
             changes: list[c.Change] = [c.DropRole(ObjectRef("role", r), self.member.uid, r) for r in roles]
             if with_database:
-                migrator = shorten(self.unit.database, "_migrator")
-                changes.append(c.DropRole(ObjectRef("role", migrator), self.member.uid, migrator))
+                for suffix in _LOGINS:
+                    login = shorten(self.unit.database, suffix)
+                    changes.append(c.DropRole(ObjectRef("role", login), self.member.uid, login))
             changes += self._claims(self._book(view.snapshot))
             if changes:
                 await transaction.apply_cluster(changes, view, (), (), (self.resource,), lambda _: [])

@@ -353,7 +353,13 @@ class _Table:
             status = ObjectStatus(table_ref(self.before.key), ObjectState.FAILED, Reason.STATEMENT_FAILED, message)
         else:
             raised = statement_error(error, f"changing {what or 'row-level security'} of {self.name}")
-            status = ObjectStatus(table_ref(self.before.key), ObjectState.FAILED, raised.reason, raised.message)
+            message = raised.message
+            if error.sqlstate == "42501" and self.as_owner:
+                message = (
+                    f"changing {what or 'row-level security'} of {self.name} was refused to its owner "
+                    f"{self.before.owner}, as whom it is made: {error.diag.message_primary}; grant that to the owner"
+                )
+            status = ObjectStatus(table_ref(self.before.key), ObjectState.FAILED, raised.reason, message)
         self.result.failed[self.before.key] = status
 
     def _held(self, error: psycopg.Error) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from selvedge.cli.output import clean
+
 _WIDTH = 120
 #: Words of one of the dialects of YAML that are no text: quoted, whatever this one says.
 _NO_TEXT = re.compile(
@@ -55,8 +57,8 @@ def to_text(documents: Iterable[tuple[Mapping[str, Any], Iterable[str]]]) -> str
 
 
 def _comments(notes: Iterable[str]) -> str:
-    # A line break in a name would end the comment: only spaces are left between words.
-    lines = (wrap(note, _WIDTH - 2, subsequent_indent="  ", break_long_words=False) for note in notes)
+    # A line break in a name would end the comment.
+    lines = (wrap(clean(note), _WIDTH - 2, subsequent_indent="  ", break_long_words=False) for note in notes)
     return "".join(f"# {line}\n" for found in lines for line in found)
 
 

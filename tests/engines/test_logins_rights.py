@@ -182,7 +182,7 @@ def replace_login(server: PostgresServer) -> PostgresEndpoint:
 async def test_a_password_that_the_server_refuses_is_told_without_it(
     postgres: PostgresEndpoint, limited: PostgresEndpoint, database: str
 ):
-    """On 16 and later a login of somebody else's cannot be changed; the message is without the verifier."""
+    """On 16 and later a login of somebody else's cannot be changed; message and log are without the verifier."""
     if limited.version == "15":
         pytest.skip("before 16, CREATEROLE may change every login that is no superuser's")
     wanted = account(database, adopt=True)
@@ -193,6 +193,11 @@ async def test_a_password_that_the_server_refuses_is_told_without_it(
             await converge(one, wanted)
         assert refused.value.reason is Reason.INSUFFICIENT_PRIVILEGES
         assert "SCRAM" not in refused.value.message
+        path = getattr(postgres, "log_path", None)
+        if path is not None:
+            log = path.read_text(encoding="utf-8", errors="replace")
+            assert "inline_code_block" in log, "the failure is in the log"
+            assert f"ALTER ROLE {wanted.base} PASSWORD" not in log, "and what failed is not"
     finally:
         await one.close()
     assert logs_in(postgres, wanted.base, "older-than-us", database)

@@ -8,7 +8,7 @@ without a key and partitioned tables get a row trigger, which Postgres clones to
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.partitions import DesiredPartitions
@@ -225,12 +225,19 @@ def diff_audit(
     problems: list[Problem] = []
     taken: dict[Table, DesiredAudit] = {}
     for audit in audits:
-        obstacle = _log_obstacle(audit, tables)
+        obstacle = log_obstacle(audit, tables)
         if obstacle:
             status = ObjectStatus(audit.ref, ObjectState.FAILED, Reason.CONFLICT, obstacle)
             problems.append(Problem(audit.member, status))
             continue
-        changes += _log(audit, tables, live, functions[audit.schema], declared_access)
+        owners_of_partitions = frozenset(
+            tables[name].owner for name, _ in _targets(audit, tables) if name in tables and tables[name].partitioned
+        )
+        wanted = [
+            replace(one, executors=owners_of_partitions) if one.name[1] == "record_change" else one
+            for one in functions[audit.schema]
+        ]
+        changes += _log(audit, tables, live, wanted, declared_access)
         for name, exclude in _targets(audit, tables):
             table = tables.get(name)
             holder = taken.setdefault(name, audit)
@@ -267,7 +274,8 @@ def _on_table(change: Change, table: LiveTable, wanted: Sequence[Trigger]) -> It
         yield from put_triggers(change, name, truncate, triggers, ("selvedge_audit_truncate",))
 
 
-def _log_obstacle(audit: DesiredAudit, tables: Mapping[Table, LiveTable]) -> str:
+def log_obstacle(audit: DesiredAudit, tables: Mapping[Table, LiveTable]) -> str:
+    """Why the log cannot be kept: a table of its name that is somebody else's. Empty where nothing is in the way."""
     for log in audit.logs():
         table = tables.get((audit.schema, log))
         if table is None:

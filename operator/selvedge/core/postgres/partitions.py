@@ -147,23 +147,34 @@ class FinalizeDetach(Upkeep):
 class DropPartitions(Upkeep):
     """Detach and drop partitions that are older than the retention.
 
-    ``accept`` is the retention in seconds that the claim ``key`` is to remember: given where the retention was
-    shortened, which is destructive and shows everything that goes with it.
+    ``shorter``: the retention was shortened, which is destructive and shows everything that goes with it.
     """
 
     partitions: tuple[tuple[str, str, int], ...]
-    key: str = ""
-    accept: float | None = None
+    shorter: bool = False
 
     @property
     def risk(self) -> Risk:
         """Destructive where a person has to say that the shorter retention is meant."""
-        return Risk.LOCKING if self.accept is None else Risk.DESTRUCTIVE
+        return Risk.DESTRUCTIVE if self.shorter else Risk.LOCKING
 
     @property
     def rows(self) -> int:
         """How many rows go, as the server estimates; partitions without an estimate count nothing."""
         return sum(max(0, rows) for _, _, rows in self.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptRetention(Upkeep):
+    """From now on the claim ``key`` remembers this retention, in seconds: what is older goes by itself."""
+
+    key: str
+    retention: float
+
+    @property
+    def risk(self) -> Risk:
+        """Destructive."""
+        return Risk.DESTRUCTIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +282,14 @@ def expired(table: PartitionedTable, now: datetime, retention: float | None) -> 
 
 def _expired(
     one: DesiredPartitions, table: PartitionedTable, now: datetime, accepted: Mapping[str, float | None]
-) -> Iterator[DropPartitions]:
+) -> Iterator[Change]:
     old = expired(table, now, one.kept)
     if shortened(one, accepted, bool(old)):
         named = tuple((p.schema, p.name, p.rows) for p in old)
-        accept = one.kept or 0.0
-        yield DropPartitions(one.ref, one.member, one.table, named, one.key, accept)
+        if one.key in accepted:
+            yield AcceptRetention(one.ref, one.member, one.table, one.key, one.kept or 0.0)
+        if named:
+            yield DropPartitions(one.ref, one.member, one.table, named, shorter=True)
     elif old:
         first = old[0]
         named = ((first.schema, first.name, first.rows),)

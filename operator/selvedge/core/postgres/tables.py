@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from selvedge.core.postgres.audit import DesiredAudit, LiveAudit, diff_audit
+from selvedge.core.postgres.audit import DesiredAudit, LiveAudit, diff_audit, log_obstacle
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.changes import DropClaims
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.conventions import DesiredConventions, diff_conventions, view_key
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.postgres.partitions import DesiredPartitions, LivePartitions, diff_partitions
-from selvedge.core.postgres.triggers import Function, LiveTable, Table, View
-from selvedge.core.unit import ObjectRef
+from selvedge.core.postgres.triggers import Function, LiveTable, OnTable, Table, View
+from selvedge.core.unit import ObjectRef, Risk
 
 _KINDS = ("audit", "conventions", "view", "partitions", "auditLog")
 
@@ -128,22 +128,25 @@ def diff_tables(
     audits = [one for one in tables.audits if {one.owner, one.writer} <= roles and one.schema in snapshot.schemas]
     gone = [(member, name.removeprefix("audit:")) for member, name in left if name.startswith("audit:")]
     changes, problems = diff_audit(audits, gone, live.tables, live.audit, tables.functions, _granted(desired))
-    logs = [log for audit in audits for log in audit.partitions() if log.table in live.partitions.tables]
+    kept = [audit for audit in audits if not log_obstacle(audit, live.tables)]
+    logs = [log for audit in kept for log in audit.partitions() if log.table in live.partitions.tables]
     accepted = {one.key: _retention(book, one) for one in tables.all_partitions() if one.key in book.claims}
     found, trouble = diff_partitions([*tables.partitions, *logs], live.partitions, accepted)
     changes += found
     problems += trouble
     failed = {problem.status.ref for problem in trouble}
-    for one in tables.all_partitions():
+    held = {change.ref for change in found if change.risk is Risk.DESTRUCTIVE}
+    for one in (*tables.partitions, *logs):
         # Where a shorter retention waits for approval, its claim waits with it.
-        if one.ref not in failed and one.table in live.partitions.tables:
+        if one.ref not in failed and one.ref not in held and one.table in live.partitions.tables:
             book.want(one.key, one.member, {"retention": one.kept})
     for audit in audits:
         book.want(audit.key, audit.member, {})
-    changes += _conventions(tables, snapshot, live, book, adopt, metadata_schema, problems)
-    for member, name in left:
-        if name in book.claims and not name.startswith("view:"):
-            changes.append(DropClaims(_ref(name), member, (name,)))
+    changes += _conventions(tables, left, snapshot, live, book, adopt, metadata_schema, problems)
+    if not any(isinstance(change, OnTable) for change in changes):  # else what it remembers is still there
+        for member, name in left:
+            if name in book.claims and not name.startswith("view:"):
+                changes.append(DropClaims(_ref(name), member, (name,)))
     return changes, problems
 
 
@@ -159,6 +162,7 @@ def _retention(book: ClaimBook, one: DesiredPartitions) -> float | None:
 
 def _conventions(
     tables: DesiredTables,
+    kept: Sequence[tuple[str, str]],
     snapshot: Snapshot,
     live: LiveTables,
     book: ClaimBook,
@@ -168,9 +172,8 @@ def _conventions(
 ) -> list[Change]:
     conventions = tables.conventions
     owned: dict[Table, str] = {}
-    ours = False
+    ours = any(name.startswith("conventions:") for _, name in kept)
     for member in book.resources:
-        ours = ours or bool(book.owned("conventions:", member))
         for claim in book.owned("view:", member):
             schema, _, name = claim.object.removeprefix("view:").partition(".")
             owned[schema, name] = member

@@ -37,7 +37,10 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """A trigger function. ``source`` is what stands between the quotes; ``definer`` runs it with the owner's rights."""
+    """A trigger function. ``source`` is what stands between the quotes; ``definer`` runs it with the owner's rights.
+
+    ``executors`` are roles that may put it on tables: who attaches a partition needs that for triggers that are cloned.
+    """
 
     name: tuple[str, str]
     source: str
@@ -45,6 +48,7 @@ class Function:
     owner: str = ""
     public: bool = False
     pinned: bool = True
+    executors: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,7 @@ class PutFunction(OnTable):
     """``CREATE OR REPLACE FUNCTION``; ``table`` is its name."""
 
     function: Function
+    revoke: tuple[str, ...] = ()
 
     @property
     def risk(self) -> Risk:
@@ -124,8 +129,10 @@ class PutFunction(OnTable):
 def put_functions(change: Change, wanted: Iterable[Function], live: Mapping[Table, Function]) -> Iterator[PutFunction]:
     """The functions that are missing or are not as they should be; ``change`` says for what and whom."""
     for function in wanted:
-        if live.get(function.name) != function:
-            yield PutFunction(change.ref, change.member, function.name, function)
+        current = live.get(function.name)
+        if current != function:
+            others = sorted(current.executors - function.executors) if current is not None else ()
+            yield PutFunction(change.ref, change.member, function.name, function, tuple(others))
 
 
 def put_triggers(

@@ -71,10 +71,10 @@ def functions(desired: DesiredConventions, metadata_schema: str) -> tuple[Functi
         for one in entries:
             name = column_function(metadata_schema, kind, one.column)
             source = sql.SQL(body).format(column=sql.Identifier(one.column)).as_string(None)
-            found[name] = Function(name, source)
+            found[name] = Function(name, source, public=True)
     if desired.soft_delete:
         name = (metadata_schema, "soft_delete")
-        found[name] = Function(name, _MARK)
+        found[name] = Function(name, _MARK, public=True)
     return tuple(found[name] for name in sorted(found))
 
 
@@ -84,13 +84,28 @@ def _put_function(change: PutFunction) -> sql.Composable:
     return sql.SQL(
         "CREATE OR REPLACE FUNCTION {name}() RETURNS pg_catalog.trigger LANGUAGE plpgsql {security} "
         "SET search_path = pg_catalog, pg_temp AS {source}; ALTER FUNCTION {name}() OWNER TO {owner}; "
-        "REVOKE ALL ON FUNCTION {name}() FROM PUBLIC"
+        "{access}"
     ).format(
+        access=_access(change),
         name=name,
         security=sql.SQL("SECURITY DEFINER" if function.definer else "SECURITY INVOKER"),
         source=sql.Literal(function.source),
         owner=sql.Identifier(function.owner),
     )
+
+
+def _access(change: PutFunction) -> sql.Composable:
+    """Whoever may execute a trigger function may put it on a table of his own."""
+    function = change.function
+    name = sql.Identifier(*function.name)
+    if function.public:
+        return sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO PUBLIC").format(name)
+    parts: list[sql.Composable] = [sql.SQL("REVOKE ALL ON FUNCTION {}() FROM PUBLIC").format(name)]
+    for role in change.revoke:
+        parts.append(sql.SQL("REVOKE ALL ON FUNCTION {}() FROM {}").format(name, sql.Identifier(role)))
+    for role in sorted(function.executors):
+        parts.append(sql.SQL("GRANT EXECUTE ON FUNCTION {}() TO {}").format(name, sql.Identifier(role)))
+    return sql.SQL("; ").join(parts)
 
 
 _EVENTS = ((INSERT, "INSERT"), (DELETE, "DELETE"), (UPDATE, "UPDATE"), (TRUNCATE, "TRUNCATE"))

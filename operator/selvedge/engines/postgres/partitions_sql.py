@@ -9,6 +9,7 @@ from typing import Any
 from psycopg import sql
 
 from selvedge.core.postgres.partitions import (
+    AcceptRetention,
     CreateHypertable,
     CreatePartition,
     DropPartitions,
@@ -53,8 +54,7 @@ def _finalize(change: FinalizeDetach) -> sql.Composable:
     )
 
 
-def render_drop(change: DropPartitions, metadata_schema: str) -> sql.Composable:
-    """DETACH and DROP of each; where a shorter retention takes nothing away yet, what the claim remembers."""
+def _drop(change: DropPartitions) -> sql.Composable:
     parts: list[sql.Composable] = []
     for schema, name, _ in change.partitions:
         parts.append(
@@ -62,12 +62,14 @@ def render_drop(change: DropPartitions, metadata_schema: str) -> sql.Composable:
                 sql.Identifier(*change.table), partition=sql.Identifier(schema, name)
             )
         )
-    if change.accept is not None and not parts:
-        parts.append(
-            sql.SQL("UPDATE {} SET detail = detail || pg_catalog.jsonb_build_object('retention', {}) WHERE object = {}")
-            .format(sql.Identifier(metadata_schema, "claims"), sql.Literal(change.accept), sql.Literal(change.key))
-        )  # fmt: skip
     return sql.SQL("; ").join(parts)
+
+
+def render_accept(change: AcceptRetention, metadata_schema: str) -> sql.Composable:
+    """What the claim remembers."""
+    return sql.SQL(
+        "UPDATE {} SET detail = detail || pg_catalog.jsonb_build_object('retention', {}) WHERE object = {}"
+    ).format(sql.Identifier(metadata_schema, "claims"), sql.Literal(change.retention), sql.Literal(change.key))
 
 
 def _seconds(seconds: float) -> sql.Composable:
@@ -98,6 +100,7 @@ def _policy(change: SetRetentionPolicy) -> sql.Composable:
 
 RENDERERS: dict[type, Callable[[Any], sql.Composable]] = {
     CreatePartition: _create,
+    DropPartitions: _drop,
     FinalizeDetach: _finalize,
     CreateHypertable: _hypertable,
     SetChunkInterval: _chunks,

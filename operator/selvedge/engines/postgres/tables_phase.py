@@ -66,18 +66,18 @@ class Tables:
         return [change for change in changes if change not in self._failed and not self._enough(change)]
 
     def _enough(self, change: Change) -> bool:
-        return isinstance(change, DropPartitions) and change.accept is None and change.table in self._dropped
+        return isinstance(change, DropPartitions) and not change.shorter and change.table in self._dropped
 
     def problems(self, changes: Sequence[Change]) -> list[Problem]:
         """What failed of these changes, and why."""
         return [self._failed[change] for change in changes if change in self._failed]
 
-    async def make(self, changes: Sequence[OnTable], snapshot: Snapshot, desired: DesiredTables) -> list[Change]:
+    async def make(self, changes: Sequence[OnTable], snapshot: Snapshot, desired: DesiredTables | None) -> list[Change]:
         """Make the changes; returns those that stand. What fails becomes a problem of its object."""
         live = snapshot.tables
         if live is None:
             return []
-        auditors = {audit.owner for audit in desired.audits}
+        auditors = {audit.owner for audit in desired.audits} if desired is not None else set()
         groups: dict[tuple[str, Table], list[OnTable]] = {}
         for change in changes:
             groups.setdefault((_owner(change, live, auditors), change.table), []).append(change)
@@ -172,6 +172,4 @@ def _owner(change: OnTable, live: LiveTables, auditors: set[str]) -> str:
     table: PartitionedTable | None = live.partitions.tables.get(change.table)
     if not isinstance(change, _AS_OWNER) or table is None or table.privileged or table.owner in auditors:
         return ""
-    if isinstance(change, DropPartitions) and not change.partitions:
-        return ""  # the claim alone
     return table.owner

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from selvedge.core.postgres.partitions import DropPartitions
+from selvedge.core.postgres.partitions import AcceptRetention
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.engines.postgres import audit_sql, conventions_sql, partitions_sql
 
@@ -13,6 +13,6 @@ _RENDERERS = {**audit_sql.RENDERERS, **conventions_sql.RENDERERS, **partitions_s
 
 def render_table_change(change: OnTable, metadata_schema: str) -> sql.Composable:
     """Its SQL: one statement or several."""
-    if isinstance(change, DropPartitions):
-        return partitions_sql.render_drop(change, metadata_schema)
+    if isinstance(change, AcceptRetention):
+        return partitions_sql.render_accept(change, metadata_schema)
     return _RENDERERS[type(change)](change)

@@ -54,7 +54,9 @@ _FRAGMENT = sql.SQL("""
  'functions', (SELECT json_agg(json_build_array(n.nspname, p.proname, p.prosrc, p.prosecdef,
      pg_catalog.pg_get_userbyid(p.proowner), p.proacl IS NULL OR EXISTS (
        SELECT FROM pg_catalog.aclexplode(p.proacl) e WHERE e.grantee = 0),
-     coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)))
+     coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false),
+     (SELECT json_agg(pg_catalog.pg_get_userbyid(e.grantee)) FROM pg_catalog.aclexplode(p.proacl) e
+       WHERE e.grantee NOT IN (0, p.proowner))))
    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
   WHERE n.nspname = ANY ({functions}) AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype),
  'access', (SELECT json_agg(json_build_array(n.nspname, c.relname, CASE e.grantee WHEN 0 THEN 'PUBLIC'
@@ -182,8 +184,8 @@ def _triggers(rows: list[list[Any]] | None) -> dict[str, Trigger]:
 
 
 def _function(row: list[Any]) -> Function:
-    schema, name, source, definer, owner, public, pinned = row
-    return Function((schema, name), source, definer, owner, public, pinned)
+    schema, name, source, definer, owner, public, pinned, executors = row
+    return Function((schema, name), source, definer, owner, public, pinned, frozenset(executors or ()))
 
 
 def _partitioned(row: list[Any]) -> PartitionedTable:

@@ -13,9 +13,12 @@ import yaml
 from psycopg import sql
 
 from sandbox import PostgresEndpoint, Sandbox
+from selvedge.core.postgres.export import Exported
+from selvedge.engines.postgres import export as engine_export
+from selvedge.engines.postgres.export import export_server
 from tests.engines import export_support as support
 from tests.engines.export_support import export, plan, specs
-from tests.engines.postgres_support import rows, run
+from tests.engines.postgres_support import engine, rows, run
 
 DATABASES = {
     "plain": (support.PLAIN_ROLES, support.PLAIN_OBJECTS, support.PLAIN_ACCESS),
@@ -267,3 +270,34 @@ def drop(postgres: PostgresEndpoint, database: str, roles: Iterable[str]) -> Non
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
         for role in roles:
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+
+
+async def test_an_entry_that_would_change_something_is_taken_out_and_named(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """Whatever a converter gets wrong: the engine has the last word."""
+    fill(postgres, database_name, *DATABASES["plain"])
+    async with engine(postgres) as one:
+        [exported], errors = await export_server(one, [database_name])
+        assert errors == []
+        found = await engine_export._read(one, database_name)
+        wrong = {"name": "wrong", "privileges": ["DELETE"], "objects": {"tablesIn": ["shared"]}, "to": ["PUBLIC"]}
+        wider = exported.specs[0] | {"grants": [*exported.specs[0]["grants"], wrong], "schemas": [{"name": "nowhere"}]}
+        proven = await engine_export._proven(one, found, Exported(database_name, (wider,)))
+    assert proven.specs[0]["grants"] == exported.specs[0]["grants"]
+    assert "schemas" not in proven.specs[0]
+    assert any(note.startswith("grant wrong is left out") and "GRANT DELETE" in note for note in proven.notes)
+    assert any(note.startswith("schema nowhere is left out") for note in proven.notes)
+
+
+def test_a_login_without_superuser_exports_too(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
+    fill(postgres, database_name, *DATABASES["plain"])
+    login = f"{database_name}_reader"
+    run(postgres, f"CREATE ROLE {login} LOGIN PASSWORD 'only-reads-12' IN ROLE {database_name}_ro")
+    result = support.selvedge(
+        *("export", "--url", support.url_of(postgres, login), "--server", "main", "--database", database_name),
+        environ={"PGPASSWORD": "only-reads-12"},
+    )
+    assert result.returncode == 0, result.stderr
+    theirs = yaml.safe_load(result.stdout)["spec"]
+    assert theirs["postgres"] == specs(postgres, database_name)[0]["postgres"]

@@ -122,7 +122,8 @@ def _manifests(
     reference = _reference(server)
     taken: dict[str, str] = {}
     manifests = []
-    for database, specs, notes in found:
+    for database, specs, told in found:
+        notes = tuple(redactor.redact(in_our_words(text, postgres=engine == POSTGRES)) for text in told)
         own = name or resource_name(database, taken)
         for number, spec in enumerate(specs):
             document = _document(own if number == 0 else f"{own}-{number + 1}", namespace, reference, database, spec)

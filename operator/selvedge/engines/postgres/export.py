@@ -32,6 +32,7 @@ from selvedge.core.postgres.model import (
     GrantTarget,
 )
 from selvedge.core.postgres.partitions import DesiredPartitions
+from selvedge.core.postgres.rights import quoted
 from selvedge.core.postgres.rls_model import DesiredRowSecurity
 from selvedge.core.postgres.tables import DesiredTables
 from selvedge.core.reasons import Reason
@@ -63,6 +64,7 @@ _MODELS: Mapping[str, type[Model]] = {
     "partitions": postgres_data.PartitionedTable,
 }
 _ROUNDS = 4
+_LACKING = 20
 _NOBODY = "export"
 
 
@@ -169,8 +171,12 @@ async def _proven(engine: PostgresEngine, found: Found, exported: Exported) -> E
         )
     for _ in range(_ROUNDS):
         results = await _plan(engine, found.database, specs, cluster, keepers)
-        objections = {ref: why for result in results for ref, why in _objections(result).items()}
+        objections: dict[ObjectRef, str] = {}
+        lacking: list[str] = []
+        for result in results:
+            _object(result, found.snapshot.me, objections, lacking)
         if not objections:
+            notes += [f"to keep it, this login lacks a right: {text}" for text in lacking[:_LACKING]]
             return Exported(found.database, specs, tuple(notes))
         for ref, why in sorted(objections.items()):
             notes.append(f"{ref} is left out, since the database would not stay as it is: {why}")
@@ -231,10 +237,19 @@ def _spec(database: str, postgres: dict[str, Any]) -> DatabaseSchemaSpec:
     return DatabaseSchemaSpec.model_validate(document, extra="forbid", by_alias=True, by_name=False)
 
 
-def _objections(result: MemberResult) -> dict[ObjectRef, str]:
-    found = {change.ref: change.statement for change in result.pending}
-    found.update({problem.ref: problem.message for problem in result.problems})
-    return found
+def _object(result: MemberResult, me: str, objections: dict[ObjectRef, str], lacking: list[str]) -> None:
+    """Sort what the engine says of a manifest: what would change or cannot be had, and what the login may not do.
+
+    The latter is about the login and not about the database; so is that it would make itself a member of roles first.
+    """
+    for change in result.pending:
+        if not (change.ref.kind == "role" and change.statement.startswith("GRANT ") and quoted(me) in change.statement):
+            objections[change.ref] = change.statement
+    for problem in result.problems:
+        if problem.reason is Reason.INSUFFICIENT_PRIVILEGES:
+            lacking.append(problem.message)
+        else:
+            objections[problem.ref] = problem.message
 
 
 def _without(spec: dict[str, Any], refs: Iterable[ObjectRef]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ WITH extension_made AS MATERIALIZED (
   UNION ALL SELECT pg_get_userbyid(defaclrole), nspname, defaclobjtype, defaclacl FROM pg_default_acl JOIN ns
     ON ns.oid = defaclnamespace
 ), fact AS (
-  SELECT 'owner' AS what, kind || name AS key, pg_get_userbyid(owner) AS value FROM object WHERE kind <> 'column'
+  SELECT 'owner' AS what, kind || name AS key, pg_get_userbyid(owner)::text AS value FROM object WHERE kind <> 'column'
   UNION ALL SELECT 'privilege', kind || name || ARRAY[grantee, word, grantor], is_grantable::text FROM privilege
   UNION ALL SELECT 'default', ARRAY[rolname, nspname, objtype::text,
       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END, privilege_type], is_grantable::text

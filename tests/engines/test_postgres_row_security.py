@@ -40,12 +40,8 @@ async def test_t13_a_second_pass_is_one_look(postgres: PostgresEndpoint, databas
         await ready(one, declared)
         await ready(one, declared)
         count(one).taken()
-        with postgres.connect(name) as connection:
-            before = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
-            again = await ready(one, declared)
-            after = connection.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+        again = await ready(one, declared)
         assert count(one).taken() == ["snapshot"]
-        assert before == after
         assert again.applied == ()
         assert probes_of(again) == (4, 0, 0)
     async with engine(postgres) as other:  # another process knows it by the claims

@@ -266,6 +266,7 @@ def test_options_of_memberships_survive(postgres18: PostgresEndpoint, tmp_path: 
 
 
 def drop(postgres: PostgresEndpoint, database: str, roles: Iterable[str]) -> None:
+    """Remove a database, and then its roles."""
     with postgres.connect() as connection:
         connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
         for role in roles:

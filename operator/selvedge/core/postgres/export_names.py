@@ -112,8 +112,8 @@ def signature(schema: str, function: str) -> str | None:
     """A function (``name NUL types``) as ``schema.name(type, type)``; None where the API could not tell its parts."""
     name, _, types = function.partition("\0")
     text = f"{schema}.{name}({', '.join(_without_mode(one) for one in split_types(types))})"
-    fits = is_schema(schema) and _FUNCTION.fullmatch(name) is not None and len(text) <= _FUNCTION_LENGTH
-    return text if fits and "\n" not in text else None
+    fits = all(_FUNCTION.fullmatch(part) for part in (schema, name)) and len(text) <= _FUNCTION_LENGTH
+    return text if fits and is_schema(schema) and "\n" not in text else None
 
 
 def split_types(types: str) -> list[str]:

@@ -80,7 +80,7 @@ class MemberResult:
     ``applied`` are the changes that this pass made and committed; ``pending`` those it found and did not make
     (``drift: Report``, an approval, or a plan). ``drift`` names the objects that had been verified for this very
     generation before and differed now. Ready means: no ``problems``, nothing ``pending``, and the database was looked
-    at after the last change.
+    at after the last change. ``headroom``: until when (Unix time) the partitions of each table by time reach.
     """
 
     ready: int = 0
@@ -92,6 +92,7 @@ class MemberResult:
     row_security: tuple[TableProof, ...] = ()
     provisioned: bool = False
     digest: str = ""
+    headroom: tuple[tuple[str, float], ...] = ()
 
     @property
     def verified(self) -> bool:

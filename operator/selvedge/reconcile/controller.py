@@ -81,13 +81,18 @@ class Controller:
         """The watch showed an object."""
         store = self.context.store
         if deleted:
+            known = store.get(resource.plural, *key_of(obj))
+            if known is not None and _uid(known) != _uid(obj):
+                return  # made again under its name, and seen already: Kopf keeps the order of one uid only
             before = store.remove(resource.plural, *key_of(obj))
+            if resource is DATABASE_SCHEMAS:
+                self.context.metrics.headroom("", "/".join(key_of(obj)), ())
             if before is not None:
                 self._enqueue(resource, before)
                 self._listed.discard(str(before["metadata"].get("uid")))
             return
         before = store.put(resource.plural, obj)
-        changed = before is None or _asked(before) != _asked(obj)
+        changed = before is None or _uid(before) != _uid(obj) or _asked(before) != _asked(obj)
         if resource is SECRETS or resource is CONFIG_MAPS:
             changed = before is None or _version(before) != _version(obj)
         elif resource is DATABASE_USERS and before is not None:
@@ -223,6 +228,10 @@ class Controller:
                 objects = list(self.context.store.all(resource.plural))
                 self.context.metrics.resources(resource.kind, counts(objects))
             await asyncio.sleep(_COUNT_SECONDS)
+
+
+def _uid(obj: Mapping[str, Any]) -> str:
+    return str(obj["metadata"].get("uid", ""))
 
 
 def _asked(obj: Mapping[str, Any]) -> tuple[object, object]:

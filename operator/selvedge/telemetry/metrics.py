@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -112,6 +112,12 @@ class Metrics:
         )
         self._figures = FiguresCollector()
         registry.register(self._figures)
+        self._partitions = Gauge(
+            "db_partition_end_timestamp_seconds",
+            "Until when, in Unix time, rows of a partitioned table find a partition without a gap.",
+            ("database", "schema", "table"),
+            registry=registry,
+        )
         self._leader.set(0)
         self._queue.set(0)
         self._per_server: tuple[MetricWrapperBase, ...] = (
@@ -123,6 +129,7 @@ class Metrics:
             self._health,
             self._health_info,
             self._probed,
+            self._partitions,
         )
 
     def reconciled(self, kind: str, result: str, seconds: float) -> None:
@@ -204,6 +211,12 @@ class Metrics:
         self._queries.labels(server, operation).inc()
         if error:
             self._query_errors.labels(server, error).inc()
+
+    def headroom(self, server: str, schema: str, tables: Iterable[tuple[str, float]]) -> None:
+        """Until when (Unix time) the partitions reach of the tables that a DatabaseSchema (namespace/name) declares."""
+        self._partitions.remove_by_labels({"schema": schema})
+        for table, until in tables:
+            self._partitions.labels(server, schema, table).set(until)
 
     def forget_server(self, server: str) -> None:
         """Remove every series of a DatabaseServer that was deleted, or it would look alive for ever."""

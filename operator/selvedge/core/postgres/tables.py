@@ -11,7 +11,7 @@ from selvedge.core.postgres.changes import DropClaims
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.conventions import DesiredConventions, diff_conventions, view_key
 from selvedge.core.postgres.model import Desired, Snapshot
-from selvedge.core.postgres.partitions import DesiredPartitions, LivePartitions, diff_partitions
+from selvedge.core.postgres.partitions import DesiredPartitions, LivePartitions, diff_partitions, headroom
 from selvedge.core.postgres.triggers import Function, LiveTable, OnTable, Table, View
 from selvedge.core.unit import ObjectRef, Risk
 
@@ -148,6 +148,17 @@ def diff_tables(
             if name in book.claims and not name.startswith("view:"):
                 changes.append(DropClaims(_ref(name), member, (name,)))
     return changes, problems
+
+
+def headroom_of(desired: Desired, snapshot: Snapshot) -> dict[str, tuple[tuple[str, float], ...]]:
+    """By member, for each table by time: until when, in Unix time, rows find a partition."""
+    if desired.tables is None or snapshot.tables is None:
+        return {}
+    found: dict[str, tuple[tuple[str, float], ...]] = {}
+    for one in desired.tables.all_partitions():
+        for left in headroom([one], snapshot.tables.partitions):
+            found[one.member] = (*found.get(one.member, ()), (".".join(left.table), left.until.timestamp()))
+    return found
 
 
 def _ref(name: str) -> ObjectRef:

@@ -23,7 +23,7 @@ from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.retirement import diff_elsewhere
 from selvedge.core.postgres.rights import become_able, not_permitted
 from selvedge.core.postgres.rls_changes import RowSecurityChange
-from selvedge.core.postgres.tables import diff_tables
+from selvedge.core.postgres.tables import diff_tables, headroom_of
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
@@ -68,6 +68,7 @@ class Pass:
         self.rows = work.rows
         self.rows_now: list[RowSecurityChange] = []
         self.tables_now: list[OnTable] = []
+        self.headroom: dict[str, tuple[tuple[str, float], ...]] = {}
         self.settled: Snapshot | None = None
 
     async def run(self) -> UnitResult:
@@ -309,6 +310,7 @@ class Pass:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
         book = self._book(snapshot)
         rows, row_problems = self.rows.diff(self.desired, snapshot, book)
+        self.headroom = headroom_of(self.desired, snapshot)
         kept, trouble = diff_tables(self.desired, snapshot, book, self.compiled.adopt, self.engine.metadata_schema)
         found, problems = diff_database(self.desired, snapshot, book, self.compiled.prune, self.compiled.adopt)
         on_tables = self.work.tables
@@ -391,6 +393,7 @@ class Pass:
                 problems=(*self.cluster_problems, *self.inside_problems, *self.freeing_problems, *failed),
                 advice=(*(text for member, text in self.advice if member == uid), *self.rows.advice(uid)),
                 row_security=self.rows.proofs(uid),
+                headroom=self.headroom.get(uid, ()),
                 applied=self._summaries(self.work.applied, uid),
                 pending=self._summaries(pending, uid),
                 drift=tuple(sorted(self.work.drift.get(uid, ()))),

@@ -23,6 +23,7 @@ class Findings:
     digest: str
     advice: tuple[str, ...] = ()
     row_security: tuple[TableProof, ...] = ()
+    headroom: tuple[tuple[str, float], ...] = ()
 
 
 def results(
@@ -45,6 +46,7 @@ def results(
         drift=found.drift,
         advice=(*_advice(compiled, uid, version, available), *found.advice),
         row_security=found.row_security,
+        headroom=found.headroom,
         provisioned=exists and not blocked,
         digest=found.digest,
     )

@@ -124,14 +124,33 @@ async def write_binding(
 
 
 def _ours(obj: Object, secret: Mapping[str, Any]) -> bool:
-    """Owned by this very resource; or by nobody, and marked as that of a resource of this name (restored, retained)."""
+    """Owned by the DatabaseUser of this name, or by nobody and marked as its Secret (restored, retained).
+
+    By the name and not by the uid: one that was deleted and made again finds the Secret before the garbage collector.
+    """
     metadata = secret["metadata"]
     owners = metadata.get("ownerReferences") or []
     if owners:
-        return any(owner.get("uid") == obj["metadata"]["uid"] for owner in owners)
+        wanted = (DATABASE_USERS.kind, obj["metadata"]["name"])
+        return any((owner.get("kind"), owner.get("name")) == wanted for owner in owners if _group(owner) == GROUP)
     marked = (metadata.get("annotations") or {}).get(USER) == obj["metadata"]["name"]
     managed = (metadata.get("labels") or {}).get("app.kubernetes.io/managed-by") == "selvedge"
     return bool(marked and managed)
+
+
+def _group(owner: Mapping[str, Any]) -> str:
+    return str(owner.get("apiVersion", "")).partition("/")[0]
+
+
+async def delete_binding(context: Context, obj: Object, name: str) -> None:
+    """Delete the Secret of a DatabaseUser whose login is gone, at once and not when the garbage collector comes by.
+
+    Nothing happens to one that is somebody else's. Raises KubeError.
+    """
+    namespace, _ = key_of(obj)
+    found = await context.kube.get(SECRETS, namespace, name)
+    if found is not None and _ours(obj, found):
+        await context.kube.delete(SECRETS, namespace, name)
 
 
 def _manifest(

@@ -41,7 +41,7 @@ from selvedge.reconcile.accounts import (
     place_of,
     wish_of,
 )
-from selvedge.reconcile.binding import hide, read_binding, secret_name, write_binding
+from selvedge.reconcile.binding import delete_binding, hide, read_binding, secret_name, write_binding
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.servers import Server
@@ -282,6 +282,8 @@ async def remove_user(context: Context, obj: Object) -> None:
     account = Account(resource_of(*key_of(obj)), uid, context.cluster, database, base, base)
     async with asyncio.timeout(context.settings.reconcile_timeout), server.use() as engine:
         removal = await engine.logins().remove(account, context.may_write)
+    if not removal.retained:
+        await delete_binding(context, obj, secret_name(obj, spec))
     if removal.retained:
         message = f"login {', '.join(removal.retained)} was there before this resource and stays"
         await context.events.post(obj, Reason.LOGIN_RETAINED, message)

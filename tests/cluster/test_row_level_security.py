@@ -137,6 +137,8 @@ def test_a_policy_that_leaks_is_put_back_at_once(shop: Shop) -> None:
         assert BEN not in message
         assert world.ask(policy) == before
         assert names(anna) == ["Anna"]
+        (event,) = wait_for(lambda: world.api.events("shop", "IsolationBroken"))
+        assert event["type"] == "Warning"
         (table,) = document["status"]["rowLevelSecurity"]
         assert table["probes"]["failed"] > 0
         # A mended declaration is tried and stands.

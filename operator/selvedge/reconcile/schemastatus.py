@@ -162,6 +162,9 @@ def _notices(obj: Object, spec: DatabaseSchemaSpec, result: MemberResult, reason
         notices.append(Notice(Reason.CHANGES_APPLIED, f"made {made} to match the declaration"))
     if reason is Reason.DRIFT_DETECTED and (before is None or before.reason != reason):
         notices.append(Notice(reason, f"changed by hand and left so, since spec.drift is Report: {names}", True))
+    broken = next((problem for problem in result.problems if problem.reason is Reason.ISOLATION_BROKEN), None)
+    if broken is not None and (before is None or before.reason != Reason.ISOLATION_BROKEN):
+        notices.append(Notice(Reason.ISOLATION_BROKEN, broken.message, True))
     return tuple(notices)
 
 

@@ -22,7 +22,7 @@ from sandbox.narrator import Narrator
 from sandbox.process import last_line
 from sandbox.progress import step
 from sandbox.sandbox import Sandbox, fetch
-from sandbox.wallet import EXAMPLES, NAMESPACE, POSTGRES, Wallet
+from sandbox.wallet import EXAMPLES, KINDS, NAMESPACE, POSTGRES, Wallet
 
 _DRIFT_INTERVAL = "10s"
 _LOG_LINES = 12
@@ -87,8 +87,8 @@ def _started(narrator: Narrator) -> Sandbox:
 def _explain(wallet: Wallet, narrator: Narrator) -> None:
     """What a person would look at next."""
     narrator.say("")
-    narrator.command(f"kubectl get dbsrv,dbs,mig -n {NAMESPACE}")
-    shown = wallet.sandbox.kubectl("get", "dbsrv,dbs,mig", "-n", NAMESPACE, check=False)
+    narrator.command(f"kubectl get {KINDS} -n {NAMESPACE}")
+    shown = wallet.sandbox.kubectl("get", KINDS, "-n", NAMESPACE, check=False)
     narrator.output(shown.stdout or shown.stderr)
     if wallet.operator_log.is_file():
         narrator.say("   The last warnings in the operator's log:")
@@ -125,7 +125,7 @@ def _keep(directory: Path, examples: Path) -> int:
             wallet.migrations()
             for _, manifest in wallet.manifests():
                 wallet.apply(manifest)
-            wallet.wait_ready("dbsrv,dbs,mig")
+            wallet.wait_ready(KINDS)
     except BaseException:
         sandbox.close()
         raise
@@ -134,7 +134,7 @@ def _keep(directory: Path, examples: Path) -> int:
 
 def _how_to_go_on(sandbox: Sandbox) -> int:
     print(f"export KUBECONFIG={sandbox.kubeconfig} PATH={tools.control_plane()}:{tools.postgres_client()}:$PATH")
-    print(f"kubectl get dbsrv,dbs,mig -n {NAMESPACE}", flush=True)
+    print(f"kubectl get {KINDS} -n {NAMESPACE}", flush=True)
     return 0
 
 

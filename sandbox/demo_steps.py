@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import psycopg
 from pymongo.errors import WriteError
 
+from sandbox.demo_access import Access, Approval
 from sandbox.demo_checks import DATABASE, MONGO_DATABASE, Checks
 from sandbox.demo_trouble import Trouble
 from sandbox.errors import SandboxError
-from sandbox.wallet import NAMESPACE, ROOT
+from sandbox.wallet import KINDS, NAMESPACE, ROOT
 
 _SEEDS = ROOT / "migrations" / "postgres" / "seeds" / "20241120000000_development_data.sql"
 _DOCUMENT_REFUSED = 121
@@ -26,12 +27,14 @@ class Steps(Checks):
         self._ready()
         self._inside_postgres()
         self._inside_mongodb()
+        Access(self.wallet, self.narrator).run()
         Trouble(self.wallet, self.narrator).run()
+        Approval(self.wallet, self.narrator).run()
         self._delete()
 
     def _operator(self) -> None:
         title = "Install the custom resources and start the operator"
-        with self.narrator.step(title, "Three kinds are added to Kubernetes, and one process acts on them."):
+        with self.narrator.step(title, "Four kinds are added to Kubernetes, and one process acts on them."):
             self.narrator.command("kubectl apply --server-side -f crds/")
             self.wallet.install()
             self.narrator.command("selvedge run")
@@ -58,8 +61,8 @@ class Steps(Checks):
         title = "Wait until everything is Ready"
         shows = "Ready means that both databases were inspected after the last change and equal the declaration."
         with self.narrator.step(title, shows):
-            self.narrator.command(f"kubectl wait --for=condition=Ready dbsrv,dbs,mig --all -n {NAMESPACE}")
-            self.wallet.wait_ready("dbsrv,dbs,mig")
+            self.narrator.command(f"kubectl wait --for=condition=Ready {KINDS} --all -n {NAMESPACE}")
+            self.wallet.wait_ready(KINDS)
             self._table()
             for name in ("fashion-wallet", "fashion-wallet-main"):
                 self.narrator.good(f"{name}: {self.wallet.condition('dbs', name)['message']}")
@@ -121,21 +124,23 @@ class Steps(Checks):
             self.narrator.good("a complete design was taken")
 
     def _table(self) -> None:
-        self.narrator.command(f"kubectl get dbsrv,dbs,mig -n {NAMESPACE}")
-        self.narrator.output(self.sandbox.kubectl("get", "dbsrv,dbs,mig", "-n", NAMESPACE).stdout)
+        self.narrator.command(f"kubectl get {KINDS} -n {NAMESPACE}")
+        self.narrator.output(self.sandbox.kubectl("get", KINDS, "-n", NAMESPACE).stdout)
 
     def _delete(self) -> None:
         title = "Delete the resources"
-        shows = "deletionPolicy: Retain is the default: Kubernetes forgets, the databases keep everything."
+        shows = "Databases are kept, as deletionPolicy: Retain is their default; logins go, as Delete is theirs."
         with self.narrator.step(title, shows):
-            self.narrator.command(f"kubectl delete mig,dbs,dbsrv --all -n {NAMESPACE}")
-            self.sandbox.kubectl("delete", "mig,dbs,dbsrv", "--all", "-n", NAMESPACE, "--timeout=30s")
+            self.narrator.command(f"kubectl delete dbu,mig,dbs,dbsrv --all -n {NAMESPACE}")
+            self.sandbox.kubectl("delete", "dbu,mig,dbs,dbsrv", "--all", "-n", NAMESPACE, "--timeout=30s")
             with self.postgres.connect(DATABASE) as connection:
                 items = self.one(connection, "SELECT count(*) FROM catalog.catalog_items")
+                logins = self.one(connection, "SELECT count(*) FROM pg_roles WHERE rolname ~ '_service(_[ab])?$'")
             with self.sandbox.mongodb.client() as client:
                 designs = client[MONGO_DATABASE]["designs"].count_documents({})
             kept = f"{items} catalogue items and {designs} design are still there"
             self.check(items == 4 and designs == 1, kept, "data was lost")
+            self.check(logins == 0, "and no login of a service", f"{logins} are")
 
 
 def _missing(error: WriteError) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _REPAIR_SECONDS = 45.0
-_PASSES = 4
+_PASSES = 2
 
 _BOTH_ENGINES = """\
 apiVersion: selvedge.dev/v1alpha1

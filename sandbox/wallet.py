@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import sys
 import time
@@ -21,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "fashion-wallet"
 NAMESPACE = "shop"
 POSTGRES = "18"
+KINDS = "dbsrv,dbs,mig,dbu"
 WATCHED = "selvedge.dev/watch=true"
 _POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
@@ -114,6 +116,11 @@ class Wallet:
             self.sandbox.kubectl("get", kind, name, "-n", NAMESPACE, "-o", "json").stdout
         )
         return found
+
+    def secret(self, name: str) -> dict[str, str]:
+        """The data of a Secret, as an application reads it."""
+        data = self.get("secret", name)["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def condition(self, kind: str, name: str, wanted: str = "Ready") -> dict[str, Any]:
         """One condition of a resource's status; empty before there is one."""

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples" / "fashion-wallet"
 SCHEMA = "20-schema-postgres.yaml"
-STEPS = 11
+STEPS = 15
 
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,6 +36,11 @@ def test_every_step_holds():
         "index designs.search",
         "extension postgis is not installed",
         'column "day" does not exist',
+        'new row violates row-level security policy for table "avatars"',
+        "permission denied for schema audit",
+        "first_name Regular became Ada",
+        "avatar_service_a hands over to avatar_service_b",
+        "Destructive  collection  sessions",
     ):
         assert sign in result.stdout
 

@@ -221,3 +221,18 @@ async def test_a_partition_that_was_dropped_by_hand_is_made_again(
         assert [str(change.ref) for change in plan.pending] == ["partitions shared.readings"]
         await ready(one, partitioned(name))
     assert rows(postgres, CHILDREN, dbname=name)[-1][0] == last
+
+
+async def test_what_another_cluster_claims_is_left_to_it(postgres: PostgresEndpoint, database_name: str) -> None:
+    name = database_name
+    claim = (
+        "UPDATE selvedge.claims SET cluster = 'another', resource = 'a/b' WHERE object = 'partitions:shared.readings'"
+    )
+    async with engine(postgres) as one:
+        await only(one, partitioned(name))
+        migrate(postgres, name)
+        await ready(one, partitioned(name))
+        run(postgres, claim, dbname=name)
+        assert reasons(await only(one, partitioned(name))) == {"partitions shared.readings": "Conflict"}
+    claims = "SELECT cluster FROM selvedge.claims WHERE object = 'partitions:shared.readings'"
+    assert rows(postgres, claims, dbname=name) == [("another",)]

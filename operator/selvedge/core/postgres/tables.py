@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from selvedge.core.postgres.audit import DesiredAudit, LiveAudit, diff_audit, log_obstacle
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.changes import DropClaims
-from selvedge.core.postgres.cluster_diff import ClaimBook
+from selvedge.core.postgres.cluster_diff import ClaimBook, conflict
 from selvedge.core.postgres.conventions import DesiredConventions, diff_conventions, view_key
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.postgres.partitions import DesiredPartitions, LivePartitions, diff_partitions, headroom
@@ -125,6 +125,7 @@ def diff_tables(
     left = sorted(desired.remembered.kept)
     roles = frozenset(snapshot.roles)
     # Roles and schema are made by the database's own transaction, which comes before.
+    tables, held_by_others = _ours(tables, book)
     audits = [one for one in tables.audits if {one.owner, one.writer} <= roles and one.schema in snapshot.schemas]
     gone = [(member, name.removeprefix("audit:")) for member, name in left if name.startswith("audit:")]
     changes, problems = diff_audit(audits, gone, live.tables, live.audit, tables.functions, _granted(desired))
@@ -133,7 +134,7 @@ def diff_tables(
     accepted = {one.key: _retention(book, one) for one in tables.all_partitions() if one.key in book.claims}
     found, trouble = diff_partitions([*tables.partitions, *logs], live.partitions, accepted)
     changes += found
-    problems += trouble
+    problems += [*trouble, *held_by_others]
     failed = {problem.status.ref for problem in trouble}
     held = {change.ref for change in found if change.risk is Risk.DESTRUCTIVE}
     for one in (*tables.partitions, *logs):
@@ -148,6 +149,20 @@ def diff_tables(
             if name in book.claims and not name.startswith("view:"):
                 changes.append(DropClaims(_ref(name), member, (name,)))
     return changes, problems
+
+
+def _ours(tables: DesiredTables, book: ClaimBook) -> tuple[DesiredTables, list[Problem]]:
+    """Without what a resource outside of this unit claims: the older claim holds."""
+    problems: list[Problem] = []
+
+    def free(one: DesiredAudit | DesiredPartitions) -> bool:
+        holder = book.foreign(one.key)
+        if holder is not None:
+            problems.append(conflict(one.ref, one.member, holder, book.cluster))
+        return holder is None
+
+    audits = tuple(one for one in tables.audits if free(one))
+    return replace(tables, audits=audits, partitions=tuple(one for one in tables.partitions if free(one))), problems
 
 
 def headroom_of(desired: Desired, snapshot: Snapshot) -> dict[str, tuple[tuple[str, float], ...]]:

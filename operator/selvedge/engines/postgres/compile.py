@@ -7,7 +7,7 @@ left out of the desired state and becomes a problem of that object: the rest goe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from selvedge.api.base import Destructive, Ensure
@@ -27,8 +27,6 @@ from selvedge.api.databaseschema import (
 from selvedge.api.postgres_data import RowLevelSecurity
 from selvedge.api.postgres_grants import DefaultPrivilegeObjects
 from selvedge.core.names import PUBLIC, reserved_role
-from selvedge.core.postgres.audit import DesiredAudit
-from selvedge.core.postgres.conventions import DesiredConventions
 from selvedge.core.postgres.gate import Policy
 from selvedge.core.postgres.model import (
     AuthoritativeScope,
@@ -42,16 +40,14 @@ from selvedge.core.postgres.model import (
     GrantTarget,
     Membership,
 )
-from selvedge.core.postgres.partitions import DesiredPartitions
 from selvedge.core.postgres.rls_model import DesiredRowSecurity
 from selvedge.core.postgres.role_attributes import DesiredAttributes, instant
 from selvedge.core.postgres.settings import stored
-from selvedge.core.postgres.tables import DesiredTables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
-from selvedge.engines.postgres import audit_sql, conventions_sql, tables_compile
 from selvedge.engines.postgres.rls_compile import row_security
+from selvedge.engines.postgres.tables_compile import TablesBuilder
 
 _DEFAULT_KINDS = {
     DefaultPrivilegeObjects.TABLES: "table",
@@ -104,9 +100,7 @@ class _Builder:
         self.defaults: list[DesiredDefault] = []
         self.scopes: list[AuthoritativeScope] = []
         self.row_security: list[DesiredRowSecurity] = []
-        self.audits: list[DesiredAudit] = []
-        self.conventions: list[DesiredConventions] = []
-        self.partitions: list[DesiredPartitions] = []
+        self.kept = TablesBuilder(self, metadata_schema)
         self.declared: dict[str, int] = {}
         self.admitted: list[Member] = []
 
@@ -122,7 +116,7 @@ class _Builder:
                 f"the DatabaseServer's access does not let namespace {member.namespace} use database "
                 f"{member.spec.database}: add it to spec.access there"
             )
-            self._problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
+            self.problem(member, ObjectRef("database", member.spec.database), Reason.ACCESS_DENIED, message)
             return
         self.admitted.append(member)
         migrations = member.spec.migrations
@@ -149,20 +143,21 @@ class _Builder:
             mine = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "role"]
             theirs = [ref.name for ref, owner in self.owner.items() if owner is member and ref.kind == "schema"]
             self.scopes.append(AuthoritativeScope(member.uid, frozenset(mine), frozenset(theirs)))
-        self._tables(member, spec)  # what an audit needs beside it is not declared, and in nobody's scope
+        # What an audit needs beside it is not declared, and in nobody's scope.
+        self.declared[member.uid] += self.kept.add(member, spec)
 
-    def _problem(
+    def problem(
         self, member: Member, ref: ObjectRef, reason: Reason, message: str, state: ObjectState = ObjectState.FAILED
     ) -> None:
         self.problems[member.uid].append(ObjectStatus(ref, state, reason, message))
 
-    def _take(self, member: Member, ref: ObjectRef) -> bool:
+    def take(self, member: Member, ref: ObjectRef) -> bool:
         """Whether the object is the member's to declare; the elder member's claim wins."""
         holder = self.owner.setdefault(ref, member)
         if holder is member:
             return True
         message = f"{ref} is claimed by DatabaseSchema {holder.namespace}/{holder.name}: remove it from one of the two"
-        self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+        self.problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
         return False
 
     def _may_rename(self, member: Member, ref: ObjectRef, old: str | None) -> bool:
@@ -173,12 +168,12 @@ class _Builder:
         first = self.renamed.setdefault(before, ref)
         if first != ref:
             message = f"{before} is to be renamed to {first.name} already: remove one renamedFrom"
-            self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+            self.problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
             return False
         holder = self.owner.setdefault(before, member)
         if holder is not member:
             message = f"{before} is claimed by DatabaseSchema {holder.namespace}/{holder.name}: it cannot be renamed"
-            self._problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
+            self.problem(member, ref, Reason.CONFLICT, message, ObjectState.CONFLICT)
         return holder is member
 
     def _may_use_role(self, member: Member, ref: ObjectRef, name: str, access: AccessRule) -> bool:
@@ -187,14 +182,14 @@ class _Builder:
         why = reserved_role(name)
         if why:
             message = f"{ref} names role {name}, which is refused: {why}; choose another"
-            self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+            self.problem(member, ref, Reason.FORBIDDEN_NAME, message)
             return False
         if not any(name.startswith(prefix) for prefix in access.role_prefixes):
             message = (
                 f"{ref} names role {name}, which the DatabaseServer's access does not give to namespace "
                 f"{member.namespace}: add its prefix to spec.access there"
             )
-            self._problem(member, ref, Reason.ACCESS_DENIED, message)
+            self.problem(member, ref, Reason.ACCESS_DENIED, message)
             return False
         return True
 
@@ -202,7 +197,7 @@ class _Builder:
         ref = ObjectRef("role", role.name)
         names = [role.name, *(membership.role for membership in role.member_of)]
         names += [role.renamed_from] if role.renamed_from else []
-        if not all(self._may_use_role(member, ref, name, access) for name in names) or not self._take(member, ref):
+        if not all(self._may_use_role(member, ref, name, access) for name in names) or not self.take(member, ref):
             return
         if not self._may_rename(member, ref, role.renamed_from):
             return
@@ -221,7 +216,7 @@ class _Builder:
             )
         )
 
-    def _reserved_schema(self, name: str) -> str:
+    def reserved_schema(self, name: str) -> str:
         """Whose schema it is, where nobody may declare it or grant anything in it; empty for all others."""
         if name.startswith("pg_") or name == "information_schema":
             return "Postgres"
@@ -230,14 +225,14 @@ class _Builder:
     def _schema(self, member: Member, schema: PostgresSchema, spec: PostgresDatabase, access: AccessRule) -> None:
         ref = ObjectRef("schema", schema.name)
         owner = schema.owner or (None if schema.name == "public" else spec.owner)
-        holder = self._reserved_schema(schema.name) or self._reserved_schema(schema.renamed_from or "")
+        holder = self.reserved_schema(schema.name) or self.reserved_schema(schema.renamed_from or "")
         if holder:
-            name = schema.name if self._reserved_schema(schema.name) else schema.renamed_from
+            name = schema.name if self.reserved_schema(schema.name) else schema.renamed_from
             message = f"schema {name} belongs to {holder}: choose another name"
-            self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+            self.problem(member, ref, Reason.FORBIDDEN_NAME, message)
         elif owner and not self._may_use_role(member, ref, owner, access):
             return
-        elif self._take(member, ref) and self._may_rename(member, ref, schema.renamed_from):
+        elif self.take(member, ref) and self._may_rename(member, ref, schema.renamed_from):
             absent = schema.ensure is Ensure.ABSENT
             self.schemas.append(
                 DesiredSchema(member.uid, schema.name, owner, schema.comment, absent, schema.renamed_from)
@@ -250,8 +245,8 @@ class _Builder:
                 f"the DatabaseServer's access does not let namespace {member.namespace} use extension "
                 f"{extension.name}: add it to spec.access there"
             )
-            self._problem(member, ref, Reason.ACCESS_DENIED, message)
-        elif self._take(member, ref):
+            self.problem(member, ref, Reason.ACCESS_DENIED, message)
+        elif self.take(member, ref):
             self.extensions.append(
                 DesiredExtension(
                     member.uid,
@@ -284,10 +279,10 @@ class _Builder:
 
     def _in_reserved_schema(self, member: Member, ref: ObjectRef, schemas: Iterable[str]) -> bool:
         for schema in sorted(schemas):
-            holder = self._reserved_schema(schema)
+            holder = self.reserved_schema(schema)
             if holder:
                 message = f"{ref} is on schema {schema}, which belongs to {holder}: nothing in it is granted"
-                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
+                self.problem(member, ref, Reason.FORBIDDEN_NAME, message)
                 return True
         return False
 
@@ -313,67 +308,14 @@ class _Builder:
 
     def _row_security(self, member: Member, declared: RowLevelSecurity, access: AccessRule) -> None:
         entry = row_security(member.uid, declared)
-        holder = self._reserved_schema(entry.schema)
+        holder = self.reserved_schema(entry.schema)
         if holder:
             message = f"table {declared.table} is in a schema that belongs to {holder}: its rows are not yours to guard"
-            self._problem(member, entry.ref, Reason.FORBIDDEN_NAME, message)
+            self.problem(member, entry.ref, Reason.FORBIDDEN_NAME, message)
             return
         allowed = all(self._may_use_role(member, entry.ref, name, access) for name in sorted(entry.role_names()))
-        if allowed and self._take(member, entry.ref):
+        if allowed and self.take(member, entry.ref):
             self.row_security.append(entry)
-
-    def _tables(self, member: Member, spec: PostgresDatabase) -> None:
-        """Audit, conventions and partitions. The audit's roles and schema are declared by it."""
-        self.declared[member.uid] += len(spec.partitions) + bool(spec.audit) + bool(spec.conventions)
-        if spec.audit is not None:
-            one = tables_compile.audit(member.uid, member.spec.database, spec.audit)
-            if self._may_keep(member, one.ref, (one.schema, *one.tables_in, *(name[0] for name, _ in one.tables))):
-                self._audit_objects(member, one, spec)
-                self.audits.append(one)
-        if spec.conventions is not None:
-            setting = (spec.audit.actor_setting if spec.audit else None) or ""
-            conventions = tables_compile.conventions(member.uid, spec.conventions, setting)
-            ref = ObjectRef("conventions", f"{member.namespace}/{member.name}")
-            if self._may_keep(member, ref, sorted(conventions.schemas())):
-                self.conventions.append(conventions)
-        for declared in spec.partitions:
-            entry = tables_compile.partitions(member.uid, declared)
-            if self._may_keep(member, entry.ref, (entry.table[0],)):
-                self.partitions.append(entry)
-
-    def _may_keep(self, member: Member, ref: ObjectRef, schemas: Iterable[str]) -> bool:
-        for schema in schemas:
-            holder = self._reserved_schema(schema)
-            if holder:
-                message = f"{ref} is about schema {schema}, which belongs to {holder}: its tables are not yours"
-                self._problem(member, ref, Reason.FORBIDDEN_NAME, message)
-                return False
-        return self._take(member, ref)
-
-    def _audit_objects(self, member: Member, audit: DesiredAudit, spec: PostgresDatabase) -> None:
-        """Whoever owns a schema can drop what is in it: so it is the audit's owner, unless the declaration says so."""
-        for role, comment in ((audit.owner, "owns the audit of"), (audit.writer, "writes the audit of")):
-            if self._take(member, ObjectRef("role", role)) and all(one.name != role for one in self.roles):
-                text = f"selvedge: {comment} database {member.spec.database}"
-                self.roles.append(DesiredRole(member.uid, role, text))
-        declared = next((one for one in spec.schemas if one.name == audit.schema), None)
-        for index, schema in enumerate(self.schemas):
-            if schema.name == audit.schema and (declared is None or declared.owner is None):
-                self.schemas[index] = replace(schema, owner=audit.owner)
-        if declared is None and self._take(member, ObjectRef("schema", audit.schema)):
-            self.schemas.append(DesiredSchema(member.uid, audit.schema, audit.owner))
-
-    def _all_tables(self) -> DesiredTables | None:
-        if not (self.audits or self.conventions or self.partitions):
-            return None
-        conventions = tables_compile.united(self.conventions)
-        return DesiredTables(
-            tuple(self.audits),
-            {one.schema: audit_sql.functions(one) for one in self.audits},
-            conventions,
-            conventions_sql.functions(conventions, self.metadata_schema),
-            tuple(self.partitions),
-        )
 
     def build(self) -> Compiled:
         database = self.database or DesiredDatabase("", self.unit.database)
@@ -387,7 +329,7 @@ class _Builder:
             defaults=tuple(self.defaults),
             refused=self._refused(),
             row_security=tuple(self.row_security),
-            tables=self._all_tables(),
+            tables=self.kept.build(),
         )
         return Compiled(
             desired,

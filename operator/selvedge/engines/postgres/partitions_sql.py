@@ -8,7 +8,7 @@ from typing import Any
 
 from psycopg import sql
 
-from selvedge.core.postgres.partitions import (
+from selvedge.core.postgres.partition_changes import (
     AcceptRetention,
     CreateHypertable,
     CreatePartition,

@@ -17,7 +17,8 @@ from psycopg import sql
 from selvedge.core.errors import ConflictError, InvalidError, NotPermittedError, RefusedError
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.model import Snapshot
-from selvedge.core.postgres.partitions import CreatePartition, DropPartitions, FinalizeDetach, PartitionedTable
+from selvedge.core.postgres.partition_changes import CreatePartition, DropPartitions, FinalizeDetach
+from selvedge.core.postgres.partitions import PartitionedTable
 from selvedge.core.postgres.tables import DesiredTables, LiveTables
 from selvedge.core.postgres.triggers import OnTable, Table
 from selvedge.core.reasons import Reason

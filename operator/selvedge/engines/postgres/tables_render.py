@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from psycopg import sql
 
-from selvedge.core.postgres.partitions import AcceptRetention
+from selvedge.core.postgres.partition_changes import AcceptRetention
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.engines.postgres import audit_sql, conventions_sql, partitions_sql
 

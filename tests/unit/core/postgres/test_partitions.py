@@ -9,19 +9,21 @@ from typing import Any
 import pytest
 
 from selvedge.core.postgres import periods
-from selvedge.core.postgres.partitions import (
+from selvedge.core.postgres.partition_changes import (
     AcceptRetention,
     CreateHypertable,
     CreatePartition,
-    DesiredPartitions,
     DropPartitions,
     FinalizeDetach,
+    SetChunkInterval,
+    SetRetentionPolicy,
+)
+from selvedge.core.postgres.partitions import (
+    DesiredPartitions,
     Hypertable,
     LivePartitions,
     Partition,
     PartitionedTable,
-    SetChunkInterval,
-    SetRetentionPolicy,
     diff_partitions,
     headroom,
 )

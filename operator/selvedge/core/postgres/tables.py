@@ -165,6 +165,14 @@ def _ours(tables: DesiredTables, book: ClaimBook) -> tuple[DesiredTables, list[P
     return replace(tables, audits=audits, partitions=tuple(one for one in tables.partitions if free(one))), problems
 
 
+def ask_timescale(tables: DesiredTables | None, snapshot: Snapshot) -> DesiredTables | None:
+    """What the next snapshot is to be made for, where TimescaleDB turns out to be there and was not asked yet."""
+    live = snapshot.tables
+    if tables is None or tables.hypertables or live is None or not live.partitions.timescale:
+        return None
+    return replace(tables, hypertables=True) if any(one.every for one in tables.partitions) else None
+
+
 def headroom_of(desired: Desired, snapshot: Snapshot) -> dict[str, tuple[tuple[str, float], ...]]:
     """By member, for each table by time: until when, in Unix time, rows find a partition."""
     if desired.tables is None or snapshot.tables is None:

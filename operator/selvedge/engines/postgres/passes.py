@@ -23,7 +23,7 @@ from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.retirement import diff_elsewhere
 from selvedge.core.postgres.rights import become_able, not_permitted
 from selvedge.core.postgres.rls_changes import RowSecurityChange
-from selvedge.core.postgres.tables import diff_tables, headroom_of
+from selvedge.core.postgres.tables import ask_timescale, diff_tables, headroom_of
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
@@ -283,15 +283,10 @@ class Pass:
         known = self.desired.remembered
         found = united(known, remembered(self.desired, self._book(snapshot), self.compiled.prune))
         self.desired = replace(self.desired, remembered=found)
-        return found != known or self._ask_timescale(snapshot)
-
-    def _ask_timescale(self, snapshot: Snapshot) -> bool:
-        """Have the next snapshot ask TimescaleDB about its tables; True where it did not yet and is there."""
-        tables, live = self.desired.tables, snapshot.tables
-        if tables is None or tables.hypertables or live is None or not live.partitions.timescale:
-            return False
-        self.desired = replace(self.desired, tables=replace(tables, hypertables=True))
-        return any(one.every for one in tables.partitions)
+        tables = ask_timescale(self.desired.tables, snapshot)
+        if tables is not None:
+            self.desired = replace(self.desired, tables=tables)
+        return found != known or tables is not None
 
     def cluster_diff(self, view: ClusterView, roles: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         """What differs in the server-wide part: claims and databases as in ``view``, roles as in ``roles``."""

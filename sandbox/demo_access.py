@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _USER = "10000000-0000-4000-8000-000000000002"
 _DESIGNER = "10000000-0000-4000-8000-000000000003"
 _PEOPLE = {"user@fashionwallet.com": _USER, "designer@fashionwallet.com": _DESIGNER}
+_TRAIL = """
+SELECT operation, session_role, user_id, old_values ->> 'first_name', new_values ->> 'first_name',
+  new_values ? 'password_hash'
+FROM trail.database_operations WHERE table_name = 'shared.users' AND operation = 'UPDATE'
+ORDER BY executed_at DESC LIMIT 1
+"""
 _CHANGE_SECONDS = 20.0
 _COLLECTION = "sessions"
 
@@ -101,19 +107,14 @@ class Access(Checks):
         shows = "A change leaves a row in the audit trail, with the person behind the login; no service can touch it."
         with self.narrator.step(title, shows):
             change = "UPDATE shared.users SET first_name = 'Ada'"
-            trail = (
-                "SELECT operation, session_role, user_id::text, old_values ->> 'first_name', "
-                "new_values ->> 'first_name', new_values ? 'password_hash' FROM audit.database_operations WHERE table_name = 'shared.users' "
-                "AND operation = 'UPDATE' ORDER BY executed_at DESC LIMIT 1"
-            )
             login = self.wallet.secret("avatar-service-db")
             with self.service(login, _USER) as connection:
                 self.narrator.command(f'psql -c "{change}"   # avatar_service, for user@fashionwallet.com')
                 self.check(connection.execute(change.encode()).rowcount == 1, "one row is changed: the user's own")
-                self._refused(connection, "SELECT FROM audit.database_operations")
-                self._refused(connection, "DELETE FROM audit.database_operations")
+                self._refused(connection, "SELECT FROM trail.database_operations")
+                self._refused(connection, "DELETE FROM trail.database_operations")
             with self.service(self.wallet.secret("back-office-db")) as connection:
-                row = connection.execute(trail.encode()).fetchone()
+                row = connection.execute(_TRAIL).fetchone()
             if row is None:
                 raise SandboxError("the audit trail has no row of the change")
             operation, session, user, before, after, hashed = row

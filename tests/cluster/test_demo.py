@@ -37,7 +37,7 @@ def test_every_step_holds():
         "extension postgis is not installed",
         'column "day" does not exist',
         'new row violates row-level security policy for table "avatars"',
-        "permission denied for schema audit",
+        "permission denied for schema trail",
         "first_name Regular became Ada",
         "avatar_service_a hands over to avatar_service_b",
         "Destructive  collection  sessions",

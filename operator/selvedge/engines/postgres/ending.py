@@ -17,8 +17,8 @@ from psycopg import sql
 from selvedge.core.errors import NotPermittedError
 from selvedge.core.postgres import changes as c
 from selvedge.core.reasons import Reason
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.session import Session
 
 _FIND = sql.SQL("""
 SELECT a.pid, a.usesysid::bigint, w.name FROM pg_catalog.pg_stat_activity a

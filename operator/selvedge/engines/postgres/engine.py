@@ -20,7 +20,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.base import Observer, ServerFacts, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
-from selvedge.engines.postgres.connections import Connections, Session, open_connection
+from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
 from selvedge.engines.postgres.logins import PostgresLogins
 from selvedge.engines.postgres.looks import ClusterView, ServerBook, read_cluster
@@ -29,6 +29,7 @@ from selvedge.engines.postgres.passes import Pass
 from selvedge.engines.postgres.probe import probe
 from selvedge.engines.postgres.removal import remove_members
 from selvedge.engines.postgres.rls_memory import RowSecurityMemory
+from selvedge.engines.postgres.session import Session, open_connection
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 from selvedge.engines.postgres.turns import Turns
 from selvedge.engines.postgres.work import Work

@@ -38,11 +38,11 @@ from selvedge.core.postgres.tables import DesiredTables
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult, ObjectRef
 from selvedge.engines.base import Member, Unit
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.engine import PostgresEngine
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.export_sql import Inventory, databases_statement, inventory_statement, parse_inventory
 from selvedge.engines.postgres.looks import read_snapshot
+from selvedge.engines.postgres.session import Session
 
 #: The list of ``spec.postgres`` whose entries a status names by this kind, and the entry's key.
 _LISTS: Mapping[str, tuple[str, str]] = {
@@ -170,7 +170,14 @@ async def _proven(engine: PostgresEngine, found: Found, exported: Exported) -> E
             "another name a manifest is a stranger to its objects; give that cluster with --cluster-uid"
         )
     for _ in range(_ROUNDS):
-        results = await _plan(engine, found.database, specs, cluster, keepers)
+        try:
+            results = await _plan(engine, found.database, specs, cluster, keepers)
+        except SelvedgeError as error:
+            if error.reason is not Reason.INSUFFICIENT_PRIVILEGES:
+                raise
+            # Who may read a database need not be let into the operator's own schema.
+            notes.append(f"it was not planned against the database, as this login may not: {error.message}")
+            return Exported(found.database, specs, tuple(notes))
         objections: dict[ObjectRef, str] = {}
         lacking: list[str] = []
         for result in results:

@@ -15,10 +15,10 @@ from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere,
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.postgres.acting import as_inheriting
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
 from selvedge.engines.postgres.errors import statement_error
 from selvedge.engines.postgres.retirement import holdings_fragment, parse_holdings, render_hand_over, render_retirement
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.transaction import lock_statement
 
 _LOOK = sql.SQL("""

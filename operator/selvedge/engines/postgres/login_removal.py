@@ -44,8 +44,8 @@ from selvedge.engines.postgres.snapshot import text_array
 from selvedge.engines.postgres.transaction import LOCK_KEY
 
 if TYPE_CHECKING:
-    from selvedge.engines.postgres.connections import Session
     from selvedge.engines.postgres.engine import PostgresEngine
+    from selvedge.engines.postgres.session import Session
 
 _BEGIN = (sql.SQL("BEGIN"), sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY)))
 _COMMIT = sql.SQL("COMMIT")

@@ -42,8 +42,8 @@ from selvedge.engines.postgres.render import create_metadata
 from selvedge.engines.postgres.transaction import LOCK_KEY
 
 if TYPE_CHECKING:
-    from selvedge.engines.postgres.connections import Session
     from selvedge.engines.postgres.engine import PostgresEngine
+    from selvedge.engines.postgres.session import Session
 
 _MAX_ATTEMPTS = 4
 _LOCK = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))

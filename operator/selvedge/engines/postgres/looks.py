@@ -12,8 +12,8 @@ from psycopg import sql
 
 from selvedge.core.postgres.model import Claim, Desired, Snapshot
 from selvedge.core.reasons import Reason
-from selvedge.engines.postgres.connections import Session, Shared
 from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_error
+from selvedge.engines.postgres.session import Session, Shared
 from selvedge.engines.postgres.snapshot import (
     claims_statement,
     cluster_statement,

@@ -21,7 +21,6 @@ from psycopg.pq import TransactionStatus
 
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.engines.postgres.connections import open_connection
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
 from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
@@ -35,6 +34,7 @@ from selvedge.engines.postgres.migration_statements import (
     send,
 )
 from selvedge.engines.postgres.rls_birth import close_at_birth
+from selvedge.engines.postgres.session import open_connection
 from selvedge.migrate.plan import HistoryRow, RowState
 from selvedge.migrate.protocol import Control, StatementFailedError
 from selvedge.migrate.transactions import forbids_transaction, index_build

@@ -29,12 +29,12 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, UnitResult
 from selvedge.engines.base import AccessRule
 from selvedge.engines.postgres.cluster_phase import ClusterPhase
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import DatabaseMissingError
 from selvedge.engines.postgres.freeing import free, hand_over
 from selvedge.engines.postgres.looks import ClusterView, read_snapshot
 from selvedge.engines.postgres.render import summary
 from selvedge.engines.postgres.report import Findings, results
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.work import Work, foreseen, new_database
 
 #: How often row-level security may be found wanting before somebody else must be at it.

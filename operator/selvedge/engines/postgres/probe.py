@@ -13,10 +13,11 @@ from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.figures import ReplicaLag
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ReplicaState, ServerFacts, ServerTarget
-from selvedge.engines.postgres.connections import Connections, open_connection
+from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.figures import FIGURES, LAG, figures_of
 from selvedge.engines.postgres.remedy import may_create
+from selvedge.engines.postgres.session import open_connection
 
 _OLDEST = 150000
 

@@ -24,11 +24,12 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
 from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
-from selvedge.engines.postgres.connections import Connections, Session
+from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.render import render, summary
 from selvedge.engines.postgres.rls_removal import remove_policies
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 
 #: The operator's own logins of a database, which go with it.

@@ -20,9 +20,9 @@ from selvedge.core.errors import NotPermittedError, RefusedError, TransientError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ServerTarget
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
+from selvedge.engines.postgres.session import Session
 
 _VALID_FOR = "10 minutes"
 

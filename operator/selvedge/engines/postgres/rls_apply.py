@@ -36,10 +36,11 @@ from selvedge.core.postgres.rls_record import Canonical
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.base import ServerTarget
-from selvedge.engines.postgres.connections import Connections, Session
+from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_connection_lost, is_transient, statement_error
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from selvedge.engines.postgres.rls_sql import parse_row_security, render_row_security, row_security_statement
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.transaction import LOCK_KEY
 
 #: ACCESS EXCLUSIVE waits behind every reader, and every later reader waits behind it: so it never waits for long.

@@ -12,8 +12,8 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.postgres.rls_lint import Finding
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.snapshot import text_array
 
 _LINT = sql.SQL(r"""

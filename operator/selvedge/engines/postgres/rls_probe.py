@@ -16,11 +16,12 @@ from psycopg import sql
 from selvedge.core.postgres.rls_changes import TableKey
 from selvedge.core.postgres.rls_model import DesiredRowSecurity, Expectation, TableState, TenantProbe
 from selvedge.engines.base import ServerTarget
-from selvedge.engines.postgres.connections import Connections, Session
+from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from selvedge.engines.postgres.rls_truth import Truth, UnreadableError, read_truth
 from selvedge.engines.postgres.rls_writes import probe_writes
+from selvedge.engines.postgres.session import Session
 
 _LIMIT = 60.0
 _SETTINGS = {"statement_timeout": "5s", "lock_timeout": "2s", "jit": "off"}

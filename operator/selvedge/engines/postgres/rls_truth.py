@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.postgres.rls_changes import TableKey
-from selvedge.engines.postgres.connections import Session
+from selvedge.engines.postgres.session import Session
 
 #: A table of at most so many rows is counted; of a larger one rows are sampled.
 COUNTED = 10_000

@@ -19,7 +19,6 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.acting import acted, acted_alone, self_grant
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.ending import end_sessions, holders, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.looks import (
@@ -32,6 +31,7 @@ from selvedge.engines.postgres.looks import (
 )
 from selvedge.engines.postgres.remedy import may_create, remedy
 from selvedge.engines.postgres.render import create_metadata, render
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.statements import statements
 
 #: One constant for every database, never derived from a resource's name: two resources must meet at one lock. The

@@ -17,9 +17,9 @@ import psycopg
 
 from selvedge.core.errors import SelvedgeError
 from selvedge.core.postgres import changes as c
-from selvedge.engines.postgres.connections import Session
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.engines.postgres.looks import ClusterView
+from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 
 if TYPE_CHECKING:

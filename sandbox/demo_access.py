@@ -25,7 +25,7 @@ _DESIGNER = "10000000-0000-4000-8000-000000000003"
 _PEOPLE = {"user@fashionwallet.com": _USER, "designer@fashionwallet.com": _DESIGNER}
 _TRAIL = """
 SELECT operation, session_role, user_id, old_values ->> 'first_name', new_values ->> 'first_name',
-  new_values ? 'password_hash'
+  new_values ? 'password_hash', (new_values ->> 'version')::int - (old_values ->> 'version')::int
 FROM trail.database_operations WHERE table_name = 'shared.users' AND operation = 'UPDATE'
 ORDER BY executed_at DESC LIMIT 1
 """
@@ -117,10 +117,11 @@ class Access(Checks):
                 row = connection.execute(_TRAIL).fetchone()
             if row is None:
                 raise SandboxError("the audit trail has no row of the change")
-            operation, session, user, before, after, hashed = row
+            operation, session, user, before, after, hashed, counted = row
             told = f"back_office reads: {operation} by {session} for {user}: first_name {before} became {after}"
             self.check((session, user, after) == (login["username"], _USER, "Ada"), told, "another row was expected")
             self.check(not hashed, "password_hash is not in it")
+            self.check(counted == 1, "and the change counted the row's version up by 1", f"by {counted}")
 
     def _rotation(self) -> None:
         title = "Rotate passwords"

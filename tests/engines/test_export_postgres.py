@@ -294,6 +294,13 @@ async def test_an_entry_that_would_change_something_is_taken_out_and_named(
 def test_a_login_without_superuser_exports_too(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
     fill(postgres, database_name, *DATABASES["plain"])
     login = f"{database_name}_reader"
+    # The operator keeps another database: its claims on this server are nobody else's to read.
+    kept = {"name": "kept", "namespace": "shop"}, {"serverRef": {"name": "main"}, "database": f"{database_name}_kept"}
+    manifest = {"apiVersion": "selvedge.dev/v1alpha1", "kind": "DatabaseSchema", "metadata": kept[0]}
+    path = tmp_path / "kept.yaml"
+    path.write_text(yaml.safe_dump(manifest | {"spec": kept[1] | {"postgres": {}}}), encoding="utf-8")
+    assert plan(postgres, path, "apply", "--yes").returncode == 0
+    drop(postgres, f"{database_name}_kept", ())
     run(postgres, f"CREATE ROLE {login} LOGIN PASSWORD 'only-reads-12' IN ROLE {database_name}_ro")
     result = support.selvedge(
         *("export", "--url", support.url_of(postgres, login), "--server", "main", "--database", database_name),
@@ -302,3 +309,4 @@ def test_a_login_without_superuser_exports_too(postgres: PostgresEndpoint, datab
     assert result.returncode == 0, result.stderr
     theirs = yaml.safe_load(result.stdout)["spec"]
     assert theirs["postgres"] == specs(postgres, database_name)[0]["postgres"]
+    assert "it was not planned against the database, as this login may not" in result.stderr

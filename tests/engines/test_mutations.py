@@ -172,6 +172,10 @@ MUTATIONS: dict[str, tuple[str, set[str]]] = {
 }  # fmt: skip
 
 
+#: Facts about a role, whose name comes first in the key.
+_OF_ROLES = {"role", "role comment", "member", "default"}
+
+
 async def test_every_mutation_is_found_named_and_repaired(postgres: PostgresEndpoint, database_name: str) -> None:
     assert len(MUTATIONS) >= 40
     p = database_name
@@ -214,8 +218,15 @@ async def test_every_mutation_is_found_named_and_repaired(postgres: PostgresEndp
 
 
 def look(endpoint: PostgresEndpoint, name: str) -> Facts:
-    """The facts, without the operator's own logins, whose end moves on with each use."""
+    """The facts of the database and of this test's roles: others work on the same server.
+
+    Without the operator's own logins, whose end moves on with each use.
+    """
     with endpoint.connect(name) as connection:
         found = facts(connection, "")
     own = {f"{name}_{purpose}" for purpose in ("probe", "policies", "partitions")}
-    return {fact: value for fact, value in found.items() if not own & set(fact.key)}
+    return {
+        fact: value
+        for fact, value in found.items()
+        if not own & set(fact.key) and (fact.kind not in _OF_ROLES or fact.key[0].startswith(name))
+    }

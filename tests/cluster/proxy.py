@@ -26,6 +26,7 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
         self._flowing = asyncio.Event()
         self._pairs: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
         self.port = 0
 
     def __enter__(self) -> Proxy:
@@ -68,8 +69,12 @@ class Proxy:
         for task in pairs:
             task.cancel()
         await asyncio.gather(*pairs, return_exceptions=True)
+        for writer in self._writers:  # a task that was cancelled before it began has closed nothing
+            writer.close()
+        self._writers.clear()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         # a task of our own: asyncio's streams complain about a handler that was cancelled
         task = asyncio.create_task(self._pair(reader, writer))
         self._pairs.add(task)
@@ -80,7 +85,9 @@ class Proxy:
             back, forth = await asyncio.open_connection(LOOPBACK, self._upstream)
         except OSError:
             writer.close()  # nobody is there: as the real address would say
+            self._writers.discard(writer)
             return
+        self._writers.add(forth)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._pump(reader, forth))
@@ -90,6 +97,7 @@ class Proxy:
         finally:
             writer.close()
             forth.close()
+            self._writers -= {writer, forth}
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         while data := await source.read(_BLOCK):

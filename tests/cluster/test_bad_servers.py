@@ -82,7 +82,7 @@ def test_each_wrong_server_says_what_is_wrong_and_others_go_on(bare: World, tmp_
             "limited": ("InsufficientPrivileges", STALLED,
                 ("the operator's login lacks rights; an administrator has to run: "
                 f'ALTER ROLE "{limited}" CREATEROLE; ALTER ROLE "{limited}" CREATEDB; '
-                f'GRANT CREATE ON DATABASE "postgres" TO "{limited}"')),
+                f'GRANT CREATE ON DATABASE "postgres" TO "{limited}"; GRANT pg_signal_backend TO "{limited}"')),
             "standby": ("Standby", WAITS,
                 "the server is a standby and takes no writes: name the primary in spec.hosts"),
         }  # fmt: skip

@@ -172,8 +172,8 @@ MUTATIONS: dict[str, tuple[str, set[str]]] = {
 }  # fmt: skip
 
 
-#: Facts about a role, whose name comes first in the key.
-_OF_ROLES = {"role", "role comment", "member", "default"}
+#: Facts about a role, whose name comes first in the key; a setting of the database itself names none.
+_OF_ROLES = {"role", "role comment", "member", "default", "setting"}
 
 
 async def test_every_mutation_is_found_named_and_repaired(postgres: PostgresEndpoint, database_name: str) -> None:
@@ -228,5 +228,5 @@ def look(endpoint: PostgresEndpoint, name: str) -> Facts:
     return {
         fact: value
         for fact, value in found.items()
-        if not own & set(fact.key) and (fact.kind not in _OF_ROLES or fact.key[0].startswith(name))
+        if not own & set(fact.key) and (fact.kind not in _OF_ROLES or not fact.key[0] or fact.key[0].startswith(name))
     }

@@ -129,8 +129,11 @@ async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
 
 def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
     from selvedge.cli.output import aligned, clean
+    from selvedge.core.words import count
 
-    click.echo(f"{len(plan['changes'])} changes to database {clean(plan['database'])} wait:", err=err)
+    changes = len(plan["changes"])
+    waits = f"{count(changes, 'change')} to database {clean(plan['database'])} {'waits' if changes == 1 else 'wait'}:"
+    click.echo(waits, err=err)
     rows = [(c["risk"], c["kind"], clean(c["name"]), clean(c["statement"])) for c in plan["changes"]]
     for line in aligned(rows):
         click.echo(line, err=err)

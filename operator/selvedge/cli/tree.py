@@ -7,6 +7,7 @@ from typing import Any
 
 from selvedge.cli.output import clean
 from selvedge.core.conditions import find
+from selvedge.core.words import count
 from selvedge.kube.client import KubeClient
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_SERVERS, MIGRATION_RUNS, Resource
 
@@ -107,7 +108,9 @@ def lines(servers: list[dict[str, Any]]) -> Iterator[str]:
             if len(schema["notReady"]) > _SHOWN:
                 yield f"    … and {len(schema['notReady']) - _SHOWN} more: -o json shows them"
             if (schema["plan"] or {}).get("digest"):
-                yield f"    {schema['plan']['changes']} changes wait: `kubectl selvedge plan {schema['name']}`"
+                changes = int(schema["plan"]["changes"])
+                waits = f"{count(changes, 'change')} {'waits' if changes == 1 else 'wait'}"
+                yield f"    {waits}: `kubectl selvedge plan {schema['name']}`"
             for run in schema["migrationRuns"]:
                 if run["ready"] is not True:
                     yield _line("    ", run, str(run["progress"] or ""))

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from selvedge.core.errors import RefusedError
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, MemberResult
+from selvedge.core.words import count
 from selvedge.kube.errors import KubeExists
 from selvedge.kube.resources import CONFIG_MAPS
 from selvedge.reconcile.context import Context
@@ -30,8 +31,13 @@ def plan_name(schema: str, digest: str) -> str:
     return f"{schema[: _MAX_NAME - len('-plan-') - len(short)].rstrip('-.')}-plan-{short}"
 
 
-def plan_document(obj: Object, database: str, result: MemberResult, system_identifier: str) -> dict[str, Any]:
-    """The ConfigMap: ``plan.json`` for machines, ``plan.txt`` for people. Where it is too long for one, it says so."""
+def plan_document(
+    obj: Object, database: str, result: MemberResult, system_identifier: str, redact: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """The ConfigMap: ``plan.json`` for machines, ``plan.txt`` for people. Where it is too long for one, it says so.
+
+    No statement holds a secret; should a declaration repeat one, it is hidden, and the plan cannot be approved.
+    """
     namespace, name = key_of(obj)
     changes = [
         {"kind": c.ref.kind, "name": c.ref.name, "risk": str(c.risk), "statement": c.statement, "before": c.before}
@@ -44,8 +50,8 @@ def plan_document(obj: Object, database: str, result: MemberResult, system_ident
         "digest": result.digest,
         "changes": changes,
     }
-    text = "\n".join(_lines(database, result.digest, result.pending)) + "\n"
-    machine = json.dumps(document, ensure_ascii=False, indent=1)
+    text = redact("\n".join(_lines(database, result.digest, result.pending)) + "\n")
+    machine = redact(json.dumps(document, ensure_ascii=False, indent=1))
     data = {"plan.txt": text, "plan.json": machine}
     if len(text.encode()) + len(machine.encode()) > _MAX_BYTES:
         head = text.encode()[: _MAX_BYTES // 2].decode(errors="ignore")
@@ -73,7 +79,7 @@ def plan_document(obj: Object, database: str, result: MemberResult, system_ident
 
 def _lines(database: str, digest: str, pending: Sequence[ChangeSummary]) -> Iterator[str]:
     risks = Counter(str(change.risk) for change in pending)
-    yield f"-- {len(pending)} changes to database {database}: " + ", ".join(
+    yield f"-- {count(len(pending), 'change')} to database {database}: " + ", ".join(
         f"{n} {r}" for r, n in sorted(risks.items())
     )
     yield f"-- to approve: spec.approvedPlan: {digest}"
@@ -93,7 +99,7 @@ async def keep_plan(context: Context, obj: Object, database: str, result: Member
     if wanted == before:
         return wanted
     if wanted:
-        document = plan_document(obj, database, result, system_identifier)
+        document = plan_document(obj, database, result, system_identifier, context.redactor.redact)
         try:
             await context.kube.create(CONFIG_MAPS, document)
         except KubeExists:
@@ -103,5 +109,9 @@ async def keep_plan(context: Context, obj: Object, database: str, result: Member
                 message = f"configmap {namespace}/{wanted} exists and does not hold the plan that waits: delete it"
                 raise RefusedError(Reason.CONFLICT, message) from None
     if before:
-        await context.kube.delete(CONFIG_MAPS, namespace, before)
+        found = await context.kube.configmap(namespace, before)
+        owners = ((found or {}).get("metadata") or {}).get("ownerReferences") or ()
+        # A status can be written by others: nothing is deleted on its word alone.
+        if any(owner.get("uid") == obj["metadata"]["uid"] for owner in owners):
+            await context.kube.delete(CONFIG_MAPS, namespace, before)
     return wanted

@@ -326,7 +326,7 @@ def test_with_the_server_gone_the_resource_is_let_go_with_an_event(world: World)
     bound(world, "app")
     world.api.delete("DatabaseServer", "main")
     wait_for(lambda: world.api.get("DatabaseServer", "main") is None)
-    wait_for(lambda: "cannot be used" in condition(world.api.get("DatabaseUser", "app"))["message"] or True)
+    world.until("DatabaseUser", "app", "False", "WaitingForServer")  # the operator has seen it
     world.api.delete("DatabaseUser", "app")
     wait_for(lambda: world.api.get("DatabaseUser", "app") is None)
     wait_for(lambda: any(event["reason"] == "LoginRetained" for event in world.api.list("Event")))

@@ -29,6 +29,10 @@ def spec(p: str, *, schema: str = "shared", role: str = "a") -> dict[str, Any]:
     }
 
 
+def quote(text: str) -> str:
+    return f"'{text}'"
+
+
 def deleting(one: Member) -> Member:
     return replace(one, deleting=True)
 
@@ -103,6 +107,41 @@ async def test_the_other_member_of_a_database_goes_on(postgres: PostgresEndpoint
         await remove(server, new)
         assert roles(postgres, database_name) == []
         assert rows(postgres, "SELECT FROM pg_database WHERE datname = %s", database_name) == []
+
+
+@pytest.mark.parametrize("cluster", ["another", "mine"])
+async def test_a_database_with_somebody_elses_objects_is_not_dropped(
+    postgres: PostgresEndpoint, database_name: str, cluster: str
+) -> None:
+    """Another cluster's, those of a resource behind another DatabaseServer, or what Retain left: their data stays."""
+    one = member(database_name, spec(database_name))
+    async with engine(postgres) as server:
+        await ready(server, one)
+        run(
+            postgres,
+            "CREATE SCHEMA kept; CREATE TABLE kept.t AS SELECT 1 AS id;"
+            "INSERT INTO selvedge.claims (object, cluster, resource, uid, detail)"
+            f" SELECT 'schema:kept', {'cluster' if cluster == 'mine' else quote('another')}, 'shop/other', 'u', detail"
+            " FROM selvedge.claims LIMIT 1",
+            database_name,
+        )
+        found = await remove(server, one)
+        assert f"database {database_name}" not in found
+        assert "schema shared" in found
+        assert rows(postgres, "SELECT id FROM kept.t", dbname=database_name) == [(1,)]
+        assert claims(postgres, "%", database_name) == [("schema:kept", "shop/other")]
+
+
+async def test_a_strangers_login_with_the_name_of_one_of_ours_stays(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    one = member(database_name, spec(database_name))
+    run(postgres, f"CREATE ROLE {database_name}_probe LOGIN")
+    async with engine(postgres) as server:
+        await ready(server, one)
+        await remove(server, one)
+    assert roles(postgres, database_name) == [f"{database_name}_probe"]
+    run(postgres, f"DROP ROLE {database_name}_probe")
 
 
 async def test_removal_goes_on_where_it_was_broken_off(postgres: PostgresEndpoint, database: str) -> None:

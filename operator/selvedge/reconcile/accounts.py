@@ -14,7 +14,7 @@ from selvedge.api.databaseuser import DatabaseUserSpec, PasswordManagement, Rota
 from selvedge.api.resource import parse
 from selvedge.core.binding import Endpoint
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
-from selvedge.core.names import check_identifier, reserved_role
+from selvedge.core.names import check_identifier, reserved_role, shorten
 from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.users import Account, Credentials, RoleRef, Wish, default_username, resource_of
@@ -27,8 +27,8 @@ from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of, unit_of
 
 _LABELS_SECONDS = 60.0
-#: The logins that users' code runs as (migrations and probes).
-_OWN = ("_migrator", "_probe")
+#: The operator's own roles of a database: those that users' code runs as, and those that own what nobody else may.
+_OWN = ("_migrator", "_probe", "_policies", "_partitions", "_audit", "_audit_writer")
 _DEFAULT_PORT = {EngineType.POSTGRES: 5432, EngineType.MONGODB: 27017}
 
 
@@ -78,13 +78,17 @@ async def check_access(context: Context, place: Place, obj: Object, spec: Databa
     check_identifier(base, "username")
     if base.endswith(_OWN):
         # Taken by somebody, it would keep every migration or probe of that database from running.
-        message = f"username {base} is refused: names that end in {' or '.join(_OWN)} are the operator's own logins"
+        message = f"username {base} is refused: names that end in {', '.join(_OWN)} are the operator's own"
         raise RefusedError(Reason.FORBIDDEN_NAME, message + "; choose another")
     _check_name(rule, namespace, f"username {base}", base, listed=False)
+    own = {shorten(place.database, suffix) for suffix in _OWN}
     for role in spec.roles:
         if place.mongodb:
             _check_database(rule, namespace, role.database or place.database)
         else:
+            if role.role in own:
+                message = f"role {role.role} of spec.roles is the operator's own in database {place.database}"
+                raise RefusedError(Reason.FORBIDDEN_NAME, message + "; name another")
             _check_name(rule, namespace, f"role {role.role} of spec.roles", role.role, listed=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from selvedge.api.base import Destructive
+from selvedge.api.base import DeletionPolicy, Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.databaseserver import EngineType
 from selvedge.api.resource import parse
@@ -248,11 +248,15 @@ async def remove_schema(context: Context, obj: Object) -> None:
         gone = bool(other["metadata"].get("deletionTimestamp"))
         members.append(_member(context, other, parsed, deleting=gone))
     only = {str(obj["metadata"]["uid"])}
+    # Those that go as well, and take what is theirs with them: what they claim keeps no database.
+    going = {
+        f"{m.namespace}/{m.name}" for m in members if m.deleting and m.spec.deletion_policy is DeletionPolicy.DELETE
+    }
     unit = Unit(
         spec.database,
         tuple(m for m in members if m.uid in only or not m.deleting),
         context.cluster,
-        alive=lambda _: True,
+        alive=lambda resource: resource not in going,
     )
     async with asyncio.timeout(context.settings.reconcile_timeout), server.use() as engine:
         result = await engine.remove(unit, context.may_write)

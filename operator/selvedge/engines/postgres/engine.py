@@ -137,7 +137,7 @@ class PostgresEngine:
         self._book = None
         self._seen.pop(unit.database, None)
         self.rows.forget(unit.database)
-        return await remove_members(self.pool, self.target, self.metadata_schema, unit, may_write)
+        return await remove_members(self.pool, self.target, self.metadata_schema, unit, may_write, self.check_identity)
 
     async def _run(self, unit: Unit, may_write: Callable[[], None], *, plan_only: bool) -> UnitResult:
         work = Work(self, unit, compile_unit(unit, self.metadata_schema), may_write, plan_only)

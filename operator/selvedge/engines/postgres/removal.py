@@ -34,16 +34,26 @@ from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
 
 #: The operator's own logins of a database, which go with it.
 _LOGINS = ("_migrator", "_policies", "_probe", "_partitions")
+#: How their comments begin.
+_MADE_BY_US = "selvedge: "
 
 
 async def remove_members(
-    pool: Connections, target: ServerTarget, metadata_schema: str, unit: Unit, may_write: Callable[[], None]
+    pool: Connections,
+    target: ServerTarget,
+    metadata_schema: str,
+    unit: Unit,
+    may_write: Callable[[], None],
+    check_identity: Callable[[Snapshot], None],
 ) -> UnitResult:
-    """Remove what the deleting members made. Raises our errors when a step failed; then it is to be tried again."""
+    """Remove what the deleting members made. Raises our errors when a step failed; then it is to be tried again.
+
+    ``check_identity`` raises where the server is not the one that the members were made on.
+    """
     results = {}
     for member in unit.members:
         if member.deleting:
-            one = _Removal(pool, target, metadata_schema, unit, member, may_write)
+            one = _Removal(pool, target, metadata_schema, unit, member, may_write, check_identity)
             try:
                 results[member.uid] = MemberResult(applied=tuple(await one.run()))
             except ChangeFailedError as failure:
@@ -62,7 +72,9 @@ class _Removal:
         unit: Unit,
         member: Member,
         may_write: Callable[[], None],
+        check_identity: Callable[[Snapshot], None],
     ) -> None:
+        self.check_identity = check_identity
         self.pool = pool
         self.target = target
         self.metadata_schema = metadata_schema
@@ -80,6 +92,8 @@ class _Removal:
     async def run(self) -> list[ChangeSummary]:
         async with self.pool.session(self.target.maintenance_database) as session:
             roles, drop_database = await self._cluster_claims(session)
+        if drop_database and await self._is_shared():
+            drop_database = False
         if drop_database:
             await self._drop_database()
         else:
@@ -101,6 +115,7 @@ class _Removal:
         """The roles that this member made and nobody else declares, and whether the database goes as a whole."""
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
             view = await transaction.cluster((), (f"database:{self.unit.database}",), (self.resource,))
+        self.check_identity(view.snapshot)
         self.version = view.snapshot.version
         book = self._book(view.snapshot)
         declared = {role.name for role in self.others.roles}
@@ -112,6 +127,24 @@ class _Removal:
         ours = database is not None and database.belongs_to(self.unit.cluster, self.resource)
         others = any(not member.deleting for member in self.unit.members)
         return roles, bool(ours and database is not None and database.detail.get("created") and not others)
+
+    async def _is_shared(self) -> bool:
+        """Whether somebody else claims something in the database.
+
+        It may be a resource of another cluster, one that reaches the server by another DatabaseServer, or one whose
+        ``deletionPolicy: Retain`` left its data there.
+        """
+        empty = Desired(DesiredDatabase(self.member.uid, self.unit.database))
+        try:
+            async with self.pool.session(self.unit.database) as session:
+                snapshot = await read_snapshot(session, empty, self.metadata_schema)
+        except DatabaseMissingError:
+            return False
+        alive = self.unit.alive or (lambda resource: True)
+        return any(
+            claim.cluster != self.unit.cluster or (claim.resource != self.resource and alive(claim.resource))
+            for claim in snapshot.claims.values()
+        )
 
     async def _drop_database(self) -> None:
         change = c.DropDatabase(ObjectRef("database", self.unit.database), self.member.uid, self.unit.database)
@@ -216,11 +249,14 @@ class _Removal:
 
     async def _cluster(self, session: Session, roles: list[str], *, with_database: bool) -> None:
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
-            view = await transaction.cluster((), (), (self.resource,))
+            logins = [shorten(self.unit.database, suffix) for suffix in _LOGINS]
+            view = await transaction.cluster(logins, (), (self.resource,))
             changes: list[c.Change] = [c.DropRole(ObjectRef("role", r), self.member.uid, r) for r in roles]
             if with_database:
-                for suffix in _LOGINS:
-                    login = shorten(self.unit.database, suffix)
+                for login in logins:
+                    current = view.snapshot.roles.get(login)
+                    if current is None or not (current.comment or "").startswith(_MADE_BY_US):
+                        continue  # somebody else's, whatever it is called
                     changes.append(c.DropRole(ObjectRef("role", login), self.member.uid, login))
             changes += self._claims(self._book(view.snapshot))
             if changes:

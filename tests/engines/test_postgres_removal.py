@@ -132,6 +132,26 @@ async def test_a_database_with_somebody_elses_objects_is_not_dropped(
         assert claims(postgres, "%", database_name) == [("schema:kept", "shop/other")]
 
 
+async def test_a_schema_with_a_table_that_another_guards_is_not_dropped(
+    postgres: PostgresEndpoint, database: str
+) -> None:
+    one = member(database, spec(database), adoption="Allow")
+    async with engine(postgres) as server:
+        await ready(server, one)
+        run(
+            postgres,
+            "CREATE TABLE shared.t AS SELECT 1 AS id;"
+            "INSERT INTO selvedge.claims (object, cluster, resource, uid, detail)"
+            " SELECT 'rowLevelSecurity:shared.t', cluster, 'shop/other', 'u', detail FROM selvedge.claims LIMIT 1",
+            database,
+        )
+        with pytest.raises(SelvedgeError, match=r"schema shared is not dropped: rowLevelSecurity shared\.t in it is"):
+            await remove(server, one)
+        assert rows(postgres, "SELECT id FROM shared.t", dbname=database) == [(1,)]
+        run(postgres, "DELETE FROM selvedge.claims WHERE resource = 'shop/other'", database)
+        assert "schema shared" in await remove(server, one)
+
+
 async def test_a_strangers_login_with_the_name_of_one_of_ours_stays(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:

@@ -17,7 +17,7 @@ from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.default_privileges import diff_defaults
 from selvedge.core.postgres.grants_diff import diff_grants
-from selvedge.core.postgres.model import Desired, DesiredDatabase, Remembered, Snapshot
+from selvedge.core.postgres.model import Claim, Desired, DesiredDatabase, Remembered, Snapshot
 from selvedge.core.postgres.remembering import remembered_defaults, remembered_grants
 from selvedge.core.postgres.retirement import diff_retirement
 from selvedge.core.reasons import Reason
@@ -140,11 +140,7 @@ class _Removal:
                 snapshot = await read_snapshot(session, empty, self.metadata_schema)
         except DatabaseMissingError:
             return False
-        alive = self.unit.alive or (lambda resource: True)
-        return any(
-            claim.cluster != self.unit.cluster or (claim.resource != self.resource and alive(claim.resource))
-            for claim in snapshot.claims.values()
-        )
+        return any(self._is_anothers(claim) for claim in snapshot.claims.values())
 
     async def _drop_database(self) -> None:
         change = c.DropDatabase(ObjectRef("database", self.unit.database), self.member.uid, self.unit.database)
@@ -218,11 +214,30 @@ class _Removal:
             if claim.object in declared or not claim.detail.get("created"):
                 continue
             ref = ObjectRef(kind, name)
+            if kind == "schema":
+                self._check_tables(ref, book)
             if kind == "schema" and name in snapshot.schemas:
                 changes.append(c.DropSchema(ref, self.member.uid, name, cascade=True))
             elif kind == "extension" and name in snapshot.extensions:
                 changes.append(c.DropExtension(ref, self.member.uid, name))
         return changes
+
+    def _check_tables(self, schema: ObjectRef, book: ClaimBook) -> None:
+        """A schema goes with all that is in it: not while somebody else guards, audits or partitions a table there."""
+        for claim in book.claims.values():
+            kind, _, table = claim.object.partition(":")
+            if table.startswith(f"{schema.name}.") and self._is_anothers(claim):
+                message = (
+                    f"{schema} is not dropped: {kind} {table} in it is declared by DatabaseSchema {claim.resource}; "
+                    "remove it there, or set deletionPolicy to Retain"
+                )
+                raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
+
+    def _is_anothers(self, claim: Claim) -> bool:
+        if claim.cluster != self.unit.cluster:
+            return True
+        alive = self.unit.alive or (lambda resource: True)
+        return claim.resource != self.resource and alive(claim.resource)
 
     def _claims(self, book: ClaimBook) -> list[c.Change]:
         """The member's claims go; those of objects that another member declares as well go over to him."""

@@ -1,6 +1,6 @@
-"""Durations (``30s``, ``5m``, ``1h``, ``30d``) and sizes (``16Mi``) as they are written in a declaration.
+"""Durations (``30s``, ``5m``, ``1h``, ``30d``) as they are written in a declaration.
 
-Inside the program a duration is seconds as a float and a size is bytes as an int; text is only at the edges.
+Inside the program a duration is seconds as a float; text is only at the edges.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 
 DURATION_PATTERN = r"^([0-9]{1,9}(ms|s|m|h|d))+$"
-SIZE_PATTERN = r"^[0-9]{1,12}(Ki|Mi|Gi|Ti)?$"
 DURATION_MAX_LENGTH = 32
-SIZE_MAX_LENGTH = 16
 
 _MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1_000, "ms": 1}
-_BYTES = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
 
 _DURATION = re.compile(DURATION_PATTERN, re.ASCII)
 _PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
-_SIZE = re.compile(r"^([0-9]{1,12})(Ki|Mi|Gi|Ti|)$", re.ASCII)
 
 
 def parse_duration(text: str) -> float:
@@ -47,27 +43,3 @@ def format_duration(seconds: float) -> str:
         if count:
             text += f"{count}{unit}"
     return text or "0s"
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as ``512``, ``64Ki``, ``16Mi`` or ``20Gi``; raises InvalidError."""
-    match = _SIZE.fullmatch(text)
-    if match is None:
-        raise InvalidError(
-            Reason.INVALID_SPEC,
-            f"{text[:40]!r} is not a size: write a whole number of bytes, or one with Ki, Mi, Gi or Ti",
-        )
-    return int(match[1]) * _BYTES[match[2]]
-
-
-def format_size(size: int) -> str:
-    """The text of a size in bytes with the greatest unit that divides it: ``16Mi`` for 16777216.
-
-    Raises ValueError for a negative size.
-    """
-    if size < 0:
-        raise ValueError("a size is never negative")
-    for unit in ("Ti", "Gi", "Mi", "Ki"):
-        if size and size % _BYTES[unit] == 0:
-            return f"{size // _BYTES[unit]}{unit}"
-    return str(size)

@@ -1,4 +1,4 @@
-"""Durations and sizes: text at the edges, seconds and bytes inside."""
+"""Durations: text at the edges, seconds inside."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from hypothesis import strategies as st
 
 from selvedge.core.duration import (
     DURATION_PATTERN,
-    SIZE_PATTERN,
     format_duration,
-    format_size,
     parse_duration,
-    parse_size,
 )
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
@@ -58,30 +55,6 @@ def test_what_is_written_is_read_again(milliseconds):
     assert re.fullmatch(DURATION_PATTERN, text)
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("0", 0), ("512", 512), ("64Ki", 65_536), ("16Mi", 1 << 24), ("20Gi", 20 << 30)]
-)
-def test_a_size_is_bytes(text, size):
-    assert parse_size(text) == size
-    assert format_size(size) == text
-
-
-@pytest.mark.parametrize("text", ["", "16MB", "-1", "1.5Gi", "16 Mi", "Ki", "16mi"])
-def test_what_is_no_size_is_refused_with_an_example(text):
-    with pytest.raises(
-        InvalidError, match="is not a size: write a whole number of bytes, or one with Ki, Mi, Gi or Ti"
-    ):
-        parse_size(text)
-
-
-@given(st.integers(min_value=0, max_value=10**12 - 1))
-def test_a_size_that_is_written_is_read_again(size):
-    text = format_size(size)
-    assert parse_size(text) == size
-    assert re.fullmatch(SIZE_PATTERN, text)
-
-
-@pytest.mark.parametrize("write", [format_duration, format_size])
-def test_nothing_negative_is_written(write):
+def test_nothing_negative_is_written():
     with pytest.raises(ValueError, match="never negative"):
-        write(-1)
+        format_duration(-1)

@@ -392,8 +392,3 @@ def _target(grant: Grant) -> GrantTarget:
         servers=objects.foreign_servers,
         wrappers=objects.foreign_data_wrappers,
     )
-
-
-def count_by_member(problems: Mapping[str, list[ObjectStatus]], uid: str) -> int:
-    """How many objects of a member are not ready."""
-    return len({status.ref for status in problems.get(uid, ())})

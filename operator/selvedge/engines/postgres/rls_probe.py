@@ -7,6 +7,7 @@ never holds a value of a row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -70,7 +71,7 @@ async def _in_role(admin: Session, login: RestrictedLogin, probe: _Probe) -> Non
         probe.skip("lost its session")
 
 
-class _Probe:
+class _Probe(ABC):
     """One role, one session, one snapshot."""
 
     def __init__(self, role: str, key: TableKey, table: TableState, verdict: Verdict) -> None:
@@ -102,8 +103,9 @@ class _Probe:
             return None
         return truth
 
+    @abstractmethod
     async def run(self, admin: Session, connection: psycopg.AsyncConnection) -> None:
-        raise NotImplementedError
+        """Ask as the role, and note in the verdict what differs from the truth."""
 
     async def ask(
         self,

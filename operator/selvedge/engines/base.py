@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.core.figures import ServerFigures
 from selvedge.core.unit import ObjectRef, UnitResult
 from selvedge.engines.logins import Logins
 from selvedge.migrate.protocol import MigrationSession
+
+if TYPE_CHECKING:
+    # `selvedge migrate` needs none of the models, and they take longer to import than everything else together
+    from selvedge.api.databaseschema import DatabaseSchemaSpec
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
@@ -14,6 +15,10 @@ from selvedge.migrate.directives import NONE, Directives, Part, header, split_pa
 from selvedge.migrate.names import Engine, FileName, group, parse_name
 from selvedge.migrate.splitter import split
 from selvedge.migrate.transactions import Script, prepare
+
+Kind = Literal["Versioned", "Repeatable", "Seed"]
+"""Versioned: runs once, in order. Repeatable (``R__x.sql``): after those, whenever its text changed. Seed: after
+those, in the environments that it names."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,14 @@ class Migration:
     up_line: int = 1
     down_line: int = 1
     engine: Engine = "Postgres"
+    kind: Kind = "Versioned"
+    down_file: str = ""
+    """The file of the down part, where it is not ``file``."""
+
+    @property
+    def key(self) -> str:
+        """What the history knows the migration by: its version, or kind and name where it has none."""
+        return str(self.version) if self.kind == "Versioned" else f"{self.kind}:{self.name}"
 
     @cached_property
     def script(self) -> Script:
@@ -39,9 +52,21 @@ class Migration:
         return prepare(split(self.up, file=self.file, line=self.up_line), self.directives, self.file)
 
     @cached_property
+    def down_script(self) -> Script:
+        """The down part as statements, empty where there is none; raises InvalidError as ``script`` does."""
+        file = self.down_file or self.file
+        return prepare(split(self.down or "", file=file, line=self.down_line), self.down_directives, file)
+
+    @cached_property
     def commands(self) -> tuple[mongo.Command, ...]:
         """The up part as MongoDB's commands; raises InvalidError for what is no command."""
         return mongo.commands(self.up, file=self.file, line=self.up_line)
+
+    @cached_property
+    def down_commands(self) -> tuple[mongo.Command, ...]:
+        """The down part as MongoDB's commands, none where there is none; raises InvalidError as ``commands`` does."""
+        text = self.down or "[]"
+        return mongo.commands(text, file=self.down_file or self.file, line=self.down_line)
 
     def check(self) -> None:
         """Parse the up part now; raises InvalidError with file and line."""

@@ -57,11 +57,10 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
         if server is None:  # the Secrets are wrong: nobody may go on with the old ones
             await context.servers.remove((namespace, name))
+        cap = _OFTEN if attempt <= _OFTEN_UNTIL else _SELDOM
         pause = delay(
-            attempt - 1, base=1.0, cap=5.0 if isinstance(error, TransientError) else 30.0, random=context.random
+            attempt - 1, base=1.0, cap=cap if isinstance(error, TransientError) else 30.0, random=context.random
         )
-        if server is not None:
-            pause = max(pause, server.breaker.retry_after(time.monotonic()))
         if isinstance(error, InvalidError) and error.reason not in _FROM_OUTSIDE:
             pause = 300.0
         outcome = from_error(error, context.now() + timedelta(seconds=pause))
@@ -75,6 +74,10 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     await context.write_status(DATABASE_SERVERS, obj, outcome)
     context.enqueue_after(key, pause)
 
+
+#: Seconds between two probes of a server that is away: one connection each, and all its users wait for the first that
+#: succeeds. After a minute or so it is a longer outage, and there may be many such servers.
+_OFTEN, _OFTEN_UNTIL, _SELDOM = 2.0, 40, 5.0
 
 #: Not transient, and yet mended outside this resource: looked at again at a moderate pace.
 _FROM_OUTSIDE = frozenset(

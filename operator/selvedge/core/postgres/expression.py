@@ -1,7 +1,9 @@
 """SQL expressions of a declaration: whether a text is one expression and nothing more, and what it calls for each row.
 
-A policy's expression is put between parentheses into a statement. What is lexed here is what the server lexes, so that
+A policy's expression is put between parentheses into a statement. What is lexed here begins and ends where it does for
+the server (``scan.l`` of Postgres 15 to 18, with ``standard_conforming_strings`` on, as every session pins it), so that
 a text which would end the parentheses, the statement or the rest of the line is refused before it reaches a server.
+Texts in which the server finds a fault of its own, such as a number with letters behind it, may be let through.
 """
 
 from __future__ import annotations
@@ -10,22 +12,30 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+# White space is these six and nothing else: every character beyond ASCII, a no-break space among them, is a letter. A
+# vertical tab is white space from Postgres 16 on; 15 takes it for a fault, so nothing can hide behind the difference.
+# Quoted texts are possessive: where one has no end, its beginning is not to be taken for a shorter one.
 _TOKEN = re.compile(
-    r"""(?P<space>\s+)
+    r"""(?P<space>[ \t\n\r\f\v]+)
     | (?P<line>--[^\r\n]*)
     | (?P<block>/\*)
-    | (?P<tag>\$(?:[A-Za-z_\u0080-\uffff][A-Za-z0-9_\u0080-\uffff]*)?\$)
-    | (?P<escaped>[eE]'(?:[^'\\]|''|\\.)*')
-    | (?P<unicode>[uU]&'(?:[^']|'')*')
-    | (?P<text>'(?:[^']|'')*')
-    | (?P<name>"(?:[^"]|"")+")
-    | (?P<word>(?![eE]')[A-Za-z_\u0080-\uffff][A-Za-z0-9_$\u0080-\uffff]*)
+    | (?P<tag>\$(?:[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_\u0080-\U0010ffff]*)?\$)
+    | (?P<escaped>[eE]'(?:[^'\\]|''|\\.)*+')
+    | (?P<unicode>[uU]&'(?:[^']|'')*+')
+    | (?P<text>'(?:[^']|'')*+')
+    | (?P<name>"(?:[^"]|"")++")
+    | (?P<word>(?![eE]')[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)
     | (?P<parameter>\$[0-9]+)
     | (?P<number>[0-9][0-9A-Za-z_.]*)
     | (?P<open>[(\[])
     | (?P<close>[)\]])
     | (?P<end>;)
     | (?P<other>(?![eE]')[^'"\\])""",
+    re.VERBOSE | re.DOTALL,
+)
+#: A string goes on behind white space with a line's end in it, and in an ``E''`` string so do the backslashes.
+_CONTINUED = re.compile(
+    r"""(?:[ \t\f\v]|--[^\r\n]*+)*+[\r\n](?:[ \t\n\r\f\v]|--[^\r\n]*+[\r\n])*+'(?P<rest>(?:[^'\\]|''|\\.)*+')?""",
     re.VERBOSE | re.DOTALL,
 )
 _PAIRS = {")": "(", "]": "["}
@@ -50,7 +60,7 @@ def tokens(text: str) -> Iterator[Token]:
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            raise _UnendedError(f"{text[position]} at character {position + 1} is not closed")
+            raise _UnendedError(_no_token(text, position))
         kind, end = str(match.lastgroup), match.end()
         if kind == "block":
             end = _comment_end(text, position)
@@ -59,8 +69,28 @@ def tokens(text: str) -> Iterator[Token]:
             if closing < 0:
                 raise _UnendedError(f"{match.group()} at character {position + 1} is not closed")
             end = closing + len(match.group())
+        elif kind == "escaped":
+            end = _string_end(text, end)
         yield Token(kind, text[position:end], position)
         position = end
+
+
+def _no_token(text: str, position: int) -> str:
+    """Why nothing begins here."""
+    if text[position] == "\\":
+        return f"a backslash stands outside of a string at character {position + 1}"
+    if text.startswith('""', position):
+        return f"a name without a character stands at character {position + 1}"
+    return f"{text[position]} at character {position + 1} is not closed"
+
+
+def _string_end(text: str, end: int) -> int:
+    """Where an ``E''`` string ends, whose first part ends at ``end``."""
+    while (match := _CONTINUED.match(text, end)) is not None:
+        if match["rest"] is None:
+            raise _UnendedError(f"' at character {match.end()} is not closed")
+        end = match.end()
+    return end
 
 
 def _comment_end(text: str, start: int) -> int:
@@ -83,6 +113,8 @@ def refusal(text: str) -> str:
     """
     opened: list[str] = []
     meaning = False
+    if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+        return "it holds a NUL or half of a surrogate pair, which no server takes"
     try:
         for token in tokens(text):
             if token.kind == "end":

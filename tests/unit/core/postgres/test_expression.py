@@ -21,6 +21,9 @@ from selvedge.core.postgres.expression import called_for_each_row, refusal, toke
         "a$b = 1 and 1.5e3 > 0",
         "'one'\n'two' = c",
         "a @> '{\"x\": [1, 2]}'::jsonb",
+        "a = E'one' -- it's\n\t'two\\') or (\\'' and b",
+        "$\U0001f600$;'$\U0001f600$ = a",
+        "\U0001f600 = 1",
     ],
 )
 def test_expressions(text: str) -> None:
@@ -44,6 +47,18 @@ def test_expressions(text: str) -> None:
         ("a = $1", "parameter"),
         ("1 = 1 --\n) with check (true", "closes what was never opened"),
         ("'a' --\r) with check (true", "closes what was never opened"),
+        ("E'a'\n'b\\') or ('c'", "not closed"),
+        ("E'a' -- x\r\n-- y\n 'b\\'", "not closed"),
+        ("E'a' /* x */\n'b') or (c", "closes what was never opened"),
+        ("E'a''\\'", "not closed"),
+        ("\u00a0E'\\''", "not closed"),
+        ("\u2003E'\\''", "not closed"),
+        ("\U0001f600E'\\''", "not closed"),
+        ("$\U0001f600$ ' $\U0001f600", "not closed"),
+        ("a\\b", "backslash"),
+        ('a = ""', "without a character"),
+        ("true\0", "NUL"),
+        ("'\ud800'", "surrogate"),
     ],
 )
 def test_what_is_none(text: str, why: str) -> None:

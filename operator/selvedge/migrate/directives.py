@@ -1,4 +1,7 @@
-"""Markers (``-- migrate:up``) and directives (``-- lock-timeout: 2s``) in the comments of a SQL file."""
+"""Markers (``-- migrate:up``) and directives (``-- lock-timeout: 2s``) in the comments of a SQL file.
+
+The markers of goose (``-- +goose Up``) and of sql-migrate (``-- +migrate Up``) are read as they are.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,10 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 
 _MARKER = re.compile(r"^--[ \t]*migrate:(?P<direction>\w+)[ \t]*(?P<options>[^\n]*)$", re.MULTILINE)
-_FOREIGN = re.compile(r"^--[ \t]*\+(?:goose|migrate)\b", re.MULTILINE | re.IGNORECASE)
+_FOREIGN = re.compile(
+    r"^--[ \t]*\+(?P<tool>goose|migrate)[ \t]+(?P<direction>[A-Za-z]+)[ \t]*(?P<options>[^\n]*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _COMMENT = re.compile(r"--[ \t]*(?P<key>[a-z][a-z-]*)[ \t]*(?::[ \t]*(?P<value>\S[^\n]*?))?[ \t]*")
 _REQUIRES = re.compile(r">=[ ]*([0-9]{1,3})")
 _BOOLEANS = {"true": True, "false": False}
@@ -45,34 +51,93 @@ class Part:
 def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
     """The up part and the down part of one file with markers; a file without markers is all up.
 
-    ``text`` is normalised. Raises InvalidError for unknown, repeated or lonely markers and for other tools' markers.
+    ``text`` is normalised. Raises InvalidError for unknown, repeated or lonely markers, and where those of two tools
+    are mixed.
     """
     markers = list(_MARKER.finditer(text))
+    foreign = list(_FOREIGN.finditer(text))
+    if markers and foreign:
+        line = _line(text, foreign[0].start())
+        raise _invalid(file, line, f"markers of {_tool(foreign[0])} beside -- migrate:up; keep one kind")
+    if foreign:
+        return _foreign_parts(file, text, foreign)
     if not markers:
-        foreign = _FOREIGN.search(text)
-        if foreign:
-            raise _invalid(file, _line(text, foreign.start()), "markers of another tool; write -- migrate:up instead")
         return Part(text, 1, header(file, text, 1)), None
-    directions = [marker["direction"] for marker in markers]
+    return _cut(file, text, markers, "-- migrate:up", "-- migrate:down")
+
+
+def refuse_markers(file: str, text: str) -> None:
+    """Raise InvalidError for a marker in a file that holds one direction by its name."""
+    marker = _MARKER.search(text) or _FOREIGN.search(text)
+    if marker:
+        raise _invalid(
+            file,
+            _line(text, marker.start()),
+            f"a marker in a file whose name says its direction; remove {marker[0].strip()!r}",
+        )
+
+
+def _foreign_parts(file: str, text: str, found: list[re.Match[str]]) -> tuple[Part, Part | None]:
+    """The parts of a file with goose's or sql-migrate's markers; what begins and ends statements is not needed."""
+    markers, transaction = [], True
+    for marker in found:
+        words = f"{marker['direction']} {marker['options']}".lower().split()
+        match words:
+            case ["up" | "down"]:
+                markers.append(marker)
+            case ["up" | "down", "notransaction"] if _tool(marker) == "sql-migrate":
+                markers.append(marker)
+                transaction = False
+            case ["no", "transaction"]:
+                transaction = False
+            case ["statementbegin" | "statementend"]:
+                pass
+            case ["envsub", "on"]:
+                raise _invalid(
+                    file,
+                    _line(text, marker.start()),
+                    "ENVSUB is not done; write ${env:NAME} and list NAME in the placeholders",
+                )
+            case _:
+                raise _invalid(file, _line(text, marker.start()), f"unknown marker {marker[0].strip()!r}; correct it")
+    tool = "goose" if _tool(found[0]) == "goose" else "migrate"
+    up, down = _cut(file, text, markers, f"-- +{tool} Up", f"-- +{tool} Down", at=_line(text, found[0].start()))
+    if not transaction:
+        up = replace(up, directives=replace(up.directives, transaction=False))
+        down = replace(down, directives=replace(down.directives, transaction=False)) if down else None
+    return up, down
+
+
+def _cut(
+    file: str, text: str, markers: list[re.Match[str]], up: str, down: str, *, at: int | None = None
+) -> tuple[Part, Part | None]:
+    directions = [marker["direction"].lower() for marker in markers]
     if directions not in (["up"], ["up", "down"]):
         raise _invalid(
             file,
-            _line(text, markers[0].start()),
-            f"markers {', '.join(directions)}; a file has one -- migrate:up and after it at most one -- migrate:down",
+            _line(text, markers[0].start()) if markers else at or 1,
+            f"markers {', '.join(directions) or 'without a direction'}; a file has one {up} and after it at most one "
+            f"{down}",
         )
     preamble = text[: markers[0].start()]
     for number, comment in enumerate(preamble.split("\n"), start=1):
         if comment.strip() and not comment.lstrip().startswith("--"):
-            raise _invalid(file, number, "a statement before -- migrate:up would never run; move it below")
+            raise _invalid(file, number, f"a statement before {up} would never run; move it below")
     shared = header(file, preamble, 1)
     parts = []
     for index, marker in enumerate(markers):
         end = markers[index + 1].start() if index + 1 < len(markers) else len(text)
         body = text[marker.end() : end]
         line = _line(text, marker.end())
-        directives = header(file, body.lstrip("\n"), line, shared)
-        parts.append(Part(body, line, _options(file, line, marker["options"], directives)))
+        directives = header(file, body, line, shared)
+        if up == "-- migrate:up":
+            directives = _options(file, line, marker["options"], directives)
+        parts.append(Part(body, line, directives))
     return parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _tool(marker: re.Match[str]) -> str:
+    return "goose" if marker["tool"].lower() == "goose" else "sql-migrate"
 
 
 def header(file: str, text: str, line: int, base: Directives | None = None) -> Directives:
@@ -88,6 +153,25 @@ def header(file: str, text: str, line: int, base: Directives | None = None) -> D
         if match:
             found = _apply(file, line + offset, match["key"], match["value"], found)
     return found
+
+
+def render(directives: Directives) -> str:
+    """The directives as comment lines: what :func:`header` reads as the same; empty where nothing is asked for."""
+    lines = []
+    if directives.transaction is not None:
+        lines.append(f"transaction: {str(directives.transaction).lower()}")
+    for name, seconds in (("lock", directives.lock_timeout), ("statement", directives.statement_timeout)):
+        if seconds is not None:
+            lines.append(f"{name}-timeout: {f'{round(seconds * 1000)}ms' if seconds else '0'}")
+    if directives.allow:
+        lines.append("allow: " + ", ".join(directives.allow))
+    if directives.irreversible:
+        lines.append("irreversible")
+    if directives.requires_version is not None:
+        lines.append(f"requires-version: >={directives.requires_version}")
+    if directives.environments:
+        lines.append("env: " + ", ".join(directives.environments))
+    return "".join(f"-- {line}\n" for line in lines)
 
 
 def _options(file: str, line: int, options: str, directives: Directives) -> Directives:
@@ -118,7 +202,9 @@ def _apply(file: str, line: int, key: str, value: str | None, found: Directives)
             raise _invalid(file, line, f"requires-version is {value!r}; write >=16")
         return replace(found, requires_version=int(match[1]))
     if key == "allow":
-        return replace(found, allow=tuple(word.strip() for word in value.split(",") if word.strip()))
+        # what follows a word is its reason: -- allow: drop-column nobody reads it since release 12
+        words = tuple(word.split()[0] for word in value.split(",") if word.strip())
+        return replace(found, allow=tuple(dict.fromkeys((*found.allow, *words))))
     if key == "env":
         return replace(found, environments=tuple(word.strip() for word in value.split(",") if word.strip()))
     return found

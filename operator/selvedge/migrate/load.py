@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import mongo
 from selvedge.migrate.checksum import checksum, normalise
-from selvedge.migrate.directives import NONE, Directives, Part, header, split_parts
-from selvedge.migrate.names import Engine, FileName, group, parse_name
+from selvedge.migrate.directives import NONE, Directives, Part, header, refuse_markers, render, split_parts
+from selvedge.migrate.names import Engine, FileName, Kind, group, parse_name
+from selvedge.migrate.placeholders import substitute
 from selvedge.migrate.splitter import split
 from selvedge.migrate.transactions import Script, prepare
 
-Kind = Literal["Versioned", "Repeatable", "Seed"]
-"""Versioned: runs once, in order. Repeatable (``R__x.sql``): after those, whenever its text changed. Seed: after
-those, in the environments that it names."""
+__all__ = ["Kind", "Migration", "load"]
 
 
 @dataclass(frozen=True)
 class Migration:
-    """One version: the text of both directions, normalised, and what was said in the files about how to run it."""
+    """One version: the text of both directions, normalised, and what was said in the files about how to run it.
+
+    ``version`` is 0 for what has none. ``placeholders`` are names and values; the texts and checksums are those before
+    the substitution.
+    """
 
     version: int
     name: str
@@ -40,6 +43,7 @@ class Migration:
     kind: Kind = "Versioned"
     down_file: str = ""
     """The file of the down part, where it is not ``file``."""
+    placeholders: tuple[tuple[str, str], ...] | None = field(default=None, repr=False)
 
     @property
     def key(self) -> str:
@@ -49,24 +53,42 @@ class Migration:
     @cached_property
     def script(self) -> Script:
         """The up part as statements; raises InvalidError for what cannot be split or must not run."""
-        return prepare(split(self.up, file=self.file, line=self.up_line), self.directives, self.file)
+        return self._script(self.up, self.file, self.up_line, self.directives)
 
     @cached_property
     def down_script(self) -> Script:
         """The down part as statements, empty where there is none; raises InvalidError as ``script`` does."""
-        file = self.down_file or self.file
-        return prepare(split(self.down or "", file=file, line=self.down_line), self.down_directives, file)
+        return self._script(self.down or "", self.down_file or self.file, self.down_line, self.down_directives)
 
     @cached_property
     def commands(self) -> tuple[mongo.Command, ...]:
         """The up part as MongoDB's commands; raises InvalidError for what is no command."""
-        return mongo.commands(self.up, file=self.file, line=self.up_line)
+        return mongo.commands(self._substituted(self.up, self.file, self.up_line), file=self.file, line=self.up_line)
 
     @cached_property
     def down_commands(self) -> tuple[mongo.Command, ...]:
         """The down part as MongoDB's commands, none where there is none; raises InvalidError as ``commands`` does."""
-        text = self.down or "[]"
-        return mongo.commands(text, file=self.down_file or self.file, line=self.down_line)
+        file = self.down_file or self.file
+        return mongo.commands(
+            self._substituted(self.down or "[]", file, self.down_line), file=file, line=self.down_line
+        )
+
+    @property
+    def reversible(self) -> bool:
+        """Whether there is a way down that the file allows."""
+        return self.down is not None and not self.directives.irreversible and not self.down_directives.irreversible
+
+    @property
+    def stored_down(self) -> str | None:
+        """The way down as the history keeps it, with its directives, which may stand elsewhere in the file.
+
+        :func:`undo_only` reads it.
+        """
+        if self.down is None or self.down_directives == NONE:
+            return self.down
+        if self.engine == "MongoDB":
+            return _stored_json(self.down, self.down_directives)
+        return render(self.down_directives) + self.down
 
     def check(self) -> None:
         """Parse the up part now; raises InvalidError with file and line."""
@@ -77,27 +99,67 @@ class Migration:
         """How many statements or commands the up part has."""
         return len(self.script.statements if self.engine == "Postgres" else self.commands)
 
+    def _script(self, text: str, file: str, line: int, directives: Directives) -> Script:
+        return prepare(split(self._substituted(text, file, line), file=file, line=line), directives, file)
 
-def load(files: Mapping[str, str], engine: Engine = "Postgres") -> tuple[Migration, ...]:
+    def _substituted(self, text: str, file: str, line: int) -> str:
+        if self.placeholders is None:
+            return text
+        return substitute(text, dict(self.placeholders), file=file, line=line)
+
+
+def load(
+    files: Mapping[str, str], engine: Engine = "Postgres", *, placeholders: Mapping[str, str] | None = None
+) -> tuple[Migration, ...]:
     """The migrations in these files (name → content), in the order in which they run.
 
-    Files that are no migrations (``README.md``) are left out. Raises InvalidError (InvalidMigration) for a name that
-    cannot be understood, a version that is used twice, a file that is empty, binary or wrongly marked.
+    Names are relative to the migrations' directory. Files that are no migrations (``README.md``) are left out.
+    ``placeholders`` are the values of those that are listed, see :func:`placeholders.placeholder_values`; ``None`` lets
+    ``${env:…}`` pass through. Raises InvalidError (InvalidMigration) for a name that cannot be understood, a version
+    that is used twice, a file that is empty, binary or wrongly marked.
     """
     names = [name for file in files if (name := parse_name(file, engine)) is not None]
-    return tuple(_migration(members, files, engine) for members in group(names).values())
+    values = None if placeholders is None else tuple(sorted(placeholders.items()))
+    return tuple(_migration(members, files, engine, values) for members in group(names))
 
 
-def _migration(members: tuple[FileName, ...], files: Mapping[str, str], engine: Engine) -> Migration:
+def undo_only(
+    version: int, name: str, stored_down: str | None, *, file: str, checksum: str = "", engine: Engine = "Postgres"
+) -> Migration:
+    """A migration whose file is gone, from what the history kept of it: it can go down and no more.
+
+    ``stored_down`` is :attr:`Migration.stored_down`; lines are counted in it. Raises InvalidError where it cannot be
+    read.
+    """
+    down, found = stored_down, NONE
+    if stored_down is not None and engine == "MongoDB":
+        document = mongo.read(stored_down, file)
+        down, found = document.down or document.up, mongo.directives(document.options, file)
+    elif stored_down is not None:
+        found = header(file, stored_down, 1)
+    return Migration(version, name, file, "", down, checksum, None, NONE, found, engine=engine)
+
+
+def _migration(
+    members: tuple[FileName, ...],
+    files: Mapping[str, str],
+    engine: Engine,
+    placeholders: tuple[tuple[str, str], ...] | None,
+) -> Migration:
     texts: dict[str, tuple[str, str]] = {
         member.part: (member.file, _text(member.file, files[member.file])) for member in members
     }
     reader = _sql if engine == "Postgres" else _json
     file, up, down = reader(texts)
     if not up.text.strip():
-        raise InvalidError(
-            Reason.INVALID_MIGRATION, f"{file}: the file has nothing to run; write a statement or remove it"
-        )
+        what = "the up part" if texts.get("", ("", ""))[1].strip() else "the file"
+        raise _invalid(file, f"{what} is empty, there is nothing to run; write its statements, or remove the file")
+    kind = members[0].kind
+    if kind == "Seed" and not up.directives.environments:
+        raise _invalid(file, "a seed says where it may run; add a first line such as -- env: development")
+    if down is not None and not down.text.strip():
+        # an empty way down is a template that nobody filled in: to undo nothing is said with a comment
+        down = None
     return Migration(
         version=members[0].version,
         name=members[0].name,
@@ -111,6 +173,9 @@ def _migration(members: tuple[FileName, ...], files: Mapping[str, str], engine: 
         up_line=up.line,
         down_line=down.line if down else 1,
         engine=engine,
+        kind=kind,
+        down_file=texts["down"][0] if down and "down" in texts else "",
+        placeholders=placeholders,
     )
 
 
@@ -119,10 +184,12 @@ def _sql(texts: dict[str, tuple[str, str]]) -> tuple[str, Part, Part | None]:
         file, text = texts[""]
         return file, *split_parts(file, text)
     file, text = texts["up"]
+    refuse_markers(file, text)
     up = Part(text, 1, header(file, text, 1))
     if "down" not in texts:
         return file, up, None
     down_file, down_text = texts["down"]
+    refuse_markers(down_file, down_text)
     return file, up, Part(down_text, 1, header(down_file, down_text, 1))
 
 
@@ -133,15 +200,27 @@ def _json(texts: dict[str, tuple[str, str]]) -> tuple[str, Part, Part | None]:
     up = Part(document.up, document.up_line, directives)
     if "down" in texts:
         if document.down is not None:
-            raise InvalidError(
-                Reason.INVALID_MIGRATION, f"{file}: the down part is in a file of its own as well; keep one"
-            )
+            raise _invalid(file, "the down part is in a file of its own as well; keep one")
         other = mongo.read(texts["down"][1], texts["down"][0])
         return file, up, Part(other.up, other.up_line, directives)
     return file, up, Part(document.down, document.down_line, directives) if document.down is not None else None
 
 
+def _stored_json(down: str, directives: Directives) -> str:
+    """A file of MongoDB's with this way down alone, and with what it asks for."""
+    options: dict[str, object] = {"up": []}
+    if directives.transaction is not None:
+        options["transaction"] = directives.transaction
+    if directives.statement_timeout is not None:
+        options["statementTimeout"] = f"{round(directives.statement_timeout * 1000)}ms"
+    return json.dumps(options)[:-1] + f', "down": {down}}}'
+
+
 def _text(file: str, content: str) -> str:
     if "\0" in content:
-        raise InvalidError(Reason.INVALID_MIGRATION, f"{file}: the file is binary; a migration is UTF-8 text")
+        raise _invalid(file, "the file is binary; a migration is UTF-8 text")
     return normalise(content)
+
+
+def _invalid(file: str, why: str) -> InvalidError:
+    return InvalidError(Reason.INVALID_MIGRATION, f"{file}: {why}")

@@ -105,7 +105,8 @@ class _Splitter:
             elif kind == "dollar":
                 position = self._dollar(match[0], at, position)
             elif kind == "open":
-                self._fail(at, "a string is not closed" if match[0] != '"' else "a quoted name is not closed")
+                what = "a quoted name" if match[0] == '"' else "a string"
+                self._fail(at, f"{what} is not closed; add the {match[0][-1]}")
             else:
                 if kind == "escape":
                     while (more := _CONTINUED.match(text, position)) is not None:

@@ -9,6 +9,8 @@ import pytest
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import load
+from selvedge.migrate.directives import Directives, header, render
+from selvedge.migrate.load import undo_only
 from selvedge.migrate.names import parse_name, sort_key
 
 
@@ -60,11 +62,34 @@ REFUSED = {
     "only down": ({"1_a.down.sql": "SELECT 1"}, "no up file"),
     "a pair with two names": ({"1_a.up.sql": "SELECT 1", "1_b.down.sql": "SELECT 1"}, "same description"),
     "json": ({"1_a.json": "[]"}, "this database is Postgres"),
-    "empty": ({"1_a.sql": "\n \n"}, "nothing to run"),
-    "empty up": ({"1_a.sql": "-- migrate:up\n\n-- migrate:down\nSELECT 1;"}, "nothing to run"),
+    "0 bytes": ({"1_a.sql": ""}, "1_a.sql: the file is empty, there is nothing to run; write its statements"),
+    "empty": ({"1_a.sql": "\ufeff\n \n"}, "the file is empty"),
+    "empty up": ({"1_a.sql": "-- migrate:up\n\n-- migrate:down\nSELECT 1;"}, "the up part is empty"),
     "binary": ({"1_a.sql": "\0\1"}, "binary"),
-    "repeatable": ({"R__views.sql": "SELECT 1"}, "only versioned migrations"),
-    "goose": ({"1_a.sql": "-- +goose Up\nSELECT 1;"}, "line 1: markers of another tool"),
+    "repeatable pair": ({"R__views.up.sql": "SELECT 1"}, "rename it to R__description.sql"),
+    "repeatable without a name": ({"R__.sql": "SELECT 1"}, "the name is not R__description.sql"),
+    "seed without environment": ({"seeds/a.sql": "SELECT 1"}, "add a first line such as -- env: development"),
+    "other directory": ({"old/1_a.sql": "SELECT 1"}, "only VERSION_description/up.sql"),
+    "other file of Diesel's": ({"1_a/up.sql": "SELECT 1", "1_a/more.sql": "SELECT 1"}, "1_a/more.sql: of directories"),
+    "Flyway": ({"V1__a.sql": "SELECT 1"}, "Flyway's names are not read"),
+    "a program": ({"1_a.sql": "SELECT 1", "00002_b.go": "package migrations"}, "00002_b.go: a program is no migration"),
+    "twice over layouts": (
+        {"20240101120000_a.sql": "SELECT 1", "2024-01-01-120000_a/up.sql": "SELECT 1"},
+        "2024-01-01-120000_a/up.sql, 20240101120000_a.sql: version 20240101120000 is used twice",
+    ),
+    "parts in two layouts": (
+        {"1_a.up.sql": "SELECT 1", "1_a/down.sql": "SELECT 1"},
+        "1_a.up.sql, 1_a/down.sql: version 1 is used twice",
+    ),
+    "marker in a pair": ({"1_a.up.sql": "-- migrate:up\nSELECT 1"}, "line 1: a marker in a file whose name says"),
+    "two tools": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- +goose Down\nSELECT 2"}, "line 3: markers of goose beside"),
+    "goose without up": (
+        {"1_a.sql": "-- x\n-- +goose NO TRANSACTION\nSELECT 1"},
+        "line 2: markers without a direction",
+    ),
+    "goose twice": ({"1_a.sql": "-- +goose Up\n-- +goose Up\nSELECT 1"}, "one -- +goose Up and after it"),
+    "goose's substitution": ({"1_a.sql": "-- +goose ENVSUB ON\n-- +goose Up\nSELECT 1"}, "line 1: ENVSUB is not done"),
+    "goose, unknown": ({"1_a.sql": "-- +goose Upp\nSELECT 1"}, "line 1: unknown marker '-- +goose Upp'"),
     "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),
     "two ups": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:up\n"}, "markers up, up"),
     "before the marker": ({"1_a.sql": "-- x\nSELECT 1;\n-- migrate:up\nSELECT 2;"}, "line 2: a statement before"),
@@ -129,6 +154,111 @@ def test_the_way_down_has_a_checksum_of_its_own() -> None:
     )
     assert one.checksum == other.checksum
     assert one.down_checksum != other.down_checksum
+
+
+def test_diesel() -> None:
+    initial, found, only_up = load(
+        {
+            "00000000000000_diesel_initial_setup/up.sql": "SELECT 0;",
+            "00000000000000_diesel_initial_setup/down.sql": "SELECT 1;",
+            "2024-01-01-120000_users/up.sql": "SELECT 2;",
+            "2024-01-01-120000_users/down.sql": "-- lock-timeout: 2s\nSELECT 3;",
+            "2024-01-01-120001_more/up.sql": "SELECT 4;",
+            "2024-01-01-120001_more/metadata.toml": "run_in_transaction = true",
+        }
+    )
+    assert (initial.version, initial.name, found.version, found.name) == (
+        0,
+        "diesel_initial_setup",
+        20240101120000,
+        "users",
+    )
+    assert (found.file, found.down_file, found.down_directives.lock_timeout) == (
+        "2024-01-01-120000_users/up.sql",
+        "2024-01-01-120000_users/down.sql",
+        2.0,
+    )
+    assert only_up.down is None
+
+
+def test_goose() -> None:
+    (found,) = load(
+        {
+            "00001_a.sql": "-- a header\n-- +goose NO TRANSACTION\n-- +goose Up\n-- +goose StatementBegin\n"
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT 1; $$;\n-- +goose StatementEnd\n"
+            "SELECT 2;\n\n-- +goose Down\nDROP FUNCTION f();\n"
+        }
+    )
+    assert [(one.text.split()[0], one.line) for one in found.script.statements] == [("CREATE", 5), ("SELECT", 7)]
+    assert [(one.text, one.line) for one in found.down_script.statements] == [("DROP FUNCTION f()", 10)]
+    assert (found.directives.transaction, found.down_directives.transaction) == (False, False)
+
+
+def test_sql_migrate() -> None:
+    (found,) = load({"1_a.sql": "-- +migrate Up notransaction\nSELECT 1;\n-- +migrate Down\nSELECT 2;"})
+    assert not found.script.transactional
+    assert found.down == "\nSELECT 2;"
+
+
+def test_repeatables_and_seeds_come_last() -> None:
+    found = load(
+        {
+            "R__views.sql": "SELECT 1;",
+            "R__functions.sql": "SELECT 2;",
+            "seeds/20240101000000_users.sql": "-- env: development, test\n-- migrate:up\nSELECT 3;",
+            "seeds/README.md": "",
+            "20250101000000_a.sql": "SELECT 4;",
+        }
+    )
+    assert [(one.kind, one.version, one.name, one.key) for one in found] == [
+        ("Versioned", 20250101000000, "a", "20250101000000"),
+        ("Repeatable", 0, "functions", "Repeatable:functions"),
+        ("Repeatable", 0, "views", "Repeatable:views"),
+        ("Seed", 0, "20240101000000_users", "Seed:20240101000000_users"),
+    ]
+    assert found[3].directives.environments == ("development", "test")
+
+
+def test_an_empty_way_down_is_none() -> None:
+    """dbmate's template has the marker and nothing below it; to undo nothing is said with a comment."""
+    empty, file, said = load(
+        {
+            "1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:down\n\n",
+            "2_b.up.sql": "SELECT 1;",
+            "2_b.down.sql": "",
+            "3_c.sql": "-- migrate:up\nSELECT 1;\n-- migrate:down\n-- nothing to undo\n",
+        }
+    )
+    assert (empty.down, file.down) == (None, None)
+    assert said.down is not None
+    assert said.down_script.statements == ()
+
+
+def test_reasons_behind_allow() -> None:
+    (found,) = load({"1_a.sql": "-- allow: drop-column nobody reads it, drop-table\n-- allow: truncate\nSELECT 1;"})
+    assert found.directives.allow == ("drop-column", "drop-table", "truncate")
+
+
+def test_the_way_down_that_the_history_keeps() -> None:
+    """What a direction asks for may stand outside of its text: above the markers, or behind them."""
+    text = "-- lock-timeout: 1500ms\n-- migrate:up\nSELECT 1;\n-- migrate:down transaction:false\n-- note: x\nSELECT 2;"
+    (found,) = load({"1_a.sql": text})
+    kept = undo_only(1, "a", found.stored_down, file="1_a.sql")
+    assert kept.down_directives == found.down_directives
+    assert (kept.down_directives.transaction, kept.down_directives.lock_timeout) == (False, 1.5)
+    assert [one.text for one in kept.down_script.statements] == ["SELECT 2"]
+    (json_file,) = load({"1_a.json": '{"transaction": true, "up": [{"ping": 1}], "down": [{"ping": 2}]}'}, "MongoDB")
+    kept = undo_only(1, "a", json_file.stored_down, file="1_a.json", engine="MongoDB")
+    assert (kept.down_directives.transaction, kept.down_commands[0].document) == (True, {"ping": 2})
+    (plain,) = load({"1_a.json": '{"up": [{"ping": 1}], "down": [{"ping": 2}]}'}, "MongoDB")
+    assert undo_only(1, "a", plain.stored_down, file="1_a.json", engine="MongoDB").down == plain.down
+    assert undo_only(1, "a", None, file="1_a.sql").reversible is False
+
+
+def test_directives_survive_being_written_down() -> None:
+    every = Directives(False, 2.0, 0.0, ("drop-table", "rename"), True, 16, ("staging", "test"))
+    assert header("a.sql", render(every), 1) == every
+    assert render(Directives()) == ""
 
 
 def test_mongodb() -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import yaml
 from pymongo import monitoring
 
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     from selvedge.core.unit import MemberResult
 
 CLUSTER = "11111111-0000-4000-8000-000000000001"
+#: For modules with connections that fail or are cancelled: the driver leaves their sockets to the garbage collector.
+LEAVES_SOCKETS = [
+    pytest.mark.usefixtures("collected"),
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
+]
+DESIGNS = """
+collections:
+- name: designs
+  validator: {$jsonSchema: {bsonType: object, required: [userId, name], properties: {name: {maxLength: 5}}}}
+  indexes:
+  - {name: userId, keys: [{field: userId}]}
+"""
 WRITES = {
     "insert",
     "update",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +12,16 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState
 from selvedge.engines.base import Unit
 from selvedge.engines.mongodb.builds import Builds
-from selvedge.engines.mongodb.connect import Server
-from tests.engines.mongodb_support import CLUSTER, Commands, converge, member, running, target
+from tests.engines.mongodb_support import CLUSTER, LEAVES_SOCKETS, Commands, converge, member, running, target
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from pymongo.database import Database
 
     from sandbox import MongoEndpoint
     from selvedge.core.unit import MemberResult
     from selvedge.engines.mongodb import MongoEngine
 
-# See _collect().
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = LEAVES_SOCKETS
 
 PLAIN = "collections: [{name: designs}]"
 INDEXED = "collections: [{name: designs, indexes: [{name: n, keys: [{field: n}]}]}]"
@@ -34,34 +29,12 @@ UNIQUE = INDEXED.replace("]}]}]", "], unique: true}]}]")
 SECONDS = 90.0
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that was cancelled on its way to the garbage collector."""
-    yield
-    gc.collect()
-
-
 @pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Commands:
+def sent(sent: Commands, monkeypatch: pytest.MonkeyPatch) -> Commands:
     """Every command that engines made after this fixture send; and no pass waits for a build."""
-    commands = Commands()
-    opened = Server._open
-
-    def watched(self: Server) -> Any:
-        client = opened(self)
-        client._event_listeners._EventListeners__command_listeners.append(commands)
-        return client
-
     init = Builds.__init__
-    monkeypatch.setattr(Server, "_open", watched)
     monkeypatch.setattr(Builds, "__init__", lambda self, server: init(self, server, 0.1))
-    return commands
+    return sent
 
 
 def fill(live: Database[dict[str, Any]], *, twice: bool = False) -> None:

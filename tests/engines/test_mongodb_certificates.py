@@ -18,14 +18,14 @@ import pytest
 from sandbox.mongodb import MongoServer
 from sandbox.pki import Authority
 from selvedge.core.errors import SelvedgeError
-from tests.engines.mongodb_support import converge, member, quick, running, target
+from tests.engines.mongodb_support import LEAVES_SOCKETS, converge, member, quick, running, target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from selvedge.engines.base import ServerTarget
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = LEAVES_SOCKETS
 
 _CHILD = """
 import asyncio, json, sys
@@ -45,13 +45,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that failed on its way to the garbage collector."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

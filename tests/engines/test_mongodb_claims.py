@@ -12,11 +12,9 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
 from selvedge.engines.mongodb import MongoEngine
 from selvedge.engines.mongodb.claims import of_database
-from tests.engines.mongodb_support import CLUSTER, Record, converge, member, running, target
+from tests.engines.mongodb_support import CLUSTER, Record, converge, member, target
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from pymongo.database import Database
 
     from sandbox import MongoEndpoint
@@ -28,18 +26,6 @@ collections:
   indexes: [{name: name, keys: [{field: name}]}]
 """
 NEWER = "2026-02-01T00:00:00Z"
-
-
-@pytest.fixture
-async def engine(mongodb: MongoEndpoint) -> AsyncIterator[MongoEngine]:
-    async with running(target(mongodb)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
 
 
 def names(live: Database[dict[str, Any]]) -> set[str]:

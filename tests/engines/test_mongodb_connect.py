@@ -20,7 +20,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.base import TlsOptions
 from selvedge.engines.mongodb import probe
 from selvedge.engines.mongodb.errors import translate
-from tests.engines.mongodb_support import converge, member, quick, running, target
+from tests.engines.mongodb_support import LEAVES_SOCKETS, converge, member, quick, running, target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,17 +28,9 @@ if TYPE_CHECKING:
     from sandbox import MongoEndpoint
     from selvedge.engines.base import ServerFacts, ServerTarget
 
-# See _collect().
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = LEAVES_SOCKETS
 
 PASSWORD = "marked-password-5f1c"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that failed or was cancelled on its way to the garbage collector."""
-    yield
-    gc.collect()
 
 
 async def failure(where: ServerTarget) -> SelvedgeError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,32 +14,30 @@ from pymongo.errors import WriteError
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, Risk
 from selvedge.engines.base import Unit
-from selvedge.engines.mongodb.connect import Server
-from tests.engines.mongodb_support import Commands, Record, converge, member, running, target, with_spec
+from tests.engines.mongodb_support import (
+    DESIGNS,
+    LEAVES_SOCKETS,
+    Commands,
+    Record,
+    converge,
+    member,
+    running,
+    target,
+    with_spec,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from pymongo.database import Database
 
     from sandbox import MongoEndpoint
     from selvedge.engines.mongodb import MongoEngine
 
-# See _collect().
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+pytestmark = LEAVES_SOCKETS
 
 ROOT = Path(__file__).parents[2]
 FASHION_WALLET = yaml.safe_load((ROOT / "examples/fashion-wallet/30-schema-mongodb.yaml").read_text())["spec"][
     "mongodb"
 ]
-
-DESIGNS = """
-collections:
-- name: designs
-  validator: {$jsonSchema: {bsonType: object, required: [userId, name], properties: {name: {maxLength: 5}}}}
-  indexes:
-  - {name: userId, keys: [{field: userId}]}
-"""
 
 EVERY_KIND = """
 collections:
@@ -80,40 +77,6 @@ collections:
   indexes: [{name: source, keys: [{field: source}]}]
 - name: with.dots
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that failed or was cancelled on its way to the garbage collector."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-async def engine(mongodb: MongoEndpoint) -> AsyncIterator[MongoEngine]:
-    async with running(target(mongodb)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
-
-
-@pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Commands:
-    """Every command that engines made after this fixture send."""
-    commands = Commands()
-    opened = Server._open
-
-    def watched(self: Server) -> Any:
-        client = opened(self)
-        client._event_listeners._EventListeners__command_listeners.append(commands)
-        return client
-
-    monkeypatch.setattr(Server, "_open", watched)
-    return commands
 
 
 @pytest.mark.parametrize("declared", [EVERY_KIND, DESIGNS, FASHION_WALLET], ids=["kinds", "designs", "fashion-wallet"])

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
 from pymongo.database import Database
 
 from sandbox import MongoEndpoint
 from selvedge.core.figures import ReplicaLag
 from selvedge.engines.mongodb.figures import figures_of
 from tests.engines.mongodb_support import running, target
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
-
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 

@@ -2,52 +2,18 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any
-
-import pytest
 
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
-from tests.engines.mongodb_support import converge, member, running, target, with_spec
+from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member, with_spec
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from pymongo.database import Database
 
-    from sandbox import MongoEndpoint
     from selvedge.engines.mongodb import MongoEngine
 
-# See _collect().
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-DESIGNS = """
-collections:
-- name: designs
-  validator: {$jsonSchema: {bsonType: object, required: [userId, name], properties: {name: {maxLength: 5}}}}
-  indexes:
-  - {name: userId, keys: [{field: userId}]}
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that failed or was cancelled on its way to the garbage collector."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-async def engine(mongodb: MongoEndpoint) -> AsyncIterator[MongoEngine]:
-    async with running(target(mongodb)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
+pytestmark = LEAVES_SOCKETS
 
 
 async def test_t45_same_name_other_spec_never_drops(engine: MongoEngine, live: Database[dict[str, Any]]) -> None:

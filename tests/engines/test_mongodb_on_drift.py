@@ -9,7 +9,7 @@ from selvedge.engines.base import Unit
 from tests.engines.mongodb_support import CLUSTER, member, running, target, yes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from pymongo.database import Database
 
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 import pytest
 
 DESIGNS = "collections: [{name: designs, indexes: [{name: n, keys: [{field: n}]}]}]"
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
 
 
 async def test_drift_is_told_before_it_is_repaired(mongodb: MongoEndpoint, live: Database[dict[str, Any]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,45 +9,14 @@ import yaml
 
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState
-from tests.engines.mongodb_support import converge, member, running, target
+from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
     from pymongo.database import Database
 
-    from sandbox import MongoEndpoint
     from selvedge.engines.mongodb import MongoEngine
 
-# See _collect().
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-
-DESIGNS = """
-collections:
-- name: designs
-  validator: {$jsonSchema: {bsonType: object, required: [userId, name], properties: {name: {maxLength: 5}}}}
-  indexes:
-  - {name: userId, keys: [{field: userId}]}
-"""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _collect() -> Iterator[None]:
-    """The driver leaves the socket of a connection that failed or was cancelled on its way to the garbage collector."""
-    yield
-    gc.collect()
-
-
-@pytest.fixture
-async def engine(mongodb: MongoEndpoint) -> AsyncIterator[MongoEngine]:
-    async with running(target(mongodb)) as engine:
-        yield engine
-
-
-@pytest.fixture
-def live(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Database[dict[str, Any]]]:
-    with mongodb.client() as client:
-        yield client[mongo_database]
+pytestmark = LEAVES_SOCKETS
 
 
 async def test_a_validator_that_left_the_declaration_is_taken_away_and_a_strangers_stays(

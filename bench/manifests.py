@@ -11,7 +11,7 @@ def unit(name: str, *, database: str = "", interval: str = "5m", adoption: str =
     """The unit of the comparison: one database, three roles, schema ``app`` with grants, extension pg_trgm."""
     prefix = name.replace("-", "_")
     owner, writer, reader = f"{prefix}_owner", f"{prefix}_writer", f"{prefix}_reader"
-    return _schema(
+    return database_schema(
         name,
         {
             "owner": owner,
@@ -19,10 +19,10 @@ def unit(name: str, *, database: str = "", interval: str = "5m", adoption: str =
             "schemas": [{"name": "app", "owner": owner}],
             "roles": [{"name": owner}, {"name": reader}, {"name": writer, "memberOf": [{"role": reader}]}],
             "grants": [
-                _grant("connect", ["CONNECT"], {"database": True}, [reader]),
-                _grant("usage", ["USAGE"], {"schemas": ["app"]}, [reader]),
-                _grant("create", ["CREATE"], {"schemas": ["app"]}, [writer]),
-                _grant("read", ["SELECT"], {"tablesIn": ["app"]}, [reader]),
+                grant("connect", ["CONNECT"], {"database": True}, [reader]),
+                grant("usage", ["USAGE"], {"schemas": ["app"]}, [reader]),
+                grant("create", ["CREATE"], {"schemas": ["app"]}, [writer]),
+                grant("read", ["SELECT"], {"tablesIn": ["app"]}, [reader]),
             ],
         },
         database or prefix,
@@ -35,15 +35,15 @@ def share(name: str, database: str, interval: str = "5m") -> Document:
     """One of many teams in one database: a schema, two roles and their grants."""
     prefix = name.replace("-", "_")
     writer, reader = f"{prefix}_writer", f"{prefix}_reader"
-    return _schema(
+    return database_schema(
         name,
         {
             "schemas": [{"name": prefix}],
             "roles": [{"name": reader}, {"name": writer, "memberOf": [{"role": reader}]}],
             "grants": [
-                _grant("connect", ["CONNECT"], {"database": True}, [reader]),
-                _grant("usage", ["USAGE"], {"schemas": [prefix]}, [reader]),
-                _grant("create", ["CREATE"], {"schemas": [prefix]}, [writer]),
+                grant("connect", ["CONNECT"], {"database": True}, [reader]),
+                grant("usage", ["USAGE"], {"schemas": [prefix]}, [reader]),
+                grant("create", ["CREATE"], {"schemas": [prefix]}, [writer]),
             ],
         },
         database,
@@ -55,12 +55,12 @@ def share(name: str, database: str, interval: str = "5m") -> Document:
 def small(name: str, database: str, interval: str = "5m") -> Document:
     """One of very many in one database: a schema, a role and a grant."""
     prefix = name.replace("-", "_")
-    return _schema(
+    return database_schema(
         name,
         {
             "schemas": [{"name": prefix}],
             "roles": [{"name": f"{prefix}_reader"}],
-            "grants": [_grant("usage", ["USAGE"], {"schemas": [prefix]}, [f"{prefix}_reader"])],
+            "grants": [grant("usage", ["USAGE"], {"schemas": [prefix]}, [f"{prefix}_reader"])],
         },
         database,
         interval,
@@ -76,14 +76,14 @@ def rich(name: str, *, adoption: str = "RequireApproval", tables: bool = False) 
     """Five schemas, six roles, forty grants; with ``tables`` the grants are on what stands in the schemas."""
     prefix = name.replace("-", "_")
     roles = {role: f"{prefix}_{role}" for role in _ROLES}
-    grants = [_grant("connect", ["CONNECT"], {"database": True}, [roles["reader"]])]
-    grants.append(_grant("temporary", ["TEMPORARY"], {"database": True}, [roles["analyst"]]))
+    grants = [grant("connect", ["CONNECT"], {"database": True}, [roles["reader"]])]
+    grants.append(grant("temporary", ["TEMPORARY"], {"database": True}, [roles["analyst"]]))
     for schema in SCHEMAS:
         grants += _on_tables(schema, roles) if tables else _on_schema(schema, roles)
     grants += [
-        _grant(f"connect-{role}", ["CONNECT"], {"database": True}, [roles[role]]) for role in ("support", "analyst")
+        grant(f"connect-{role}", ["CONNECT"], {"database": True}, [roles[role]]) for role in ("support", "analyst")
     ]
-    grants += [_grant("temporary-admin", ["TEMPORARY"], {"database": True}, [roles["admin"]])]
+    grants += [grant("temporary-admin", ["TEMPORARY"], {"database": True}, [roles["admin"]])]
     postgres = {
         "owner": roles["owner"],
         "schemas": [{"name": schema, "owner": roles["owner"]} for schema in SCHEMAS],
@@ -97,32 +97,34 @@ def rich(name: str, *, adoption: str = "RequireApproval", tables: bool = False) 
         ],
         "grants": grants,
     }
-    return _schema(name, postgres, prefix, "5m", adoption)
+    return database_schema(name, postgres, prefix, "5m", adoption)
 
 
 def _on_schema(schema: str, roles: dict[str, str]) -> list[Document]:
-    usage = [_grant(f"usage-{schema}-{r}", ["USAGE"], {"schemas": [schema]}, [roles[r]]) for r in _ROLES[1:]]
-    create = [_grant(f"create-{schema}-{r}", ["CREATE"], {"schemas": [schema]}, [roles[r]]) for r in _ROLES[1:3]]
+    usage = [grant(f"usage-{schema}-{r}", ["USAGE"], {"schemas": [schema]}, [roles[r]]) for r in _ROLES[1:]]
+    create = [grant(f"create-{schema}-{r}", ["CREATE"], {"schemas": [schema]}, [roles[r]]) for r in _ROLES[1:3]]
     return [*usage, *create]
 
 
 def _on_tables(schema: str, roles: dict[str, str]) -> list[Document]:
     return [
-        _grant(f"usage-{schema}", ["USAGE"], {"schemas": [schema]}, [roles["reader"]]),
-        _grant(f"create-{schema}", ["CREATE"], {"schemas": [schema]}, [roles["admin"]]),
-        _grant(f"read-{schema}", ["SELECT"], {"tablesIn": [schema]}, [roles["reader"]]),
-        _grant(f"write-{schema}", ["INSERT", "UPDATE", "DELETE"], {"tablesIn": [schema]}, [roles["writer"]]),
-        _grant(f"truncate-{schema}", ["TRUNCATE"], {"tablesIn": [schema]}, [roles["admin"]]),
-        _grant(f"analyse-{schema}", ["SELECT"], {"tablesIn": [schema]}, [roles["analyst"]]),
-        _grant(f"support-{schema}", ["SELECT"], {"tables": [f"{schema}.t0"]}, [roles["support"]]),
+        grant(f"usage-{schema}", ["USAGE"], {"schemas": [schema]}, [roles["reader"]]),
+        grant(f"create-{schema}", ["CREATE"], {"schemas": [schema]}, [roles["admin"]]),
+        grant(f"read-{schema}", ["SELECT"], {"tablesIn": [schema]}, [roles["reader"]]),
+        grant(f"write-{schema}", ["INSERT", "UPDATE", "DELETE"], {"tablesIn": [schema]}, [roles["writer"]]),
+        grant(f"truncate-{schema}", ["TRUNCATE"], {"tablesIn": [schema]}, [roles["admin"]]),
+        grant(f"analyse-{schema}", ["SELECT"], {"tablesIn": [schema]}, [roles["analyst"]]),
+        grant(f"support-{schema}", ["SELECT"], {"tables": [f"{schema}.t0"]}, [roles["support"]]),
     ]
 
 
-def _grant(name: str, privileges: list[str], objects: Document, to: list[str]) -> Document:
+def grant(name: str, privileges: list[str], objects: Document, to: list[str]) -> Document:
+    """An entry of ``grants``."""
     return {"name": name, "privileges": privileges, "objects": objects, "to": to}
 
 
-def _schema(name: str, postgres: Document, database: str, interval: str, adoption: str) -> Document:
+def database_schema(name: str, postgres: Document, database: str, interval: str, adoption: str) -> Document:
+    """A DatabaseSchema on the server ``main``."""
     return {
         "apiVersion": "selvedge.dev/v1alpha1",
         "kind": "DatabaseSchema",

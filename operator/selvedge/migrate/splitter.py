@@ -35,7 +35,8 @@ _TOKEN = re.compile(
 )
 # Past its first words a statement is looked at for what may hold or hide a semicolon only: many times as fast.
 _REST = re.compile(
-    rf"(?P<skip>(?:[\s,=<>*+.:|&!?@#%^~`\[\]{{}}0-9]++|{_IDENT}[A-Za-z0-9_$\x80-\U0010ffff]*+(?!'))++)|" + _TOKEN.pattern,
+    rf"(?P<skip>(?:[\s,=<>*+.:|&!?@#%^~`\[\]{{}}0-9]++|{_IDENT}[A-Za-z0-9_$\x80-\U0010ffff]*+(?!'))++)|"
+    + _TOKEN.pattern,
     _TOKEN.flags,
 )
 # An E'' string goes on after a newline, and backslashes still escape there.

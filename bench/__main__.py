@@ -22,6 +22,7 @@ from sandbox.progress import note
 #: What each does, and its minutes at full scale on two quiet cores.
 NAMES = {
     "inspect": ("look at a database of 5,000 tables, beside psql", 2),
+    "empty": ("an empty pass, beside the same statement over a bare connection", 1),
     "apply_to_ready": ("kubectl apply to Ready for one DatabaseSchema, beside psql", 1),
     "peers": ("one unit, 200 units, outages and drift, beside comparable operators", 18),
     "thousand": ("1,000 DatabaseSchemas at once, four times", 8),

@@ -19,6 +19,7 @@ from bench import manifests
 from bench.counters import Meter
 from bench.results import machine, spread, write
 from bench.world import NAMESPACE, World, world
+from sandbox.postgres import PostgresServer
 from selvedge.cli.offline import plan, request
 
 _BUDGET_SECONDS = 0.3
@@ -48,7 +49,7 @@ def _variant(here: World, number: int, *, tables: bool) -> dict[str, Any]:
         seconds, statements = _by_psql(here, declared, tables=tables)
         name = f"ours-{kind}{index + 1}"
         if tables:
-            _existing(here, name.replace("-", "_"))
+            existing(here.postgres, name.replace("-", "_"))
         document = manifests.rich(name, adoption="Allow" if tables else "RequireApproval", tables=tables)
         alone, applied, request_to_ready = _by_kubectl(here, document)
         if index >= 0:
@@ -59,7 +60,7 @@ def _variant(here: World, number: int, *, tables: bool) -> dict[str, Any]:
     meter = Meter(here)
     name = f"ours-{kind}-last"
     if tables:
-        _existing(here, name.replace("-", "_"))
+        existing(here.postgres, name.replace("-", "_"))
     document = manifests.rich(name, adoption="Allow" if tables else "RequireApproval", tables=tables)
     here.api.create(document)
     here.watch.wait_ready([name], 30)
@@ -100,8 +101,8 @@ def _by_psql(here: World, declared: dict[str, Any], *, tables: bool) -> tuple[fl
     """The seconds that psql takes for the statements of the plan, and how many they are."""
     database = declared["spec"]["database"]
     if tables:
-        _existing(here, database)
-    statements = _plan(here, declared)
+        existing(here.postgres, database)
+    statements = planned(here, declared)
     started = time.monotonic()
     if tables:
         here.postgres.psql("BEGIN;\n" + ";\n".join(statements) + ";\nCOMMIT;", database)
@@ -113,7 +114,7 @@ def _by_psql(here: World, declared: dict[str, Any], *, tables: bool) -> tuple[fl
     return time.monotonic() - started, len(statements)
 
 
-def _plan(here: World, declared: dict[str, Any]) -> list[str]:
+def planned(here: World, declared: dict[str, Any]) -> list[str]:
     """The statements that Selvedge would run on the database as it is."""
     adopted = {**declared, "spec": {**declared["spec"], "adoption": "Allow"}}
     with tempfile.TemporaryDirectory() as directory:
@@ -128,9 +129,11 @@ def _plan(here: World, declared: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(change.statement for change in report.schemas[0].result.pending))
 
 
-def _existing(here: World, database: str) -> None:
-    here.create_databases([database])
-    with here.sql(database) as connection, connection.transaction():
+def existing(server: PostgresServer, database: str) -> None:
+    """Make a database with the schemas of the declaration and ten tables in each."""
+    with server.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
+    with server.connect(database) as connection, connection.transaction():
         for schema in manifests.SCHEMAS:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
             for index in range(_TABLES):

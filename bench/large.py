@@ -17,7 +17,7 @@ DATABASE = "large"
 SETTINGS = {"max_locks_per_transaction": "1024"}
 _OWNER = "large_owner"
 _SCHEMAS = 40
-#: A DatabaseSchema declares at most 200 roles, and row-level security of at most 200 tables: several share the database.
+#: A DatabaseSchema declares at most 200 roles, and at most 200 tables with row-level security: several share it.
 _IN_ONE = 200
 _MEMBERS = 3
 _OWN_ROWS = "owner_id = (SELECT nullif(current_setting('app.user_id', true), '')::bigint)"
@@ -65,7 +65,7 @@ def fill(server: PostgresServer, size: Size) -> None:
 
 
 def documents(size: Size, *, policies: bool) -> list[Document]:
-    """The manifests: 40 schemas, every role, 360 grants; with ``policies`` the row-level security of their tables too."""
+    """The manifests: 40 schemas, every role, 360 grants; with ``policies`` the 2,000 as well."""
     found = [_rights(start, min(start + _IN_ONE, size.roles)) for start in range(0, size.roles, _IN_ONE)]
     if policies:
         found += [_rows(start, min(start + _IN_ONE, size.policies)) for start in range(0, size.policies, _IN_ONE)]

@@ -27,7 +27,7 @@ NAMESPACE = "bench"
 #: The operator's login and its user in the cluster, so that nobody else's work is counted as its own.
 LOGIN = "bench_operator"
 _CRDS = Path(__file__).resolve().parent.parent / "crds"
-_SETTINGS = {
+SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
     "wal_level": "replica",
@@ -79,7 +79,7 @@ def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, id
     """Start everything and wait until the DatabaseServer ``main`` is Ready."""
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox.start(postgres=(), mongodb=False))
-        server = stack.enter_context(PostgresServer.launch(postgres, settings={**_SETTINGS, **(settings or {})}))
+        server = stack.enter_context(PostgresServer.launch(postgres, settings={**SETTINGS, **(settings or {})}))
         password = _prepare_postgres(server)
         _prepare_cluster(sandbox)
         api = Api(sandbox.kubeconfig, NAMESPACE)

@@ -122,6 +122,8 @@ def test_plan_apply_verify_and_drift(
             "name": "use",
             "risk": "Additive",
             "statement": f'GRANT USAGE ON SCHEMA "shared" TO "{database_name}_ro"',
+            "before": f"nothing, owner {schema['changes'][0]['before'].rpartition(' ')[2]}",
+            "rows": None,
         }
     ]
     assert schema["digest"].startswith("sha256:")

@@ -282,6 +282,8 @@ class PlanStatus(Model):
     """How many of each risk."""
     config_map: Word | None = None
     """ConfigMap with the whole plan."""
+    rows: Word | None = None
+    """Rows or documents that are lost with it, and whether they were counted or estimated when the plan was made."""
     statements: tuple[Message, ...] = listed(10)
     """The first ones."""
 

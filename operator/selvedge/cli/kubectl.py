@@ -1,4 +1,4 @@
-"""``kubectl selvedge``: look at what the operator says in a cluster, and approve what waits for a person.
+"""``kubectl selvedge``: look at what the operator says in a cluster, approve what waits for a person, rotate passwords.
 
 It talks to the Kubernetes API with the rights of whoever calls it, and to no database.
 """
@@ -121,6 +121,27 @@ def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, diges
     click.echo(_call(write, kubeconfig, kube_context))
 
 
+@kubectl.command()
+@click.argument("name")
+@_options
+@click.option("--now", is_flag=True, help="Even if the login before the last rotation is still in its grace.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new password stands.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
+def rotate(
+    name: str, namespace: str, kubeconfig: str, kube_context: str, timeout: float, *, now: bool, wait: bool
+) -> None:
+    """Give DatabaseUser NAME a new password; the operator writes it to the Secret. No password is shown."""
+    from selvedge.cli import rotation
+
+    async def ask(kube: KubeClient, default: str) -> str:
+        asked = await rotation.ask(kube, namespace or default, name, now=now)
+        if not wait:
+            return f"databaseuser {asked.namespace}/{name}: asked for a new password"
+        return await rotation.wait(kube, asked, timeout)
+
+    click.echo(_call(ask, kubeconfig, kube_context))
+
+
 async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
     from selvedge.cli.approval import waiting
 
@@ -128,13 +149,16 @@ async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
 
 
 def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
-    from selvedge.cli.output import aligned, clean
+    from selvedge.cli.output import aligned, clean, losing
     from selvedge.core.words import count
 
     changes = len(plan["changes"])
     waits = f"{count(changes, 'change')} to database {clean(plan['database'])} {'waits' if changes == 1 else 'wait'}:"
     click.echo(waits, err=err)
-    rows = [(c["risk"], c["kind"], clean(c["name"]), clean(c["statement"])) for c in plan["changes"]]
+    rows = [
+        (c["risk"], c["kind"], clean(c["name"]), clean(losing(c["statement"], (c.get("rows") or {}).get("text"))))
+        for c in plan["changes"]
+    ]
     for line in aligned(rows):
         click.echo(line, err=err)
     click.echo(f"digest: {plan['digest']}", err=err)

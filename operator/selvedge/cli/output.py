@@ -140,7 +140,7 @@ def _footer(command: str, schema: SchemaReport) -> Iterator[str]:
 def _rows(command: str, schema: SchemaReport) -> list[tuple[str, str, str, str]]:
     """Changes and problems: risk or reason, kind, name, and statement or message."""
     result = schema.result
-    rows = [(str(c.risk), c.ref.kind, c.ref.name, c.statement) for c in result.pending]
+    rows = [(str(c.risk), c.ref.kind, c.ref.name, losing(c.statement, c.rows)) for c in result.pending]
     shown = {change.ref for change in result.pending} if command != "apply" else set()
     rows += [
         (str(p.reason), p.ref.kind, p.ref.name, p.message)
@@ -149,6 +149,11 @@ def _rows(command: str, schema: SchemaReport) -> list[tuple[str, str, str, str]]
         if not (p.state is ObjectState.PENDING and p.ref in shown)
     ]
     return [(word, kind, clean(name), clean(text)) for word, kind, name, text in rows]
+
+
+def losing(statement: str, rows: object) -> str:
+    """A statement with what is lost by it before it, where a person cannot overlook it."""
+    return f"loses {rows}: {statement}" if rows else statement
 
 
 def aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -194,12 +199,14 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
-def _change(change: ChangeSummary) -> dict[str, str]:
+def _change(change: ChangeSummary) -> dict[str, Any]:
     return {
         "kind": change.ref.kind,
         "name": change.ref.name,
         "risk": str(change.risk),
         "statement": change.statement,
+        "before": change.before,
+        "rows": change.rows.document() if change.rows is not None else None,
     }
 
 

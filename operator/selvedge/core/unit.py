@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from selvedge.core.reasons import Reason
+from selvedge.core.rowcount import RowCount
 
 
 class Risk(StrEnum):
@@ -53,13 +54,15 @@ class ObjectStatus:
 class ChangeSummary:
     """One change of a plan as a person reads it: the object, the risk and the statement, secrets left out.
 
-    ``before`` is what it replaces, where the statement does not show that: an approval is for both.
+    ``before`` is what it replaces, where the statement does not show that: an approval is for both. ``rows`` is what is
+    lost with it, for whoever decides; it changes every second, so no approval is for it.
     """
 
     ref: ObjectRef
     risk: Risk
     statement: str
     before: str = ""
+    rows: RowCount | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Literal
@@ -93,6 +93,9 @@ class Context:
             return False  # deleted meanwhile
         before = current.get("status") or {}
         generation = int(obj["metadata"].get("generation", 0))
+        # Before messages are cut to their length, and after: half a secret is one that nobody would recognise.
+        extra = tuple((kind, true, reason, self.redactor.redact(text)) for kind, true, reason, text in outcome.extra)
+        outcome = replace(outcome, message=self.redactor.redact(outcome.message), extra=extra)
         document = self._redacted(status_document(outcome, before, generation, self.now()))
         after = fit(KINDS[resource.kind].status, document)
         patch = merge_patch(before, after)

@@ -204,7 +204,7 @@ async def _settle(context: Context, candidate: _Candidate, unit: UnitResult, ser
     """The outcome of a finished pass, with migrations that are to be applied by themselves."""
     result = unit.members[str(candidate.obj["metadata"]["uid"])]
     context.metrics.headroom("/".join(server.key), "/".join(key_of(candidate.obj)), result.headroom)
-    plan = await keep_plan(context, candidate.obj, candidate.spec.database, result, unit.system_identifier)
+    plan, result = await keep_plan(context, candidate.obj, candidate.spec.database, result, unit.system_identifier)
     waiting = ""
     if result.provisioned and candidate.spec.migrations is not None:
         waiting = await apply_migrations(context, candidate.obj, candidate.spec.migrations, server)

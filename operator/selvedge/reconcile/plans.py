@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selvedge.core.errors import RefusedError
 from selvedge.core.reasons import Reason
+from selvedge.core.rowcount import Counted, RowCount
 from selvedge.core.unit import ChangeSummary, MemberResult
 from selvedge.core.words import count
-from selvedge.kube.errors import KubeExists
 from selvedge.kube.resources import CONFIG_MAPS
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.store import Object, key_of
@@ -39,10 +40,7 @@ def plan_document(
     No statement holds a secret; should a declaration repeat one, it is hidden, and the plan cannot be approved.
     """
     namespace, name = key_of(obj)
-    changes = [
-        {"kind": c.ref.kind, "name": c.ref.name, "risk": str(c.risk), "statement": c.statement, "before": c.before}
-        for c in result.pending
-    ]
+    changes = [_change(change) for change in result.pending]
     document = {
         "schema": f"{namespace}/{name}",
         "systemIdentifier": system_identifier,
@@ -77,6 +75,20 @@ def plan_document(
     }
 
 
+def _change(change: ChangeSummary) -> dict[str, Any]:
+    """A change for machines; ``rows`` only where some are lost."""
+    found: dict[str, Any] = {
+        "kind": change.ref.kind,
+        "name": change.ref.name,
+        "risk": str(change.risk),
+        "statement": change.statement,
+        "before": change.before,
+    }
+    if change.rows is not None:
+        found["rows"] = change.rows.document()
+    return found
+
+
 def _lines(database: str, digest: str, pending: Sequence[ChangeSummary]) -> Iterator[str]:
     risks = Counter(str(change.risk) for change in pending)
     yield f"-- {count(len(pending), 'change')} to database {database}: " + ", ".join(
@@ -84,34 +96,67 @@ def _lines(database: str, digest: str, pending: Sequence[ChangeSummary]) -> Iter
     )
     yield f"-- to approve: spec.approvedPlan: {digest}"
     for change in pending:
-        yield f"-- {change.risk}: {change.ref}"
+        lost = f", loses {change.rows}" if change.rows is not None else ""
+        yield f"-- {change.risk}: {change.ref}{lost}"
+        if change.before:
+            yield f"--   replaces: {' '.join(change.before.split())}"
         yield change.statement.rstrip(";") + ";"
 
 
-async def keep_plan(context: Context, obj: Object, database: str, result: MemberResult, system_identifier: str) -> str:
+async def keep_plan(
+    context: Context, obj: Object, database: str, result: MemberResult, system_identifier: str
+) -> tuple[str, MemberResult]:
     """Have the ConfigMap of what waits, and no other; its name, or ``""`` where nothing waits.
 
-    Writes only where the plan is another one than the status names. Raises KubeError.
+    The result comes back with the rows that the ConfigMap names: whoever decides reads the same everywhere. Writes only
+    where the plan is another one, or somebody took the ConfigMap away. Raises KubeError, and RefusedError where
+    somebody else's stands in the way.
     """
     namespace, name = key_of(obj)
     before = str((((obj.get("status") or {}).get("plan")) or {}).get("configMap") or "")
     wanted = plan_name(name, result.digest) if result.pending and result.digest else ""
-    if wanted == before:
-        return wanted
     if wanted:
-        document = plan_document(obj, database, result, system_identifier, context.redactor.redact)
-        try:
-            await context.kube.create(CONFIG_MAPS, document)
-        except KubeExists:
-            # Written by a pass that ended before its status was; or by somebody who wants another plan to be approved.
-            found = await context.kube.configmap(namespace, wanted)
-            if found is not None and found.get("data") != document["data"]:
+
+        def document(of: MemberResult) -> dict[str, Any]:
+            return plan_document(obj, database, of, system_identifier, context.redactor.redact)
+
+        found = await context.kube.configmap(namespace, wanted)
+        if found is not None:
+            kept = _with_rows(result, found.get("data") or {})
+            if found.get("data") == document(kept)["data"]:
+                result, wanted_document = kept, None
+            elif _is_ours(found, obj):
+                # Of a pass that ended before its status was written, or changed by somebody who took it for his own.
+                await context.kube.delete(CONFIG_MAPS, namespace, wanted)
+                wanted_document = document(result)
+            else:
                 message = f"configmap {namespace}/{wanted} exists and does not hold the plan that waits: delete it"
-                raise RefusedError(Reason.CONFLICT, message) from None
-    if before:
+                raise RefusedError(Reason.CONFLICT, message)
+        else:
+            wanted_document = document(result)
+        if wanted_document is not None:
+            await context.kube.create(CONFIG_MAPS, wanted_document)
+    if before and before != wanted:
         found = await context.kube.configmap(namespace, before)
-        owners = ((found or {}).get("metadata") or {}).get("ownerReferences") or ()
         # A status can be written by others: nothing is deleted on its word alone.
-        if any(owner.get("uid") == obj["metadata"]["uid"] for owner in owners):
+        if found is not None and _is_ours(found, obj):
             await context.kube.delete(CONFIG_MAPS, namespace, before)
-    return wanted
+    return wanted, result
+
+
+def _is_ours(found: Mapping[str, Any], obj: Object) -> bool:
+    owners = (found.get("metadata") or {}).get("ownerReferences") or ()
+    return any(owner.get("uid") == obj["metadata"]["uid"] for owner in owners)
+
+
+def _with_rows(result: MemberResult, data: Mapping[str, str]) -> MemberResult:
+    """The result with the rows that a plan names that was written before; as it is where that cannot be read."""
+    try:
+        told = [change.get("rows") for change in json.loads(data["plan.json"])["changes"]]
+        rows = [RowCount(int(x["count"]), Counted(x["counted"]), str(x["unit"])) if x else None for x in told]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return result
+    if len(rows) != len(result.pending):
+        return result
+    pending = tuple(replace(change, rows=one) for change, one in zip(result.pending, rows, strict=True))
+    return replace(result, pending=pending)

@@ -9,6 +9,7 @@ from typing import Any
 from selvedge.api.databaseschema import Apply, DatabaseSchemaSpec, Drift
 from selvedge.core.conditions import find, timestamp
 from selvedge.core.reasons import Reason
+from selvedge.core.rowcount import RowCount, united
 from selvedge.core.unit import MemberResult, ObjectState, Risk
 from selvedge.core.words import count, some
 from selvedge.reconcile.outcome import Notice, Outcome
@@ -73,14 +74,20 @@ def _verdict(spec: DatabaseSchemaSpec, result: MemberResult, migrations: str) ->
 def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     changes = len(result.pending)
     destructive = sum(change.risk is Risk.DESTRUCTIVE for change in result.pending)
+    lost = lost_rows(result)
     if spec.apply is Apply.ON_APPROVAL:
-        why = "spec.apply is OnApproval"
+        why = "spec.apply is OnApproval" + (f" and {lost} would be lost" if lost is not None else "")
     elif destructive == changes == 1:
-        why = "it loses data"
+        why = f"it loses {lost or 'data'}"
     else:
-        why = f"{destructive} of them {'loses' if destructive == 1 else 'lose'} data"
+        why = f"{destructive} of them {'loses' if destructive == 1 else 'lose'} {lost or 'data'}"
     waits = f"{count(changes, 'change')} {'waits' if changes == 1 else 'wait'}, since {why}"
     return f"{waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
+
+
+def lost_rows(result: MemberResult) -> RowCount | None:
+    """All rows that go with what waits; None where none do, or nobody can say."""
+    return united(change.rows for change in result.pending if change.rows is not None)
 
 
 def known_drift(obj: Object, result: MemberResult) -> bool:
@@ -135,12 +142,15 @@ def _plan(result: MemberResult, config_map: str) -> dict[str, Any] | None:
     if not result.pending:
         return None
     risks = Counter(str(change.risk) for change in result.pending)
+    lost = lost_rows(result)
     return {
         "digest": result.digest,
         "changes": len(result.pending),
         "risks": dict(sorted(risks.items())),
         "configMap": config_map or None,
-        "statements": [change.statement[:4096] for change in result.pending[:_MAX_STATEMENTS]],
+        "rows": str(lost) if lost is not None else None,
+        # Cut to the CRD's bounds where it is written, which is after secrets were taken out: half of one is still one.
+        "statements": [change.statement for change in result.pending[:_MAX_STATEMENTS]],
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from selvedge.cli.output import Report, SchemaReport, in_our_words, plain, show
 from selvedge.core.reasons import Reason
+from selvedge.core.rowcount import RowCount
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, Risk
 
 LONG = "GRANT SELECT ON " + ", ".join(f'"shared"."table_{n}"' for n in range(100)) + ' TO "app"'
@@ -60,6 +62,16 @@ def test_in_a_pipe_nothing_is_cut_and_each_change_is_one_line() -> None:
     ]
 
 
+def test_what_is_lost_stands_before_the_statement_and_for_machines_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    change = replace(CHANGES[1], before="kept for ever", rows=RowCount(1204))
+    found = report("plan", MemberResult(pending=(change,), digest=DIGEST))
+    assert f"loses 1,204 rows (counted): {LONG}" in "\n".join(plain(found))
+    show(found, "json")
+    (shown,) = json.loads(capsys.readouterr().out)["schemas"][0]["changes"]
+    assert shown["before"] == "kept for ever"
+    assert shown["rows"] == {"count": 1204, "counted": "Exact", "unit": "row", "text": "1,204 rows (counted)"}
+
+
 def test_names_from_a_server_move_no_cursor() -> None:
     statement = "COMMENT ON SCHEMA a IS 'two\nlines \x1b[2J'"
     change = ChangeSummary(ObjectRef("schema", "a\u202eb"), Risk.ADDITIVE, statement)
@@ -78,7 +90,8 @@ def test_machines_get_the_same_keys_always(capsys: pytest.CaptureFixture[str]) -
     assert list(document) == ["command", "equal", "schemas", "errors"]
     keys = ["database", "namespace", "name", "equal", "digest", "changes", "applied", "problems", "advice"]
     assert list(first) == list(second) == keys
-    assert first["changes"][1] == {"kind": "grant", "name": "read", "risk": "Destructive", "statement": LONG}
+    change = {"kind": "grant", "name": "read", "risk": "Destructive", "statement": LONG, "before": "", "rows": None}
+    assert first["changes"][1] == change
     assert first["problems"] == [
         {"kind": "role", "name": "app", "state": "Conflict", "reason": "Conflict", "message": "claimed by shop/other"}
     ]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from selvedge.core.digest import plan_digest
 from selvedge.core.postgres.changes import (
     BOOKKEEPING,
+    AlterRole,
+    BecomeAble,
     Change,
+    CommentRole,
     CreateDatabase,
     CreateExtension,
     CreateRole,
@@ -16,14 +19,38 @@ from selvedge.core.postgres.changes import (
     DropClaims,
     DropDatabase,
     DropRole,
+    GrantRole,
     HandOverDatabase,
     RenameRole,
     RenameSchema,
+    RestrictRole,
     RetireElsewhere,
+    RevokeAdminOption,
+    RevokeRole,
+    SetRoleSetting,
     WriteClaims,
 )
 from selvedge.core.postgres.triggers import TableChange
 from selvedge.core.unit import ObjectRef, Risk
+
+#: Changes of the server-wide part; all others are of the database.
+SERVER_WIDE = (
+    RenameRole,
+    CreateRole,
+    RestrictRole,
+    BecomeAble,
+    AlterRole,
+    CommentRole,
+    SetRoleSetting,
+    RevokeAdminOption,
+    GrantRole,
+    CreateDatabase,
+    RevokeRole,
+    HandOverDatabase,
+    RetireElsewhere,
+    DropDatabase,
+    DropRole,
+)
 
 #: Objects whose names are the resource's own: two resources may each have one of that name.
 _OF_A_RESOURCE = ("grant", "defaultPrivilege")
@@ -41,9 +68,12 @@ class Policy:
     approved: str = ""
 
 
-def digest(system_identifier: str, database: str, statements: Iterable[str]) -> str:
-    """What an approval names: sha256 over the server's identity, the database and the ordered changes."""
-    return plan_digest(system_identifier, database, ((statement, "") for statement in statements))
+def digest(system_identifier: str, database: str, changes: Iterable[tuple[str, str]]) -> str:
+    """What an approval names: sha256 over the server's identity, the database and the ordered changes.
+
+    Each is its statement and what it replaces.
+    """
+    return plan_digest(system_identifier, database, changes)
 
 
 def approved(changes: Sequence[Change], policies: Mapping[str, Policy], digests: Mapping[str, str]) -> list[Change]:
@@ -53,7 +83,7 @@ def approved(changes: Sequence[Change], policies: Mapping[str, Policy], digests:
 
 
 def split(
-    changes: Sequence[Change], policies: Mapping[str, Policy], granted: Sequence[Change], plan_only: bool
+    changes: Sequence[Change], policies: Mapping[str, Policy], granted: Collection[Change], plan_only: bool
 ) -> tuple[list[Change], list[Change]]:
     """Changes to make now, and changes that wait. ``granted`` are those that a person approved.
 

@@ -60,6 +60,8 @@ class ClusterPhase:
             return []
         if not one.looked:
             one.foresee(changes, view.snapshot)
+        elif not self._late_only:
+            one.approvals.compare_cluster(changes)
         self.now, one.pending_cluster = one.gate(changes)
         if not self._late_only:
             one.last_phase = any(late(change) for change in self.now)

@@ -17,6 +17,7 @@ import psycopg
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.postgres.model import Snapshot
 from selvedge.core.reasons import Reason
+from selvedge.core.rowcount import RowCount
 from selvedge.core.unit import ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.base import Observer, ServerFacts, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
@@ -69,6 +70,8 @@ class PostgresEngine:
         self._stamp: str | None = None
         self._seen: dict[str, frozenset[tuple[str, str, str]]] = {}
         self.rows = RowSecurityMemory()
+        #: By database, what was counted of the rows that go with changes that wait.
+        self.lost: dict[str, dict[tuple[str, str], RowCount]] = {}
 
     async def probe(self) -> ServerFacts:
         """Log in and look; see :meth:`Engine.probe`."""
@@ -136,6 +139,7 @@ class PostgresEngine:
         """Take away what only the unit's deleting members made, where their ``deletionPolicy`` is Delete."""
         self._book = None
         self._seen.pop(unit.database, None)
+        self.lost.pop(unit.database, None)
         self.rows.forget(unit.database)
         return await remove_members(self.pool, self.target, self.metadata_schema, unit, may_write, self.check_identity)
 

@@ -12,11 +12,12 @@ from fnmatch import fnmatchcase
 
 from selvedge.core.errors import TransientError
 from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.audit_guard import guard_logs
 from selvedge.core.postgres.changes import HandOverDatabase, RetireElsewhere
 from selvedge.core.postgres.cluster_diff import ClaimBook, Places, diff_cluster
-from selvedge.core.postgres.database_diff import diff_database, going
+from selvedge.core.postgres.database_diff import diff_database, going, stuck
 from selvedge.core.postgres.default_privileges import other_makers
-from selvedge.core.postgres.gate import approved, digest, split, without_failed
+from selvedge.core.postgres.gate import split, without_failed
 from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
 from selvedge.core.postgres.remembering import remembered, united
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
@@ -26,13 +27,14 @@ from selvedge.core.postgres.rls_changes import RowSecurityChange
 from selvedge.core.postgres.tables import ask_timescale, diff_tables, headroom_of
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ChangeSummary, UnitResult
+from selvedge.core.unit import UnitResult
 from selvedge.engines.base import AccessRule
+from selvedge.engines.postgres.approvals import Approvals
 from selvedge.engines.postgres.cluster_phase import ClusterPhase
+from selvedge.engines.postgres.counting import count_rows, loses_rows
 from selvedge.engines.postgres.errors import DatabaseMissingError
 from selvedge.engines.postgres.freeing import free, hand_over
 from selvedge.engines.postgres.looks import ClusterView, read_snapshot
-from selvedge.engines.postgres.render import summary
 from selvedge.engines.postgres.report import Findings, results
 from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.work import Work, foreseen, new_database
@@ -49,15 +51,13 @@ class Pass:
         self.engine = work.engine
         self.compiled = work.compiled
         self.desired = work.compiled.desired
-        self.granted: list[c.Change] = []
+        self.approvals = Approvals(self.desired.database.name, self.engine.metadata_schema, self.compiled.policies)
         self.pending_cluster: list[c.Change] = []
         self.pending_inside: list[c.Change] = []
         self.cluster_problems: list[Problem] = []
         self.inside_problems: list[Problem] = []
         self.looked = False
         self.exists = False
-        self.version = 150000
-        self.system_identifier = ""
         self.available: frozenset[str] | None = None
         self.last_phase = False
         self.elsewhere: dict[str, tuple[Elsewhere, ...]] = {}
@@ -73,8 +73,13 @@ class Pass:
 
     async def run(self) -> UnitResult:
         """Look, and do. At most one session is held at a time."""
+        await self._run()
+        await self._count()
+        return self._result()
+
+    async def _run(self) -> None:
         if not self.desired.database.member:
-            return self._result()  # nobody of the unit may use the database
+            return  # nobody of the unit may use the database
         server_wide = True
         if not self.work.straight:
             view = await self.engine.view(self.keys, self.resources)
@@ -88,7 +93,8 @@ class Pass:
                         await self.rows.learn()
                         cluster, inside = await self._look(view)
                     if not cluster and not inside:
-                        return await self._finish()
+                        await self._finish()
+                        return
                     await self.work.tell([*cluster, *inside])
                     server_wide = bool(cluster)
                 except DatabaseMissingError:
@@ -96,13 +102,13 @@ class Pass:
         if server_wide:
             await self._cluster_phase()
         if not self.exists or self.refused():
-            return self._result()
+            return
         snapshot = await self._inside()
         if self.last_phase:
             await self._free_elsewhere(snapshot)
             await self._cluster_phase(late_only=True)
         self._settle(snapshot)
-        return await self._finish()
+        await self._finish()
 
     async def _look(self, view: ClusterView) -> tuple[list[c.Change], list[c.Change]]:
         """One statement; then the database's own changes in the same session, if there are no others.
@@ -177,14 +183,27 @@ class Pass:
         message = f"{names} was made {_ROUNDS} times and is not there; another session may be putting it back"
         raise TransientError(Reason.NOT_CONVERGED, message)
 
-    async def _finish(self) -> UnitResult:
+    async def _finish(self) -> None:
         """Probes that are due, after everything is committed; what they mean for the objects; and advice."""
         if self.rows.must_prove and not self.work.plan_only:
             self.work.applied += await self.rows.prove(self.desired)
             self.settled = await self._inside()
         if self.settled is not None:
             await self.rows.lint(self.desired, self.settled)
-        return self._result()
+
+    async def _count(self) -> None:
+        """The rows that go with what waits: once for a plan, since whoever decides needs no newer number."""
+        losing = {self.approvals.key(x): x for x in self.pending_inside if loses_rows(x)}
+        known = self.engine.lost.get(self.desired.database.name, {})
+        new = [change for key, change in losing.items() if key not in known]
+        if new and self.exists:
+            async with self.engine.pool.session(self.desired.database.name) as session:
+                counted = await count_rows(session, new)
+            known = {**known, **{self.approvals.key(change): rows for change, rows in counted.items()}}
+        self.approvals.lost = {change: known[key] for key, change in losing.items() if key in known}
+        self.engine.lost.pop(self.desired.database.name, None)
+        if losing:
+            self.engine.lost[self.desired.database.name] = {key: known[key] for key in losing if key in known}
 
     async def _database_phase(self, session: Session) -> Snapshot | None:
         """Everything but row-level security, under the lock; None where that has something to be made first."""
@@ -197,6 +216,7 @@ class Pass:
             self._note_places(snapshot)
             self.engine.check_identity(snapshot)
             changes, self.inside_problems = self._database_diff(snapshot)
+            self.approvals.compare_inside(changes)
             now, self.pending_inside = self.gate(changes)
             if self._rows_first(now):
                 return None
@@ -244,7 +264,7 @@ class Pass:
             role: tuple(place for place in places if place.database != own)
             for role, places in snapshot.elsewhere.items()
         }
-        self.blocked = frozenset(role for role, held in snapshot.holdings.items() if held.restrictive)
+        self.blocked = stuck(self.desired, snapshot)
 
     def _may_use(self) -> dict[str, frozenset[str]]:
         """By member the databases, of those that roles that go are held by, that the server's access gives to it."""
@@ -299,6 +319,7 @@ class Pass:
         able, lacking = become_able(self.desired, renamed_snapshot(roles, role_renames(found)), made)
         self.able = frozenset(change.ref.name for change in able) | made
         possible, refused = self._possible([*found, *able], roles)
+        self.approvals.saw_cluster(possible, roles, self.elsewhere)
         return possible, [*problems, *lacking, *refused]
 
     def _database_diff(self, snapshot: Snapshot) -> tuple[list[c.Change], list[Problem]]:
@@ -308,12 +329,12 @@ class Pass:
         self.headroom = headroom_of(self.desired, snapshot)
         kept, trouble = diff_tables(self.desired, snapshot, book, self.compiled.adopt, self.engine.metadata_schema)
         found, problems = diff_database(self.desired, snapshot, book, self.compiled.prune, self.compiled.adopt)
-        on_tables = self.work.tables
-        trouble = [*trouble, *on_tables.problems(kept)]
-        found = [*rows, *self.rows.held(found), *on_tables.possible(kept)]
-        problems = [*problems, *row_problems, *trouble]
-        self.advice = other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups))
+        logs = guard_logs(self.desired, snapshot, book)
+        found = [*rows, *self.rows.held(logs.kept(found)), *self.work.tables.possible(kept)]
+        problems = [*problems, *row_problems, *trouble, *self.work.tables.problems(kept), *logs.problems]
+        self.advice = [*other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups)), *logs.advice]
         possible, refused = self._possible(found, snapshot)
+        self.approvals.saw_inside(possible, snapshot)
         return possible, [*problems, *refused]
 
     def _possible(self, found: list[c.Change], server: Snapshot) -> tuple[list[c.Change], list[Problem]]:
@@ -324,9 +345,7 @@ class Pass:
 
     def _plan(self, cluster: list[c.Change], inside: list[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
         """What is to be made now. An approval is for the whole plan, so it is compared here and kept for the phases."""
-        whole = [*cluster, *inside]
-        digests = {uid: self._digest(uid, whole) for uid in self.compiled.policies}
-        self.granted = approved(whole, self.compiled.policies, digests)
+        self.approvals.decide([*cluster, *inside], exists=self.exists)
         cluster_now, self.pending_cluster = self.gate(cluster)
         inside_now, self.pending_inside = self.gate(inside)
         return cluster_now, inside_now
@@ -342,11 +361,8 @@ class Pass:
 
     def gate(self, found: list[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
         """What may be made now, and what waits."""
-        return self.rows.gated(*split(found, self.compiled.policies, self.granted, self.work.plan_only))
-
-    def _digest(self, uid: str, found: Sequence[c.Change]) -> str:
-        mine = [self._statement(x) for x in found if x.member == uid and not isinstance(x, c.BOOKKEEPING)]
-        return digest(self.system_identifier, self.desired.database.name, mine) if mine else ""
+        granted = self.approvals.granted(found)
+        return self.rows.gated(*split(found, self.compiled.policies, granted, self.work.plan_only))
 
     def _residue(self, snapshot: Snapshot) -> list[c.Change]:
         """What is still to be done after everything was: has to be empty before a commit."""
@@ -356,28 +372,12 @@ class Pass:
 
     def note(self, snapshot: Snapshot) -> None:
         """Take over which server it is."""
-        self.version = snapshot.version
-        self.system_identifier = snapshot.system_identifier
+        self.approvals.note(snapshot)
 
     def _settle(self, snapshot: Snapshot) -> None:
         self.settled = snapshot
         if not self.work.plan_only and not self.pending_cluster and not self.pending_inside:
             self.engine.saw(self.desired.database.name, snapshot)
-
-    def _statement(self, change: c.Change) -> str:
-        return summary(
-            change,
-            version=self.version,
-            database=self.desired.database.name,
-            metadata_schema=self.engine.metadata_schema,
-        )
-
-    def _summaries(self, found: Sequence[c.Change], uid: str) -> tuple[ChangeSummary, ...]:
-        return tuple(
-            ChangeSummary(x.ref, x.risk, self._statement(x))
-            for x in found
-            if x.member == uid and not isinstance(x, c.BOOKKEEPING)
-        )
 
     def _result(self) -> UnitResult:
         pending = [*self.pending_cluster, *self.pending_inside]
@@ -389,12 +389,12 @@ class Pass:
                 advice=(*(text for member, text in self.advice if member == uid), *self.rows.advice(uid)),
                 row_security=self.rows.proofs(uid),
                 headroom=self.headroom.get(uid, ()),
-                applied=self._summaries(self.work.applied, uid),
-                pending=self._summaries(pending, uid),
+                applied=self.approvals.made(uid, self.work.applied),
+                pending=self.approvals.waiting(uid, pending),
                 drift=tuple(sorted(self.work.drift.get(uid, ()))),
-                digest=self._digest(uid, pending),
+                digest=self.approvals.digest(uid, pending),
             )
             members[uid] = results(
-                self.compiled, uid, found, exists=self.exists, version=self.version, available=self.available
+                self.compiled, uid, found, exists=self.exists, version=self.approvals.version, available=self.available
             )
-        return UnitResult(members, self.system_identifier)
+        return UnitResult(members, self.approvals.system_identifier)

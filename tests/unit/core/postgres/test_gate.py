@@ -64,12 +64,15 @@ def test_an_approval_is_for_one_plan_of_one_member() -> None:
     assert approved([CREATE, other], policies, {"u1": "sha256:b", "u2": ""}) == []
 
 
-def test_the_digest_names_server_database_statements_and_their_order() -> None:
-    base = digest("1", "shop", ["a", "b"])
-    assert base.startswith("sha256:")
-    assert len({base, digest("2", "shop", ["a", "b"]), digest("1", "x", ["a", "b"]), digest("1", "shop", ["b", "a"]),
-                digest("1", "shop", ["ab"])}) == 5  # fmt: skip
-    assert base == digest("1", "shop", ["a", "b"])
+def test_the_digest_names_server_database_statements_what_they_replace_and_their_order() -> None:
+    a, b = ("a", ""), ("b", "")
+    found = {
+        digest("1", "shop", changes)
+        for changes in ([a, b], [b, a], [("ab", "")], [("a", "owner x"), b], [("a", "owner y"), b])
+    }
+    assert len(found | {digest("2", "shop", [a, b]), digest("1", "x", [a, b])}) == 7
+    assert all(one.startswith("sha256:") for one in found)
+    assert digest("1", "shop", [a, b]) == digest("1", "shop", iter([a, b]))
 
 
 def test_a_failed_setting_leaves_its_role_and_a_failed_creation_takes_all_with_it() -> None:

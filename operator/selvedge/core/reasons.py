@@ -80,6 +80,8 @@ class Reason(StrEnum):
     MIGRATION_MISSING = "MigrationMissing", "the history names a migration that the source does not have"
     OUT_OF_ORDER = "OutOfOrder", "a migration is older than one that ran already"
     INVALID_MIGRATION = "InvalidMigration", "a migration file cannot be read"
+    IRREVERSIBLE = "Irreversible", "a migration that is to be undone has no way down"
+    PARTLY_APPLIED = "PartlyApplied", "a migration without a transaction stopped half way and has to be finished first"
     ROLE_NOT_FOUND = "RoleNotFound", "a role that is referred to does not exist"
     ISOLATION_BROKEN = "IsolationBroken", "a probe saw rows that row-level security is to hide; the message says which"
     UNSAFE_OWNER = "UnsafeOwner", "a table's owner may act as an administrator: no declared expression is run as he"

@@ -19,8 +19,10 @@ in its history row; every statement that can is committed together with the curs
 
 from __future__ import annotations
 
+from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.hooks import Hooks, split_hooks
 from selvedge.migrate.load import Migration, load
-from selvedge.migrate.plan import HistoryRow, RowState, RunPlan, Step, digest
+from selvedge.migrate.plan import RunPlan, Step, digest
 from selvedge.migrate.plan import plan as make_plan
 from selvedge.migrate.protocol import Failure, MigrationSession, MigrationState, Progress, Timeouts
 from selvedge.migrate.runner import RunResult, run
@@ -28,6 +30,7 @@ from selvedge.migrate.runner import RunResult, run
 __all__ = [
     "Failure",
     "HistoryRow",
+    "Hooks",
     "Migration",
     "MigrationSession",
     "MigrationState",
@@ -41,4 +44,5 @@ __all__ = [
     "load",
     "make_plan",
     "run",
+    "split_hooks",
 ]

@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from typing import Literal
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
+from selvedge.migrate.book import Book
+from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.load import Migration
-from selvedge.migrate.names import sort_key
+from selvedge.migrate.names import Engine, sort_key
 
-_SHOWN = 5
+__all__ = ["ACTIONS", "REPAIRS", "Direction", "HistoryRow", "RowState", "RunPlan", "Step", "digest", "plan"]
 
+ACTIONS = ("Up", "Down", "To", "Redo", "Baseline", "Repair", "Validate", "Plan", "Status")
+"""What a run can be asked for."""
 
-class RowState(StrEnum):
-    """How far a migration of the history is. ``Partial`` runs without a transaction and did not finish yet."""
+REPAIRS = ("Accept", "MarkApplied", "MarkUnapplied", "DropInvalidIndexes")
+"""The kinds of repair; there are no others."""
 
-    APPLIED = "Applied"
-    PARTIAL = "Partial"
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryRow:
-    """One migration in the database's history.
-
-    ``done`` statements of a partial one are complete and ``cursor`` is their fingerprint; ``started`` says that the
-    next one was sent and its end is not known.
-    """
-
-    version: int
-    name: str
-    checksum: str
-    state: RowState = RowState.APPLIED
-    done: int = 0
-    total: int = 0
-    cursor: str = ""
-    started: bool = False
+Direction = Literal["up", "down", "mark", "unmark", "accept"]
+"""``up`` and ``down`` run statements. ``mark`` and ``unmark`` change the history alone: run, not run. ``accept`` takes
+the file's text over as the one that ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +32,24 @@ class Step:
     """One migration in one direction."""
 
     migration: Migration
-    direction: Literal["up", "down"] = "up"
+    direction: Direction = "up"
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """The steps of a run, in order. ``version`` is the newest in the history, 0 for none."""
+    """The steps of a run, in order. ``version`` is the newest in the history, 0 for none.
+
+    ``target`` is what makes the same plan when a run that was cut off is planned again: one step down, planned twice,
+    would be two. Keep it before the first step runs, and give it to :func:`plan` the next time. ``warnings`` are
+    sentences for the person who looks at the plan.
+    """
 
     action: str
     steps: tuple[Step, ...]
     version: int = 0
+    warnings: tuple[str, ...] = ()
+    target: str = ""
+    drop_invalid_indexes: bool = False
 
     @property
     def digest(self) -> str:
@@ -70,99 +64,188 @@ def plan(
     target: str | int | None = None,
     out_of_order: str = "Refuse",
     environment: str = "",
+    *,
+    repair: str = "",
+    engine: Engine = "Postgres",
 ) -> RunPlan:
     """Compare files with history and choose what runs.
 
-    ``Up`` and ``Plan`` take every pending migration up to ``target`` (default: all), ``Validate`` takes none and only
-    compares. A file with an ``-- env:`` line runs in those environments only. Every pending file is parsed here, so
-    that nothing runs while a later one cannot be read.
+    - ``Up``, ``Plan``, ``Status``: every pending migration up to ``target`` (default: all), then the repeatables whose
+      text changed and the seeds of ``environment``. A file with an ``-- env:`` line runs in those environments only.
+    - ``Down``: the newest one alone, or with a target everything newer than it; ``0`` is everything. A migration whose
+      file is gone is undone by the text that the history kept.
+    - ``To``: down or up, to exactly ``target``.
+    - ``Redo``: the newest one down and up again. Its own text may have changed.
+    - ``Baseline``: everything up to ``target`` counts as run; nothing runs.
+    - ``Repair``: one of :data:`REPAIRS`, named by ``repair``. ``Accept`` takes all changed texts over, or that of
+      ``target``; the two marks need a target.
+    - ``Validate``: nothing runs; the files are read, both directions, and compared with the history.
 
-    Raises InvalidError: ChecksumMismatch, MigrationMissing, OutOfOrder, InvalidMigration; InvalidSpec for a target that
-    no file has; Unsupported for another action.
+    Everything that will run is parsed here, so that nothing runs while a later one cannot be read. ``engine`` matters
+    only where there is no file.
+
+    Raises InvalidError: ChecksumMismatch, MigrationMissing, OutOfOrder, InvalidMigration, Irreversible; InvalidSpec for
+    a target that cannot be or is missing; Unsupported for an unknown action or repair.
     """
-    if action not in ("Up", "Plan", "Validate"):
-        raise InvalidError(
-            Reason.UNSUPPORTED, f"action {action} is not known to this version; use Up, Plan or Validate"
-        )
-    rows = {row.version: row for row in history}
-    known = {migration.version: migration for migration in migrations}
-    _check_missing(rows, known)
-    _check_changed(rows, known)
-    applied = [version for version, row in rows.items() if row.state is RowState.APPLIED]
-    newest = max(applied, key=sort_key, default=0)
-    pending = [
-        migration
-        for migration in sorted(migrations, key=lambda migration: sort_key(migration.version))
-        if migration.version not in applied and _meant_for(migration, environment)
-    ]
-    limit = _target(target, known)
-    if limit:
-        pending = [migration for migration in pending if sort_key(migration.version) <= sort_key(limit)]
-    if out_of_order != "Apply":
-        _check_order(pending, rows, newest)
-    for migration in pending:
-        migration.check()
-    steps = () if action == "Validate" else tuple(Step(migration) for migration in pending)
-    return RunPlan(action, steps, newest)
+    if action not in ACTIONS:
+        raise InvalidError(Reason.UNSUPPORTED, f"action {action} is not known; use one of {', '.join(ACTIONS)}")
+    book = Book(migrations, history, environment, engine, strict_order=out_of_order != "Apply")
+    chosen = _Chosen(book)
+    if action == "Validate":
+        book.check_files(all_parts=True)
+        book.check_order(book.pending())
+    elif action == "Down":
+        chosen.down(target)
+    elif action == "To":
+        chosen.to(target)
+    elif action == "Redo":
+        chosen.redo(target)
+    elif action == "Baseline":
+        chosen.baseline(target)
+    elif action == "Repair":
+        chosen.repair(repair, target)
+    else:
+        chosen.up(target)
+    return RunPlan(
+        action,
+        tuple(chosen.steps),
+        book.newest(),
+        tuple(book.warnings),
+        chosen.target,
+        drop_invalid_indexes=chosen.drop_invalid_indexes,
+    )
 
 
 def digest(plan: RunPlan) -> str:
     """sha256 over version, checksum and direction of each step: what an approval refers to."""
-    lines = [f"{step.migration.version} {step.migration.checksum} {step.direction}\n" for step in plan.steps]
+    lines = [f"{step.migration.key} {_text_of(step)} {step.direction}\n" for step in plan.steps]
+    if plan.drop_invalid_indexes:
+        lines.append("drop invalid indexes\n")
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _meant_for(migration: Migration, environment: str) -> bool:
-    environments = migration.directives.environments
-    return not environments or environment in environments
+def _text_of(step: Step) -> str:
+    """The checksum of what runs; going down that is not what went up."""
+    if step.direction == "down":
+        return step.migration.down_checksum or ""
+    return step.migration.checksum
 
 
-def _target(target: str | int | None, known: dict[int, Migration]) -> int:
-    if target in (None, ""):
-        return 0
-    if not str(target).isascii() or not str(target).isdecimal() or int(target) not in known:
-        raise InvalidError(Reason.INVALID_SPEC, f"target {target} is no version of the source; name one of its files")
-    return int(target)
+@dataclass(slots=True)
+class _Chosen:
+    """The steps of one action, as they are chosen."""
 
+    book: Book
+    steps: list[Step] = field(default_factory=list)
+    target: str = ""
+    drop_invalid_indexes: bool = False
 
-def _check_missing(rows: dict[int, HistoryRow], known: dict[int, Migration]) -> None:
-    missing = [f"{row.version} ({row.name})" for version, row in rows.items() if version not in known]
-    if missing:
-        raise InvalidError(
-            Reason.MIGRATION_MISSING,
-            f"the database's history has {_some(missing)} and the source has no such file: put it back, or use the "
-            "source that this database was migrated with",
-        )
+    def up(self, target: str | int | None) -> None:
+        self.target = str(target or "")
+        limit = self.book.file_version(target)
+        self.book.check_files()
+        self._forward(limit, self.book.rows)
 
+    def down(self, target: str | int | None) -> None:
+        rows = self.book.versioned()
+        if target in (None, ""):
+            undone, left = rows[-1:], rows[:-1]
+            self.target = str(left[-1].version if left else 0)
+        else:
+            version = self.book.row_version(target)
+            undone = [row for row in rows if sort_key(row.version) > sort_key(version)]
+            self.target = str(version)
+        self._backward(undone, everything=self.target == "0" and bool(undone))
 
-def _check_changed(rows: dict[int, HistoryRow], known: dict[int, Migration]) -> None:
-    changed = [
-        known[version].file
-        for version, row in rows.items()
-        # one that stopped half way may be mended: the runner compares the statements that are done
-        if row.state is RowState.APPLIED and row.checksum != known[version].checksum
-    ]
-    if changed:
-        raise InvalidError(
-            Reason.CHECKSUM_MISMATCH,
-            f"{_some(changed)} changed after it ran: put the old text back and write the change as a new migration",
-        )
+    def to(self, target: str | int | None) -> None:
+        version = self.book.any_version(target)
+        self.target = str(version)
+        rows = self.book.versioned()
+        undone = [row for row in rows if sort_key(row.version) > sort_key(version)]
+        self._backward(undone, everything=version == 0)
+        if version:
+            gone = {row.key for row in undone}
+            left = {key: row for key, row in self.book.rows.items() if key not in gone}
+            self.book.check_files(left)
+            self._forward(version, left)
 
+    def redo(self, target: str | int | None) -> None:
+        rows = self.book.versioned()
+        version = self.book.any_version(target) if target not in (None, "") else rows[-1].version if rows else 0
+        if not version:
+            raise InvalidError(Reason.INVALID_SPEC, "there is nothing to redo: no migration has run yet")
+        newest = rows[-1] if rows else None
+        self.target = str(version)
+        file = self.book.files.get(str(version))
+        if newest is not None and newest.version == version:
+            self.steps.append(Step(self.book.undo(newest, may_have_changed=True), "down"))
+        elif newest is not None and sort_key(newest.version) > sort_key(version):
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"version {version} is not the newest that ran, {newest.version} is: redo is for the newest alone",
+            )
+        if file is None:
+            raise InvalidError(Reason.MIGRATION_MISSING, f"version {version} has no file to redo it from; put it back")
+        file.check()
+        self.steps.append(Step(file, "up"))
 
-def _check_order(pending: list[Migration], rows: dict[int, HistoryRow], newest: int) -> None:
-    late = [
-        migration.file
-        for migration in pending
-        if sort_key(migration.version) < sort_key(newest) and migration.version not in rows
-    ]
-    if late:
-        raise InvalidError(
-            Reason.OUT_OF_ORDER,
-            f"{_some(late)} is older than version {newest}, which ran already: give it a newer version, "
-            "or set outOfOrder: Apply",
-        )
+    def baseline(self, target: str | int | None) -> None:
+        if target in (None, ""):
+            raise InvalidError(Reason.INVALID_SPEC, "baseline needs a target: the newest version that counts as run")
+        limit = self.book.file_version(target)
+        self.target = str(limit)
+        for migration in self.book.pending(limit):
+            row = self.book.rows.get(migration.key)
+            if row is not None:
+                raise self.book.half(row, "finish it before the baseline, or repair it")
+            self.steps.append(Step(migration, "mark"))
 
+    def repair(self, kind: str, target: str | int | None) -> None:
+        if kind not in REPAIRS:
+            raise InvalidError(
+                Reason.UNSUPPORTED, f"repair {kind or 'without a kind'}: use one of {', '.join(REPAIRS)}"
+            )
+        self.target = str(target or "")
+        if kind == "DropInvalidIndexes":
+            self.drop_invalid_indexes = True
+            return
+        if kind == "Accept":
+            self.steps = [Step(one, "accept") for one in self.book.changed(self.book.find(target) if target else None)]
+            return
+        if target in (None, ""):
+            raise InvalidError(Reason.INVALID_SPEC, f"repair {kind} needs a target: the version to mark")
+        key = self.book.find(target)
+        row, file = self.book.rows.get(key), self.book.files.get(key)
+        if kind == "MarkUnapplied":
+            if row is not None:
+                self.steps = [Step(file or self.book.from_history(row), "unmark")]
+        elif row is None or row.state is not RowState.APPLIED:
+            if file is None:
+                raise InvalidError(
+                    Reason.MIGRATION_MISSING, f"{key} has no file: put it back, its text goes into the history"
+                )
+            self.steps = [Step(file, "mark")]
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+    def _forward(self, limit: int, rows: dict[str, HistoryRow]) -> None:
+        pending = self.book.pending(limit, rows)
+        for migration in pending:
+            row = rows.get(migration.key)
+            if row is not None and row.half_undone:
+                raise self.book.half(row, "end it with the action Down first, or repair it")
+        self.book.check_order(pending, rows)
+        # repeatables (views, functions) are written for the newest version, not for one on the way
+        last = [] if limit and len(self.book.pending(0, rows)) > len(pending) else self.book.again(rows)
+        for migration in [*pending, *last]:
+            migration.check()
+            self.book.check_down(migration)
+            self.steps.append(Step(migration, "up"))
+
+    def _backward(self, undone: Sequence[HistoryRow], *, everything: bool) -> None:
+        for row in undone:
+            if row.state is RowState.PARTIAL and row.direction == "up":
+                raise self.book.half(row, "finish it with the action Up, or undo it by hand and repair: MarkUnapplied")
+        self.steps += [Step(self.book.undo(row), "down") for row in reversed(undone)]
+        if everything:
+            # what they made stood on what is gone now: they run again with the next way up
+            again = self.book.unversioned()
+            self.steps += [Step(self.book.files.get(row.key) or self.book.from_history(row), "unmark") for row in again]

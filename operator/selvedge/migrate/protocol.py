@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
+from selvedge.migrate.history import HistoryRow
 from selvedge.migrate.load import Migration
-from selvedge.migrate.plan import HistoryRow
+from selvedge.migrate.names import Kind
+from selvedge.migrate.plan import Direction, Step
 
 SHOWN = 200
 """How many characters of a statement a message shows."""
@@ -22,6 +24,10 @@ class MigrationState(StrEnum):
     APPLIED = "Applied"
     FAILED = "Failed"
     SKIPPED = "Skipped"
+    UNDONE = "Undone"
+    MARKED = "Marked"
+    UNMARKED = "Unmarked"
+    ACCEPTED = "Accepted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One migration of a run, as it is now. ``started_at`` is a Unix time, ``duration`` seconds."""
+    """One step of a run, as it is now. ``started_at`` is a Unix time, ``duration`` seconds.
+
+    ``step`` is its place in the plan, from 0: a redo has the same version twice.
+    """
 
     version: int
     name: str
@@ -55,6 +64,9 @@ class Progress:
     duration: float | None = None
     waiting_for: str = ""
     error: Failure | None = None
+    direction: Direction = "up"
+    step: int = 0
+    kind: Kind = "Versioned"
 
     @property
     def statements(self) -> str:
@@ -90,7 +102,7 @@ class Control:
 
     ``checkpoint`` stands before every statement: raises :class:`StoppedError`, or what ``may_write`` raises.
     ``may_write`` stands before every commit. ``advance`` reports statements that are done, ``waiting`` what the
-    statement waits for (empty: nothing).
+    statement waits for (empty: nothing). ``before`` and ``after`` are scripts that run as part of the migration.
     """
 
     timeouts: Timeouts
@@ -98,6 +110,8 @@ class Control:
     may_write: Callable[[], None]
     advance: Callable[[int], Awaitable[None]]
     waiting: Callable[[str], Awaitable[None]]
+    before: Migration | None = None
+    after: Migration | None = None
 
 
 class MigrationSession(Protocol):
@@ -118,11 +132,42 @@ class MigrationSession(Protocol):
         """
         ...
 
-    async def attempt(self, migration: Migration, row: HistoryRow | None, control: Control) -> None:
-        """Run the up part once, from where ``row`` stopped, and write the history. Needs the lock.
+    async def attempt(
+        self,
+        migration: Migration,
+        row: HistoryRow | None,
+        control: Control,
+        direction: Literal["up", "down"] = "up",
+    ) -> None:
+        """Run one part of a migration once, from where ``row`` stopped, and write the history. Needs the lock.
 
-        A transactional migration leaves nothing behind where this raises; another leaves its cursor. Raises
-        :class:`StatementFailedError`, :class:`StoppedError`, TransientError when the connection broke.
+        Up leaves a row that says Applied, down leaves none; both leave an event. A transactional part leaves nothing
+        behind where this raises; another leaves its cursor. Raises :class:`StatementFailedError`,
+        :class:`StoppedError`, TransientError when the connection broke.
+        """
+        ...
+
+    async def attempt_all(self, steps: Sequence[Step], controls: Sequence[Control]) -> None:
+        """Run all steps, which are up or down, in one transaction with their rows; otherwise as :meth:`attempt`.
+
+        Raises InvalidError (Unsupported) where the engine has no such transaction.
+        """
+        ...
+
+    async def run_hook(self, hook: Migration, control: Control) -> None:
+        """Run a script of the user's beside the migrations, as the same role; the history does not know it."""
+        ...
+
+    async def record(
+        self, migration: Migration, direction: Literal["mark", "unmark", "accept"], *, actor: str, reason: str
+    ) -> None:
+        """Change the history alone, with an event that names actor and reason. Needs the lock."""
+        ...
+
+    async def drop_invalid_indexes(self, *, actor: str, reason: str) -> tuple[str, ...]:
+        """Drop indexes that a broken build left invalid, and return their names; each leaves an event.
+
+        A valid one is never dropped, nor one that is being built right now. Needs the lock.
         """
         ...
 

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version as installed_version
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bson import ObjectId
 from pymongo.errors import OperationFailure, PyMongoError
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from selvedge.engines.base import Observer, ServerTarget
     from selvedge.migrate.load import Migration
     from selvedge.migrate.mongo import Command
+    from selvedge.migrate.plan import Step
 
 HISTORY = "selvedge.history"
 EVENTS = "selvedge.events"
@@ -148,8 +149,16 @@ class MongoMigrations:
             except PyMongoError as error:
                 raise self._admin.error(error, f"creating {collection}") from None
 
-    async def attempt(self, migration: Migration, row: HistoryRow | None, control: Control) -> None:
+    async def attempt(
+        self,
+        migration: Migration,
+        row: HistoryRow | None,
+        control: Control,
+        direction: Literal["up", "down"] = "up",
+    ) -> None:
         """Run a migration once; see the protocol."""
+        if direction == "down":
+            raise InvalidError(Reason.UNSUPPORTED, f"{migration.file}: MongoDB's migrations are not undone yet")
         commands = migration.commands
         first, pending = (row.done, row.started) if row else (0, False)
         if row and row.cursor and row.cursor != fingerprint(commands[:first]):
@@ -182,6 +191,26 @@ class MongoMigrations:
                     raise
                 await self._record(migration, done + 1, started, control)
             await control.advance(done + 1)
+
+    async def attempt_all(self, steps: Sequence[Step], controls: Sequence[Control]) -> None:
+        """Refused: indexes and validators stand outside of MongoDB's transactions."""
+        raise InvalidError(
+            Reason.UNSUPPORTED, "MongoDB cannot run several migrations in one transaction; set it to PerMigration"
+        )
+
+    async def run_hook(self, hook: Migration, control: Control) -> None:
+        """Refused: hooks are SQL."""
+        raise InvalidError(Reason.UNSUPPORTED, f"{hook.file}: hooks are for Postgres; remove it")
+
+    async def record(
+        self, migration: Migration, direction: Literal["mark", "unmark", "accept"], *, actor: str, reason: str
+    ) -> None:
+        """Refused so far."""
+        raise InvalidError(Reason.UNSUPPORTED, f"{migration.file}: MongoDB's history is not repaired yet")
+
+    async def drop_invalid_indexes(self, *, actor: str, reason: str) -> tuple[str, ...]:
+        """None: a build that failed leaves nothing behind."""
+        return ()
 
     async def close(self) -> None:
         """Drop the user while the lease is ours, close the connections, give the lease back."""

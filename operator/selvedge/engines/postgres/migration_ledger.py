@@ -9,11 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
 
-from selvedge.migrate.plan import HistoryRow, RowState
+from selvedge.core.errors import InvalidError
+from selvedge.core.names import shorten
+from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.locks import lock_statement
+from selvedge.migrate.history import HistoryRow, RowState
 
 if TYPE_CHECKING:
     import psycopg
@@ -21,70 +25,110 @@ if TYPE_CHECKING:
     from selvedge.migrate.load import Migration
     from selvedge.migrate.splitter import Statement
 
-LOCK_KEY = int.from_bytes(b"selvedge")
-"""The lock that creating anything in the schema takes: the one of the engine's own transactions."""
+_MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
+"""What the events call a change of the history alone."""
 
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {history} (
-  version numeric(20) PRIMARY KEY, name text NOT NULL, kind text NOT NULL DEFAULT 'Versioned',
-  checksum_up text NOT NULL, checksum_down text, up_text text NOT NULL, down_text text,
-  state text NOT NULL, statements_done integer NOT NULL, statements_total integer NOT NULL,
-  cursor_hash text NOT NULL DEFAULT '', started boolean NOT NULL DEFAULT false, transaction_mode text NOT NULL,
-  applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(), duration_ms bigint,
-  applied_by text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '', tool_version text NOT NULL,
-  error text);
+  scope text NOT NULL DEFAULT '', version numeric(20) NOT NULL, name text NOT NULL,
+  kind text NOT NULL DEFAULT 'Versioned', checksum_up text NOT NULL, checksum_down text, up_text text NOT NULL,
+  down_text text, state text NOT NULL, direction text NOT NULL DEFAULT 'up', statements_done integer NOT NULL,
+  statements_total integer NOT NULL, cursor_hash text NOT NULL DEFAULT '', started boolean NOT NULL DEFAULT false,
+  transaction_mode text NOT NULL, applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  duration_ms bigint, applied_by text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
+  tool_version text NOT NULL, error text, PRIMARY KEY (scope, version));
 CREATE TABLE IF NOT EXISTS {events} (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  version numeric(20) NOT NULL, event text NOT NULL, checksum text NOT NULL, actor text NOT NULL DEFAULT session_user,
-  run_uid text NOT NULL DEFAULT '', message text NOT NULL DEFAULT '');
+  scope text NOT NULL DEFAULT '', version numeric(20), name text NOT NULL DEFAULT '', event text NOT NULL,
+  checksum text NOT NULL DEFAULT '', actor text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
+  message text NOT NULL DEFAULT '');
 REVOKE ALL ON {history}, {events} FROM PUBLIC;
 """
 
+# A text of many megabytes is data, which nobody plans with.
 _READ = """
-SELECT version, name, checksum_up, state, statements_done, statements_total, cursor_hash, started
-FROM {history} ORDER BY version
+SELECT version, name, checksum_up, state, statements_done, statements_total, cursor_hash, started, kind, direction,
+  checksum_down, CASE WHEN pg_catalog.octet_length(up_text) <= 1048576 THEN up_text ELSE '' END, down_text,
+  extract(epoch FROM applied_at)::float8, duration_ms, applied_by
+FROM {history} WHERE scope = %s ORDER BY version
 """
 
 _WRITE = """
-INSERT INTO {history} (version, name, checksum_up, checksum_down, up_text, down_text, state, statements_done,
-  statements_total, cursor_hash, started, transaction_mode, duration_ms, run_uid, tool_version)
-VALUES (%(version)s, %(name)s, %(checksum)s, %(down_checksum)s, %(up)s, %(down)s, %(state)s, %(done)s, %(total)s,
-  %(cursor)s, %(started)s, %(mode)s, %(duration)s, %(run)s, %(tool)s)
-ON CONFLICT (version) DO UPDATE SET name = excluded.name, checksum_up = excluded.checksum_up,
+INSERT INTO {history} (scope, version, name, kind, checksum_up, checksum_down, up_text, down_text, state, direction,
+  statements_done, statements_total, cursor_hash, started, transaction_mode, duration_ms, run_uid, tool_version)
+VALUES (%(scope)s, %(version)s, %(name)s, %(kind)s, %(checksum)s, %(down_checksum)s, %(up)s, %(down)s, %(state)s,
+  %(direction)s, %(done)s, %(total)s, %(cursor)s, %(started)s, %(mode)s, %(duration)s, %(run)s, %(tool)s)
+ON CONFLICT (scope, version) DO UPDATE SET name = excluded.name, checksum_up = excluded.checksum_up,
   checksum_down = excluded.checksum_down, up_text = excluded.up_text, down_text = excluded.down_text,
-  state = excluded.state, statements_done = excluded.statements_done, statements_total = excluded.statements_total,
-  cursor_hash = excluded.cursor_hash, started = excluded.started, duration_ms = excluded.duration_ms,
-  run_uid = excluded.run_uid, tool_version = excluded.tool_version, applied_at = pg_catalog.clock_timestamp()
+  state = excluded.state, direction = excluded.direction, statements_done = excluded.statements_done,
+  statements_total = excluded.statements_total, cursor_hash = excluded.cursor_hash, started = excluded.started,
+  transaction_mode = excluded.transaction_mode, duration_ms = excluded.duration_ms, run_uid = excluded.run_uid,
+  tool_version = excluded.tool_version, applied_at = pg_catalog.clock_timestamp(), applied_by = excluded.applied_by
 """
 
+# What ran stays as it is written: only how far it is on its way back changes.
+_UNDOING = """
+UPDATE {history} SET state = 'Partial', direction = 'down', statements_done = %(done)s, statements_total = %(total)s,
+  cursor_hash = %(cursor)s, started = %(started)s WHERE scope = %(scope)s AND version = %(version)s
+"""
+
+_ACCEPT = """
+UPDATE {history} SET name = %(name)s, checksum_up = %(checksum)s, checksum_down = %(down_checksum)s, up_text = %(up)s,
+  down_text = %(down)s, run_uid = %(run)s, tool_version = %(tool)s WHERE scope = %(scope)s AND version = %(version)s
+"""
+
+_DELETE = "DELETE FROM {history} WHERE scope = %s AND version = %s"
+
 _EVENT = """
-INSERT INTO {events} (version, event, checksum, run_uid, message) VALUES (%s, %s, %s, %s, %s)
+INSERT INTO {events} (scope, version, name, event, checksum, actor, run_uid, message)
+VALUES (%s, %s, %s, %s, %s, coalesce(nullif(%s, ''), session_user), %s, %s)
+"""
+
+_OWNER = """
+SELECT pg_catalog.pg_get_userbyid(n.nspowner) FROM pg_catalog.pg_namespace n, pg_catalog.pg_roles l
+WHERE n.nspname = %s AND l.rolname = %s AND n.nspowner <> l.oid AND pg_catalog.pg_has_role(l.oid, n.nspowner, 'MEMBER')
 """
 
 
 class Ledger:
-    """The two tables of one database; ``run`` is written into every row."""
+    """The two tables of one database; ``run`` is written into every row.
 
-    def __init__(self, schema: str, run: str = "") -> None:
+    ``table`` names the history; the events are in ``events``, or beside a history of another name in
+    ``<table>_events``. ``scope`` separates the histories of several schemas that one set of files is run on.
+    """
+
+    def __init__(self, schema: str, run: str = "", *, table: str = "history", scope: str = "") -> None:
         self.schema = schema
         self.run = run
+        self.scope = scope
         self._names = {
             "schema": sql.Identifier(schema),
-            "history": sql.Identifier(schema, "history"),
-            "events": sql.Identifier(schema, "events"),
+            "history": sql.Identifier(schema, table),
+            "events": sql.Identifier(schema, "events" if table == "history" else shorten(table, "_events")),
         }
 
     async def ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
-        """Create what is missing and let the login write it; two at once do not disturb each other."""
+        """Create what is missing and let the login write it; two at once do not disturb each other.
+
+        Raises InvalidError for a schema that migrations could drop, with the history in it.
+        """
         async with admin.transaction():
-            await admin.execute("SELECT pg_catalog.pg_advisory_xact_lock(%s)", [LOCK_KEY])
+            await admin.execute(lock_statement())
+            cursor = await admin.execute(_OWNER, [self.schema, login])
+            if (owner := await cursor.fetchone()) is not None:
+                raise InvalidError(
+                    Reason.INVALID_SPEC,
+                    f"schema {self.schema} is to hold the migrations' history and belongs to role {owner[0]}, which "
+                    "migrations can become: they could rewrite it; name a schema of its own",
+                )
             if not await self.exists(admin):
                 await admin.execute(self._sql(_CREATE))
             await admin.execute(
                 self._sql(
                     "GRANT USAGE ON SCHEMA {schema} TO {login};"
-                    "GRANT SELECT, INSERT, UPDATE ON {history} TO {login}; GRANT SELECT, INSERT ON {events} TO {login}",
+                    "GRANT SELECT, INSERT, UPDATE, DELETE ON {history} TO {login};"
+                    "GRANT SELECT, INSERT ON {events} TO {login}",
                     login=sql.Identifier(login),
                 )
             )
@@ -102,11 +146,8 @@ class Ledger:
         """All rows; none where the tables do not exist."""
         if not await self.exists(connection):
             return ()
-        cursor = await connection.execute(self._sql(_READ))
-        return tuple(
-            HistoryRow(int(version), name, checksum, RowState(state), done, total, cursor_hash, started)
-            for version, name, checksum, state, done, total, cursor_hash, started in await cursor.fetchall()
-        )
+        cursor = await connection.execute(self._sql(_READ), [self.scope])
+        return tuple(_row(values) for values in await cursor.fetchall())
 
     async def write(
         self,
@@ -115,36 +156,89 @@ class Ledger:
         row: HistoryRow,
         *,
         seconds: float,
+        mode: str,
     ) -> None:
-        """Insert or replace the row of a migration; an event says so once it is applied."""
+        """Insert or replace the row of a migration on its way up; an event says so once it is applied.
+
+        ``mode`` is how it shared a transaction.
+        """
         values = {
-            "version": migration.version,
-            "name": migration.name,
-            "checksum": migration.checksum,
-            "down_checksum": migration.down_checksum,
-            "up": migration.up,
-            "down": migration.down,
+            **self._texts(migration),
+            "kind": migration.kind,
             "state": row.state.value,
+            "direction": row.direction,
             "done": row.done,
             "total": row.total,
             "cursor": row.cursor,
             "started": row.started,
-            "mode": "PerMigration" if migration.script.transactional else "None",
+            "mode": mode,
             "duration": round(seconds * 1000),
-            "run": self.run,
-            "tool": installed_version("selvedge"),
         }
         await connection.execute(self._sql(_WRITE), values)
         if row.state is RowState.APPLIED:
             await self.event(connection, migration, "Applied")
 
-    async def event(
-        self, connection: psycopg.AsyncConnection, migration: Migration, event: str, text: str = ""
+    async def undoing(self, connection: psycopg.AsyncConnection, migration: Migration, row: HistoryRow) -> None:
+        """Say how far a migration is on its way down."""
+        values = {"done": row.done, "total": row.total, "cursor": row.cursor, "started": row.started}
+        await connection.execute(self._sql(_UNDOING), {**values, "scope": self.scope, "version": migration.version})
+
+    async def undone(self, connection: psycopg.AsyncConnection, migration: Migration) -> None:
+        """The migration is gone from the history; the event stays."""
+        await connection.execute(self._sql(_DELETE), [self.scope, migration.version])
+        await self.event(connection, migration, "Undone", checksum=migration.down_checksum or "")
+
+    async def mark(
+        self, connection: psycopg.AsyncConnection, migration: Migration, direction: str, *, actor: str, reason: str
     ) -> None:
-        """Append one event."""
-        await connection.execute(
-            self._sql(_EVENT), [migration.version, event, migration.checksum, self.run, text[:1000]]
-        )
+        """Change the history without running anything: ``mark``, ``unmark`` or ``accept``, with its event."""
+        if direction == "mark":
+            values = {
+                **self._texts(migration),
+                "kind": migration.kind,
+                "state": RowState.APPLIED.value,
+                "direction": "up",
+                "done": 0,
+                "total": 0,
+                "cursor": "",
+                "started": False,
+                "mode": "None",
+                "duration": None,
+            }
+            await connection.execute(self._sql(_WRITE), values)
+        elif direction == "unmark":
+            await connection.execute(self._sql(_DELETE), [self.scope, migration.version])
+        else:
+            await connection.execute(self._sql(_ACCEPT), self._texts(migration))
+        await self.event(connection, migration, _MARKS[direction], reason, actor=actor)
+
+    async def event(
+        self,
+        connection: psycopg.AsyncConnection,
+        migration: Migration | None,
+        event: str,
+        text: str = "",
+        *,
+        actor: str = "",
+        checksum: str | None = None,
+    ) -> None:
+        """Append one event; ``actor`` is the session's login where it is empty."""
+        version, name, own = (migration.version, migration.name, migration.checksum) if migration else (None, "", "")
+        values = [self.scope, version, name, event, own if checksum is None else checksum, actor, self.run, text[:1000]]
+        await connection.execute(self._sql(_EVENT), values)
+
+    def _texts(self, migration: Migration) -> dict[str, Any]:
+        return {
+            "scope": self.scope,
+            "version": migration.version,
+            "name": migration.name,
+            "checksum": migration.checksum,
+            "down_checksum": migration.down_checksum,
+            "up": migration.up,
+            "down": migration.stored_down,
+            "run": self.run,
+            "tool": installed_version("selvedge"),
+        }
 
     def _sql(self, text: str, **names: sql.Identifier) -> sql.Composed:
         return sql.SQL(text).format(**self._names, **names)  # every text is a constant above
@@ -156,3 +250,26 @@ def fingerprint(statements: Sequence[Statement]) -> str:
     for statement in statements:
         whole.update(hashlib.sha256(f"{statement.text}\0{statement.data or ''}".encode()).digest())
     return whole.hexdigest()
+
+
+def _row(values: tuple[Any, ...]) -> HistoryRow:
+    version, name, checksum, state, done, total, cursor, started, kind, direction, *rest = values
+    down_checksum, up, down, applied_at, duration, applied_by = rest
+    return HistoryRow(
+        int(version),
+        name,
+        checksum,
+        RowState(state),
+        done,
+        total,
+        cursor,
+        started,
+        kind,
+        direction,
+        down_checksum,
+        up,
+        down,
+        applied_at,
+        None if duration is None else duration / 1000,
+        applied_by,
+    )

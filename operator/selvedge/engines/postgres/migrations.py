@@ -10,40 +10,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
-from psycopg.pq import TransactionStatus
 
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
-from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
-from selvedge.engines.postgres.migration_statements import (
-    blockers,
-    commit_failed,
-    drop_index,
-    execute,
-    index_state,
-    is_dropped,
-    send,
-)
-from selvedge.engines.postgres.rls_birth import close_at_birth
+from selvedge.engines.postgres.migration_attempt import Attempt, Ground
+from selvedge.engines.postgres.migration_indexes import drop_invalid, invalid_indexes
+from selvedge.engines.postgres.migration_ledger import Ledger
+from selvedge.engines.postgres.migration_statements import CommitUnknownError, blockers, send
 from selvedge.engines.postgres.session import open_connection
-from selvedge.migrate.plan import HistoryRow, RowState
-from selvedge.migrate.protocol import Control, StatementFailedError
-from selvedge.migrate.transactions import forbids_transaction, index_build
+from selvedge.migrate.history import HistoryRow, RowState
 
 if TYPE_CHECKING:
     from selvedge.engines.base import ServerTarget
-    from selvedge.engines.postgres.migrator import MigratorLogin
     from selvedge.migrate.load import Migration
-    from selvedge.migrate.splitter import Statement
+    from selvedge.migrate.plan import Step
+    from selvedge.migrate.protocol import Control
 
 LOCK = (int.from_bytes(b"selv"), int.from_bytes(b"migr"))
 """The advisory lock of a run; advisory locks belong to one database each."""
@@ -61,10 +51,35 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.classid = %s AND l.objid = %s 
 _HELD = """
 SELECT FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = %s AND classid = %s AND objid = %s
 """
+_ABSENT = """
+SELECT name FROM pg_catalog.unnest(%s::text[]) AS name
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = name)
+"""
+# what one migration set does not reach the next of the same transaction
+_BETWEEN = sql.SQL("RESET ALL; DISCARD TEMP")
 _LEFTOVERS = """
 SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
 WHERE usename = session_user AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
 """
+
+
+class Login(Protocol):
+    """The login that migrations run as: ``migrator.MigratorLogin``, or one of the user's own."""
+
+    admin: psycopg.AsyncConnection
+    name: str
+
+    async def role(self) -> str:
+        """The role that migrations run as."""
+        ...
+
+    async def refresh(self) -> str:
+        """A password that is good for one connection."""
+        ...
+
+    async def retire(self) -> None:
+        """Nobody logs in by this name until the next run."""
+        ...
 
 
 class PostgresMigrations:
@@ -73,19 +88,24 @@ class PostgresMigrations:
     def __init__(
         self,
         target: ServerTarget,
-        login: MigratorLogin,
+        login: Login,
         *,
         database: str,
         schema: str,
         run: str,
         closed: Iterable[tuple[str, str]] = (),
+        table: str = "history",
+        scope: str = "",
+        search_path: Iterable[str] = (),
+        ledger: Ledger | None = None,
     ) -> None:
         self.server_version = login.admin.info.server_version // 10000
         self._target = target
         self._login = login
         self._admin = login.admin
         self._database = database
-        self._ledger = Ledger(schema, run)
+        self._ledger = ledger or Ledger(schema, run, table=table, scope=scope)
+        self._path = (scope, *search_path) if scope else tuple(search_path)
         self._closed = frozenset(closed)
         self._lock: psycopg.AsyncConnection | None = None
         self._work: psycopg.AsyncConnection | None = None
@@ -122,19 +142,87 @@ class PostgresMigrations:
             await waiting(str(holder or "another run of migrations"))
             await asyncio.sleep(self._random.uniform(*_POLL))
         await waiting("")
+        await self._check_path()
         await self._connect()
         await self._ledger.ensure(self._admin, self._login.name)
 
-    async def attempt(self, migration: Migration, row: HistoryRow | None, control: Control) -> None:
-        """Run a migration once; see the protocol."""
-        script = migration.script
+    async def _check_path(self) -> None:
+        """The schemas exist: in one that does not, everything would be made in the next of the path."""
+        cursor = await self._admin.execute(_ABSENT, [list(self._path)])
+        if (row := await cursor.fetchone()) is not None:
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"schema {row[0]}, in which migrations are to run, does not exist in database {self._database}; "
+                "declare it",
+            )
+
+    async def attempt(
+        self,
+        migration: Migration,
+        row: HistoryRow | None,
+        control: Control,
+        direction: Literal["up", "down"] = "up",
+    ) -> None:
+        """Run one part of a migration once; see the protocol."""
+        try:
+            async with self._working() as work, self._watching(work, control):
+                await Attempt(self._ground, work, migration, direction, control).run(row)
+                # temporary tables, cursors, LISTEN: nothing of one migration reaches the next
+                await work.execute("DISCARD ALL")
+        except CommitUnknownError:
+            if not await self._was_committed(migration, direction):
+                raise
+
+    async def attempt_all(self, steps: Sequence[Step], controls: Sequence[Control]) -> None:
+        """Run all steps in one transaction; see the protocol."""
+        attempts: list[Attempt] = []
+        try:
+            async with self._working() as work:
+                for step, control in zip(steps, controls, strict=True):
+                    direction: Literal["up", "down"] = "down" if step.direction == "down" else "up"
+                    one = Attempt(self._ground, work, step.migration, direction, control)
+                    async with self._watching(work, control):
+                        if attempts:
+                            await send(work, _BETWEEN)
+                            await attempts[-1].restore_deferral()
+                        attempts.append(one)
+                        await one.within("All", begin=len(attempts) == 1)
+                await attempts[-1].commit()
+                await work.execute("DISCARD ALL")
+        except CommitUnknownError:
+            if not await self._was_committed(attempts[-1].migration, attempts[-1].direction):
+                raise
+
+    async def run_hook(self, hook: Migration, control: Control) -> None:
+        """Run a script that is no migration; see the protocol."""
         async with self._working() as work, self._watching(work, control):
-            if script.transactional:
-                await self._transaction(work, migration, control)
-            else:
-                await self._resume(work, migration, row, control)
-            # temporary tables, cursors, LISTEN: nothing of one migration reaches the next
+            await Attempt(self._ground, work, hook, "up", control).hook()
             await work.execute("DISCARD ALL")
+
+    async def record(
+        self, migration: Migration, direction: Literal["mark", "unmark", "accept"], *, actor: str, reason: str
+    ) -> None:
+        """Change the history alone, as the administrator; see the protocol."""
+        try:
+            async with self._admin.transaction():
+                await self._holds(self._admin)
+                await self._ledger.mark(self._admin, migration, direction, actor=actor, reason=reason)
+        except psycopg.Error as error:
+            raise statement_error(error, f"writing the history of {migration.file}") from None
+
+    async def drop_invalid_indexes(self, *, actor: str, reason: str) -> tuple[str, ...]:
+        """Drop what broken builds left; see the protocol. Runs as the migrations' role, which owns the tables."""
+        dropped = []
+        async with self._working() as work:
+            await send(work, sql.SQL("SET ROLE {}").format(sql.Identifier(self._role)))
+            for schema, name in await invalid_indexes(work):
+                # before it, so that no index goes without a trace
+                text = f"{schema}.{name}: {reason}"
+                await self._ledger.event(self._admin, None, "DropInvalidIndex", text, actor=actor)
+                if await drop_invalid(work, schema, name):
+                    dropped.append(f"{schema}.{name}")
+            await work.execute("DISCARD ALL")
+        return tuple(dropped)
 
     async def close(self) -> None:
         """Close the connections; switch the login off while the lock still says that nobody else uses it."""
@@ -150,140 +238,32 @@ class PostgresMigrations:
         finally:
             await lock.close()
 
-    # -- attempts ------------------------------------------------------------------------------------------------
+    @property
+    def _ground(self) -> Ground:
+        return Ground(self._ledger, self._role, self._path, self._closed, self._holds)
 
-    async def _transaction(self, work: psycopg.AsyncConnection, migration: Migration, control: Control) -> None:
-        """All statements and the history row, or nothing."""
-        statements = migration.script.statements
-        started = time.monotonic()
-        await send(work, self._begin(control))
-        for done, statement in enumerate(statements):
-            control.checkpoint()
-            await execute(work, migration, statement)
-            self._still_in_transaction(work, migration, statement)
-            await control.advance(done + 1)
-        total = len(statements)
-        row = HistoryRow(migration.version, migration.name, migration.checksum, RowState.APPLIED, total, total)
-        await self._record(work, migration, row, started, control)
-
-    async def _resume(
-        self, work: psycopg.AsyncConnection, migration: Migration, row: HistoryRow | None, control: Control
-    ) -> None:
-        """Statement by statement from the cursor on; what can be is committed together with the cursor."""
-        statements = migration.script.statements
-        first, pending = (row.done, row.started) if row else (0, False)
-        if row and row.cursor and row.cursor != fingerprint(statements[:first]):
-            raise InvalidError(
-                Reason.CHECKSUM_MISMATCH,
-                f"{migration.file}: one of its first {first} statements changed after it ran; put their old text back, "
-                "only what has not run yet may be mended",
+    async def _holds(self, connection: psycopg.AsyncConnection) -> None:
+        """Raises TransientError where the migrations' lock is not ours any more."""
+        lock = self._lock
+        if lock is None or await _none(connection, _HELD, (lock.info.backend_pid, *LOCK)):
+            raise TransientError(
+                Reason.CONNECTION_LOST, f"the migrations' lock of database {self._database} was lost; tried again"
             )
-        for statement in statements[:first]:
-            if statement.head[:1] in (("SET",), ("RESET",)) and "ROLE" not in statement.head[:3]:
-                await execute(work, migration, statement)
-        started = time.monotonic()
-        for done in range(first, len(statements)):
-            statement = statements[done]
-            control.checkpoint()
-            if forbids_transaction(statement):
-                before = self._cursor(migration, done, started=True)
-                await send(work, sql.SQL("BEGIN"))
-                await self._record(work, migration, before, started, control)
-                try:
-                    await self._alone(work, migration, statement, pending and done == first, control)
-                except StatementFailedError:
-                    # The server's answer is known: an index that exists later was not made by this statement.
-                    await send(work, sql.SQL("BEGIN"))
-                    await self._record(work, migration, self._cursor(migration, done), started, control)
-                    raise
-                await send(work, sql.SQL("BEGIN"))
-            else:
-                await send(work, self._begin(control))
-                await execute(work, migration, statement)
-                self._still_in_transaction(work, migration, statement)
-            await self._record(work, migration, self._cursor(migration, done + 1), started, control)
-            await control.advance(done + 1)
 
-    async def _alone(
-        self,
-        work: psycopg.AsyncConnection,
-        migration: Migration,
-        statement: Statement,
-        interrupted: bool,
-        control: Control,
-    ) -> None:
-        """A statement that forbids a transaction. ``interrupted``: it was sent before, and its end is not known."""
-        build = index_build(statement)
-        await send(work, self._session(control))
+    async def _was_committed(self, migration: Migration, direction: str) -> bool:
+        """What became of a COMMIT whose answer did not arrive; false where that cannot be found out now.
+
+        The connection that comes next ends the old session first, so its transaction is over one way or the other.
+        """
         try:
-            if build is not None:
-                state = await index_state(work, build)
-                # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
-                if state == "invalid" and (interrupted or build.if_not_exists):
-                    await drop_index(work, migration, build)
-                elif state == "valid" and interrupted:
-                    return
-            elif interrupted and await is_dropped(work, statement):
-                return
-            try:
-                await execute(work, migration, statement)
-            except BaseException:
-                if build is not None and not work.closed and await index_state(work, build) == "invalid":
-                    await drop_index(work, migration, build)
-                raise
-            if build is not None and await index_state(work, build) != "valid":
-                raise commit_failed(migration, statement, f"index {build.index} was built and is not valid")
-        finally:
-            if not work.closed and work.info.transaction_status is TransactionStatus.IDLE:
-                await send(work, sql.SQL("RESET ROLE"))
-
-    async def _record(
-        self, work: psycopg.AsyncConnection, migration: Migration, row: HistoryRow, started: float, control: Control
-    ) -> None:
-        """Write the row as the migrator's login and commit, if the lock is still ours and we may write."""
-        last = migration.script.statements[-1] if migration.script.statements else None
-        try:
-            # Deferred constraints and triggers belong to the migration: they fire here, as its role.
-            await send(work, sql.SQL("SET CONSTRAINTS ALL IMMEDIATE"))
-            await send(work, sql.SQL("RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp"))
-            lock = self._lock
-            if lock is None or await _none(work, _HELD, (lock.info.backend_pid, *LOCK)):
-                raise TransientError(
-                    Reason.CONNECTION_LOST, f"the migrations' lock of database {self._database} was lost; tried again"
-                )
-            await close_at_birth(work, self._closed)
-            await self._ledger.write(work, migration, row, seconds=time.monotonic() - started)
-            control.may_write()
-            await send(work, sql.SQL("COMMIT"))
-        except psycopg.Error as error:
-            raise commit_failed(migration, last, "", error) from None
-
-    def _cursor(self, migration: Migration, done: int, *, started: bool = False) -> HistoryRow:
-        statements = migration.script.statements
-        state = RowState.APPLIED if done == len(statements) else RowState.PARTIAL
-        mark = fingerprint(statements[:done]) if state is RowState.PARTIAL else ""
-        return HistoryRow(
-            migration.version, migration.name, migration.checksum, state, done, len(statements), mark, started
-        )
-
-    def _begin(self, control: Control) -> sql.Composed:
-        limits = control.timeouts
-        return sql.SQL(
-            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {};"
-            "SET LOCAL idle_in_transaction_session_timeout = '5min'; SET ROLE {}"
-        ).format(_milliseconds(limits.lock), _milliseconds(limits.statement), sql.Identifier(self._role))
-
-    def _session(self, control: Control) -> sql.Composed:
-        # A CONCURRENTLY that waits blocks nobody, and one that gives up leaves an invalid index: it may wait.
-        return sql.SQL("SET lock_timeout = 0; SET statement_timeout = {}; SET ROLE {}").format(
-            _milliseconds(control.timeouts.statement), sql.Identifier(self._role)
-        )
-
-    def _still_in_transaction(self, work: psycopg.AsyncConnection, migration: Migration, statement: Statement) -> None:
-        if work.info.transaction_status is not TransactionStatus.INTRANS:
-            raise commit_failed(
-                migration, statement, "the statement ended the transaction that keeps the migration whole"
-            )
+            await self._drop_work()
+            await self._connect()
+            row = next((row for row in await self._ledger.read(self._admin) if row.key == migration.key), None)
+        except (psycopg.Error, SelvedgeError):
+            return False  # the next run looks again
+        if direction == "down":
+            return row is None
+        return row is not None and row.state is RowState.APPLIED and row.checksum == migration.checksum
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -334,9 +314,14 @@ class PostgresMigrations:
             raise connect_error(error, where=where, user=name, dbname=self._database) from None
         self._work = work
         await _refuse_pooler(work)
+        await self._end_leftovers(work)
+
+    async def _end_leftovers(self, work: psycopg.AsyncConnection) -> None:
+        """End other sessions of the login: those of a run that was killed go on on the server."""
         deadline = time.monotonic() + _LEFTOVER_PATIENCE
         while not await _none(work, _LEFTOVERS):
             if time.monotonic() > deadline:
+                name = self._login.name
                 raise TransientError(
                     Reason.WAITING_FOR_LOCK, f"a session of {name} from an earlier run does not end; tried again"
                 )
@@ -369,10 +354,6 @@ class PostgresMigrations:
             if now != last:
                 last = now
                 await control.waiting(now)
-
-
-def _milliseconds(seconds: float) -> sql.Literal:
-    return sql.Literal(f"{round(seconds * 1000)}ms")
 
 
 async def _one(connection: psycopg.AsyncConnection, query: str, values: tuple[object, ...] = ()) -> object:

@@ -195,17 +195,32 @@ async def open_session(
     schema: str = "selvedge",
     run: str = "",
     closed: Iterable[tuple[str, str]] = (),
+    table: str = "history",
+    scope: str = "",
+    search_path: Iterable[str] = (),
 ) -> AsyncIterator[PostgresMigrations]:
     """A session for one run of migrations on one database.
 
     ``admin`` is a connection of the administrator to that database, in autocommit mode; it is used by this session
     alone until the block ends, and stays open. Nothing is written before the session's ``lock``. When the block ends,
     the connections are closed, the login is switched off and the lock is free. ``run`` (a resource's uid) is written
-    into the history. ``closed`` are tables that get row-level security in the transaction that makes them. Raises the
-    errors of ``core/errors.py``.
+    into the history. ``closed`` are tables that get row-level security in the transaction that makes them.
+    ``schema`` and ``table`` name the history. ``scope`` is a schema that the migrations run in, with a history of its
+    own: one set of files serves several schemas, each in its own session; ``search_path`` comes after it (schemas of
+    extensions). Raises the errors of ``core/errors.py``.
     """
     login = MigratorLogin(admin, database, run_as, owner)
-    session = PostgresMigrations(target, login, database=database, schema=schema, run=run, closed=closed)
+    session = PostgresMigrations(
+        target,
+        login,
+        database=database,
+        schema=schema,
+        run=run,
+        closed=closed,
+        table=table,
+        scope=scope,
+        search_path=search_path,
+    )
     try:
         yield session
     except psycopg.Error as error:

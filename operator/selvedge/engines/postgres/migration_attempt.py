@@ -1,0 +1,297 @@
+"""One migration on one connection: in a transaction, or statement by statement with a cursor in the history.
+
+Whatever a statement does to its session (``RESET ROLE``, ``set_config``) is undone before the history is written, and
+it is written as the migrator's login, in the transaction of the statements themselves wherever there is one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import psycopg
+from psycopg import sql
+from psycopg.pq import TransactionStatus
+
+from selvedge.core.errors import InvalidError
+from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.errors import is_connection_lost
+from selvedge.engines.postgres.migration_indexes import drop_index, drop_leftovers, index_state, is_dropped
+from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
+from selvedge.engines.postgres.migration_statements import (
+    CommitUnknownError,
+    commit_failed,
+    execute,
+    failed_after,
+    send,
+)
+from selvedge.engines.postgres.rls_birth import close_at_birth
+from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.protocol import Control, StatementFailedError
+from selvedge.migrate.together import script_of
+from selvedge.migrate.transactions import forbids_transaction, index_build
+
+if TYPE_CHECKING:
+    from selvedge.migrate.load import Migration
+    from selvedge.migrate.splitter import Statement
+
+_DEFERRED = """
+SELECT n.nspname, c.conname FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
+GROUP BY 1, 2 HAVING pg_catalog.bool_and(c.condeferred)
+"""
+_SETTLE = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE; RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp")
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What every attempt of a session stands on.
+
+    ``role`` runs the statements, with ``path`` as search_path where there is one. ``closed`` are tables that are closed
+    at birth. ``holds`` raises where the migrations' lock is not ours any more.
+    """
+
+    ledger: Ledger
+    role: str
+    path: tuple[str, ...]
+    closed: frozenset[tuple[str, str]]
+    holds: Callable[[psycopg.AsyncConnection], Awaitable[None]]
+
+
+class Attempt:
+    """One direction of one migration, once."""
+
+    def __init__(
+        self,
+        ground: Ground,
+        work: psycopg.AsyncConnection,
+        migration: Migration,
+        direction: Literal["up", "down"],
+        control: Control,
+    ) -> None:
+        self.ground = ground
+        self.work = work
+        self.migration = migration
+        self.direction = direction
+        self.control = control
+        self.script = script_of(migration, direction)
+        self.statements = self.script.statements
+        self.file = (migration.down_file or migration.file) if direction == "down" else migration.file
+        self.line = migration.down_line if direction == "down" else migration.up_line
+        self.started = time.monotonic()
+
+    async def run(self, row: HistoryRow | None) -> None:
+        """The whole attempt, with its commit; ``row`` is where an earlier one stopped."""
+        if self.script.transactional:
+            await self.within("PerMigration", begin=True)
+            await self.commit()
+        else:
+            await self._resume(row)
+
+    async def hook(self) -> None:
+        """A script that is no migration, in a transaction of its own and without a trace in the history."""
+        await self._settings(begin=True)
+        await self._statements(self.migration, self.statements)
+        await self._settle()
+        await self.commit()
+
+    async def within(self, mode: str, *, begin: bool = False) -> None:
+        """All statements and the history's row, in a transaction that ``begin`` opens; it is not committed yet."""
+        await self._settings(begin=begin)
+        await self._script(self.control.before)
+        for done, statement in enumerate(self.statements):
+            self.control.checkpoint()
+            await execute(self.work, self.file, statement)
+            self._still_in_transaction(statement)
+            await self.control.advance(done + 1)
+        await self._script(self.control.after)
+        await self._settle()
+        await self._write(self._row(len(self.statements)), mode)
+
+    async def commit(self) -> None:
+        """Commit, if we may. Raises CommitUnknownError where the answer did not arrive."""
+        self.control.may_write()
+        try:
+            await send(self.work, sql.SQL("COMMIT"))
+        except psycopg.Error as error:
+            if is_connection_lost(error):
+                raise CommitUnknownError(self.file, error) from None
+            raise commit_failed(self.file, self.line, error) from None
+
+    async def restore_deferral(self) -> None:
+        """Constraints that are deferred by their own declaration are so again, for the next migration."""
+        cursor = await self.work.execute(_DEFERRED)
+        names = [sql.Identifier(*names) for names in await cursor.fetchall()]
+        if names:
+            await send(self.work, sql.SQL("SET CONSTRAINTS {} DEFERRED").format(sql.SQL(", ").join(names)))
+
+    # -- without a transaction -----------------------------------------------------------------------------------
+
+    async def _resume(self, row: HistoryRow | None) -> None:
+        """Statement by statement from the cursor on; what can be is committed together with the cursor."""
+        statements, work = self.statements, self.work
+        first, pending = (row.done, row.started) if row else (0, False)
+        if row and row.cursor and row.cursor != fingerprint(statements[:first]):
+            raise InvalidError(
+                Reason.CHECKSUM_MISMATCH,
+                f"{self.file}: one of its first {first} statements changed after it ran; put their old text back, "
+                "only what has not run yet may be mended",
+            )
+        if self.control.before is not None and not first and not pending:
+            await Attempt(self.ground, work, self.control.before, "up", self.control).hook()
+        for statement in statements[:first]:
+            if statement.head[:1] in (("SET",), ("RESET",)) and "ROLE" not in statement.head[:3]:
+                await execute(work, self.file, statement)
+        for done in range(first, len(statements)):
+            statement = statements[done]
+            self.control.checkpoint()
+            if forbids_transaction(statement):
+                await self._cursor(done, started=True)
+                try:
+                    await self._alone(statement, pending and done == first)
+                except StatementFailedError:
+                    # The server's answer is known: an index that exists later was not made by this statement.
+                    await self._cursor(done)
+                    raise
+                await send(work, sql.SQL("BEGIN"))
+            else:
+                await self._settings(begin=True)
+                await execute(work, self.file, statement)
+                self._still_in_transaction(statement)
+            await self._advance(done + 1)
+        if not statements:
+            await send(work, sql.SQL("BEGIN"))
+            await self._advance(0)
+
+    async def _cursor(self, done: int, *, started: bool = False) -> None:
+        await send(self.work, sql.SQL("BEGIN"))
+        await self._settle()
+        await self._write(self._row(done, started=started), "None")
+        await self.commit()
+
+    async def _advance(self, done: int) -> None:
+        """Commit a statement that is done, with the cursor behind it."""
+        if done == len(self.statements) and self.control.after is not None:
+            await self._settings()
+            await self._script(self.control.after)
+        await self._settle()
+        await self._write(self._row(done), "None")
+        await self.commit()
+        await self.control.advance(done)
+
+    async def _alone(self, statement: Statement, interrupted: bool) -> None:
+        """A statement that forbids a transaction. ``interrupted``: it was sent before, and its end is not known."""
+        build, work = index_build(statement), self.work
+        await send(work, self._session(statement))
+        try:
+            if build is not None:
+                state = await index_state(work, build)
+                # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
+                if state == "invalid" and (interrupted or build.if_not_exists):
+                    await drop_index(work, self.file, build)
+                elif state == "valid" and interrupted:
+                    return
+            elif interrupted:
+                if await is_dropped(work, statement):
+                    return
+                await drop_leftovers(work, self.file, statement)
+            try:
+                await execute(work, self.file, statement)
+            except BaseException:
+                if build is None and not work.closed:
+                    await drop_leftovers(work, self.file, statement)
+                elif build is not None and not work.closed and await index_state(work, build) == "invalid":
+                    await drop_index(work, self.file, build)
+                raise
+            if build is not None and await index_state(work, build) != "valid":
+                raise failed_after(self.file, statement, f"index {build.index} was built and is not valid")
+        finally:
+            if not work.closed and work.info.transaction_status is TransactionStatus.IDLE:
+                await send(work, sql.SQL("RESET ROLE"))
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    async def _script(self, script: Migration | None) -> None:
+        if script is not None:
+            await self._statements(script, script.script.statements)
+
+    async def _statements(self, script: Migration, statements: Sequence[Statement]) -> None:
+        for statement in statements:
+            self.control.checkpoint()
+            await execute(self.work, script.file, statement)
+            self._still_in_transaction(statement, script.file)
+
+    async def _settle(self) -> None:
+        """Fire what is deferred, as the migrations' role, and take the session back from the statements."""
+        try:
+            await send(self.work, _SETTLE)
+        except psycopg.Error as error:
+            raise commit_failed(self.file, self.line, error) from None
+
+    async def _write(self, row: HistoryRow, mode: str) -> None:
+        """The history's row, as the migrator's login, if the lock is still ours."""
+        try:
+            await self.ground.holds(self.work)
+            await close_at_birth(self.work, self.ground.closed)
+            ledger = self.ground.ledger
+            if self.direction == "up":
+                seconds = time.monotonic() - self.started
+                await ledger.write(self.work, self.migration, row, seconds=seconds, mode=mode)
+            elif row.state is RowState.PARTIAL:
+                await ledger.undoing(self.work, self.migration, row)
+            else:
+                await ledger.undone(self.work, self.migration)
+        except psycopg.Error as error:
+            raise commit_failed(self.file, self.line, error) from None
+
+    def _row(self, done: int, *, started: bool = False) -> HistoryRow:
+        total = len(self.statements)
+        state = RowState.APPLIED if done == total else RowState.PARTIAL
+        mark = fingerprint(self.statements[:done]) if state is RowState.PARTIAL else ""
+        migration = self.migration
+        return HistoryRow(
+            migration.version,
+            migration.name,
+            migration.checksum,
+            state,
+            done,
+            total,
+            mark,
+            started,
+            direction=self.direction,
+        )
+
+    async def _settings(self, *, begin: bool = False) -> None:
+        limits = self.control.timeouts
+        opening = sql.SQL("BEGIN;") if begin else sql.SQL("")
+        settings = sql.SQL(
+            "{} SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {};"
+            "SET LOCAL idle_in_transaction_session_timeout = '5min'; {} SET ROLE {}"
+        )
+        path = sql.SQL("SET LOCAL search_path = {};").format(self._path()) if self.ground.path else sql.SQL("")
+        role = sql.Identifier(self.ground.role)
+        lock, statement = _milliseconds(limits.lock), _milliseconds(limits.statement)
+        await send(self.work, settings.format(opening, lock, statement, path, role))
+
+    def _session(self, statement: Statement) -> sql.Composed:
+        # A CONCURRENTLY that waits blocks nobody, and one that gives up leaves an invalid index: it may wait.
+        limits = self.control.timeouts
+        lock = 0 if "CONCURRENTLY" in statement.head else limits.lock
+        path = sql.SQL("SET search_path = {};").format(self._path()) if self.ground.path else sql.SQL("")
+        settings = sql.SQL("SET lock_timeout = {}; SET statement_timeout = {}; {} SET ROLE {}")
+        role = sql.Identifier(self.ground.role)
+        return settings.format(_milliseconds(lock), _milliseconds(limits.statement), path, role)
+
+    def _path(self) -> sql.Composed:
+        return sql.SQL(", ").join(map(sql.Identifier, self.ground.path))
+
+    def _still_in_transaction(self, statement: Statement, file: str = "") -> None:
+        if self.work.info.transaction_status is not TransactionStatus.INTRANS:
+            raise failed_after(
+                file or self.file, statement, "the statement ended the transaction that keeps the migration whole"
+            )
+
+
+def _milliseconds(seconds: float) -> sql.Literal:
+    return sql.Literal(f"{round(seconds * 1000)}ms")

@@ -1,0 +1,64 @@
+"""The rows of a database's history, and the migration that a row still holds when its file is gone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Literal
+
+from selvedge.migrate.load import Migration, undo_only
+from selvedge.migrate.names import EXTENSIONS, Engine, Kind
+
+
+class RowState(StrEnum):
+    """How far a migration of the history is. ``Partial`` runs without a transaction and did not finish yet."""
+
+    APPLIED = "Applied"
+    PARTIAL = "Partial"
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One migration in the database's history.
+
+    ``done`` statements of a partial one are complete, in its ``direction``, and ``cursor`` is their fingerprint;
+    ``started`` says that the next one was sent and its end is not known. ``up`` and ``down`` are the texts that were
+    there when it ran; ``up`` is empty where it is too long to be read with every row, and ``down`` has its directives
+    before it (:attr:`Migration.stored_down`). ``applied_at`` is a Unix time, ``duration`` seconds.
+    """
+
+    version: int
+    name: str
+    checksum: str
+    state: RowState = RowState.APPLIED
+    done: int = 0
+    total: int = 0
+    cursor: str = ""
+    started: bool = False
+    kind: Kind = "Versioned"
+    direction: Literal["up", "down"] = "up"
+    down_checksum: str | None = None
+    up: str = field(default="", repr=False)
+    down: str | None = field(default=None, repr=False)
+    applied_at: float | None = None
+    duration: float | None = None
+    applied_by: str = ""
+
+    @property
+    def key(self) -> str:
+        """See :attr:`Migration.key`."""
+        return str(self.version)
+
+    @property
+    def half_undone(self) -> bool:
+        """Whether its way down began and did not end."""
+        return self.state is RowState.PARTIAL and self.direction == "down"
+
+
+def from_history(row: HistoryRow, engine: Engine = "Postgres") -> Migration:
+    """What the history keeps of a migration whose file is gone, under the name that the file probably had."""
+    stem = f"{row.version}_{row.name}" if row.kind == "Versioned" else row.name
+    kept = undo_only(
+        row.version, row.name, row.down, file=stem + EXTENSIONS[engine], checksum=row.checksum, engine=engine
+    )
+    return replace(kept, up=row.up, down_checksum=row.down_checksum, kind=row.kind)

@@ -1,0 +1,55 @@
+"""Hooks: SQL files of the user's that run before and after a run, or each migration of it.
+
+``beforeRun.sql`` and ``afterRun.sql`` have a transaction of their own, ``beforeEach.sql`` and ``afterEach.sql`` run in
+the migration's. All run as the role of the migrations. They lie beside the migrations and are no migrations: the
+history does not know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from selvedge.core.errors import InvalidError
+from selvedge.core.reasons import Reason
+from selvedge.migrate.checksum import checksum, normalise
+from selvedge.migrate.directives import header
+from selvedge.migrate.load import Migration
+
+FILES = {
+    "beforeRun.sql": "before_run",
+    "afterRun.sql": "after_run",
+    "beforeEach.sql": "before_each",
+    "afterEach.sql": "after_each",
+}
+"""The names of the files, and which hook each is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """The scripts of a run; ``None`` where there is none."""
+
+    before_run: Migration | None = None
+    after_run: Migration | None = None
+    before_each: Migration | None = None
+    after_each: Migration | None = None
+
+
+def split_hooks(files: Mapping[str, str]) -> tuple[Hooks, dict[str, str]]:
+    """The hooks among these files (name → content), and the other files, for ``load``.
+
+    Raises InvalidError for a hook that cannot be read or does not run in a transaction.
+    """
+    found = {FILES[name]: _hook(name, normalise(text)) for name, text in files.items() if name in FILES}
+    return Hooks(**found), {name: text for name, text in files.items() if name not in FILES}
+
+
+def _hook(file: str, text: str) -> Migration:
+    name = file.removesuffix(".sql")
+    hook = Migration(0, name, file, text, None, checksum(text), None, header(file, text, 1))
+    if not hook.script.transactional:
+        raise InvalidError(
+            Reason.INVALID_MIGRATION,
+            f"{file}: a hook runs in a transaction, and one of its statements forbids that; move it into a migration",
+        )
+    return hook

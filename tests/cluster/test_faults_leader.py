@@ -180,7 +180,7 @@ def test_a_deleted_lease_is_made_again_and_the_work_goes_on(quick: World):
 
 def test_nothing_is_written_while_another_holds_the_databases_lock(world: World):
     """The lock in the database, not the Lease, is what keeps two writers apart: here somebody else holds it."""
-    from selvedge.engines.postgres.transaction import LOCK_KEY
+    from selvedge.engines.postgres.locks import LOCK_KEY
 
     world.schema("shop", postgres={"schemas": [{"name": "shared"}]})
     world.ready("DatabaseSchema", "shop")

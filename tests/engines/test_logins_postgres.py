@@ -290,10 +290,12 @@ async def test_nothing_is_handed_to_a_superuser(postgres: PostgresEndpoint, data
         run(postgres, f"GRANT CREATE, USAGE ON SCHEMA public TO {wanted.base}", database)
         with closing(login(postgres, wanted.base, wanted.password, database)) as session:
             session.execute("CREATE FUNCTION f() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1")
-        with pytest.raises(RefusedError, match="is a superuser and inherits none"):
-            await one.logins().remove(wanted, lead)
-        run(postgres, "DROP FUNCTION f()", database)
         assert (await one.logins().remove(wanted, lead)).removed == (wanted.base,)
+    query = "SELECT r.rolname::text, r.rolcanlogin FROM pg_proc p JOIN pg_roles r ON r.oid = proowner"
+    found = rows(postgres, f"{query} WHERE proname = 'f'", dbname=database)
+    assert found == [(f"{wanted.base}_retired", False)]
+    run(postgres, f"DROP OWNED BY {wanted.base}_retired", database)
+    run(postgres, f"DROP ROLE {wanted.base}_retired")
 
 
 def await_gone(endpoint: PostgresEndpoint, username: str) -> None:

@@ -19,7 +19,7 @@ from sandbox.postgres import PostgresServer
 from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.engine import PostgresEngine
-from selvedge.engines.postgres.transaction import LOCK_KEY
+from selvedge.engines.postgres.locks import LOCK_KEY
 from tests.engines.postgres_proxy import proxy
 from tests.engines.postgres_support import (
     Count,

@@ -9,7 +9,7 @@ import pytest
 
 from sandbox import PostgresEndpoint
 from selvedge.core.errors import SelvedgeError
-from selvedge.engines.base import Member
+from selvedge.engines.base import AccessRule, Member
 from selvedge.engines.postgres.engine import PostgresEngine
 from tests.engines.postgres_support import converge, engine, lead, member, ready, rows, run, unit
 
@@ -209,15 +209,29 @@ async def test_what_somebody_dropped_by_hand_is_no_obstacle(postgres: PostgresEn
         assert roles(postgres, database) == []
 
 
-async def test_a_role_that_holds_something_elsewhere_is_named(
-    postgres: PostgresEndpoint, database: str, database_name: str
+@pytest.mark.parametrize("made", [True, False], ids=["database goes", "database stays"])
+async def test_a_role_is_freed_in_the_other_databases_that_it_may_use(
+    postgres: PostgresEndpoint, database: str, database_name: str, made: bool
 ) -> None:
-    one = member(database_name, spec(database_name))
+    """What it owns there lives on; a database that access does not give is named, with the next step."""
+    if not made:
+        run(postgres, f"CREATE DATABASE {database_name}")
+    one = member(database_name, spec(database_name), adoption="Allow")
+    role, owner = f"{database_name}_a", f"{database_name}_owner"
+    run(postgres, f"CREATE ROLE {owner}; ALTER DATABASE {database} OWNER TO {owner}")
     async with engine(postgres) as server:
         await ready(server, one)
-        run(postgres, f"GRANT CREATE ON SCHEMA public TO {database_name}_a", database)
-        with pytest.raises(SelvedgeError, match=f"role {database_name}_a"):
-            await remove(server, one)
-        run(postgres, f"REVOKE CREATE ON SCHEMA public FROM {database_name}_a", database)
-        await remove(server, one)
-        assert roles(postgres, database_name) == []
+        run(postgres, f"GRANT CREATE ON SCHEMA public TO {role}", database)
+        run(postgres, f"SET ROLE {role}; CREATE TABLE public.t AS SELECT 1 AS id", database)
+        mine = unit(deleting(one), access=lambda _: AccessRule(databases=(database_name,)))
+        with pytest.raises(SelvedgeError, match=f"role {role} is not dropped: .* database {database}, .* run REASSIGN"):
+            await server.remove(mine, lead)
+        assert rows(postgres, "SELECT FROM pg_database WHERE datname = %s", database_name) == [()], "nothing went"
+        found = await remove(server, one)
+        assert f"role {role}" in found
+        assert await remove(server, one) == []
+    assert roles(postgres, database_name) == [owner]
+    assert rows(postgres, "SELECT id, tableowner::text FROM t, pg_tables WHERE tablename = 't'", dbname=database) == [
+        (1, owner)
+    ]
+    run(postgres, f"ALTER DATABASE {database} OWNER TO CURRENT_USER; DROP TABLE t", database)

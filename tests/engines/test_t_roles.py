@@ -102,7 +102,9 @@ async def test_t16_a_role_with_objects_in_three_databases(
         assert (await ready(server, member(database_name, spec))).applied == ()
         run(postgres, f"SET ROLE {owner}; CREATE TABLE shared.later (id int)", database_name)
         query = "SELECT has_table_privilege(%s, 'shared.later', 'SELECT')"
-        assert rows(postgres, query, reader, dbname=database_name) == [(True,)]
+        assert rows(postgres, query, reader, dbname=database_name) == [(False,)], "the role had no say in that"
+        found = rows(postgres, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 's'", dbname=three)
+        assert found == [(f"{old}_retired",)], "that database has a superuser for its owner by now"
 
 
 async def test_t16_what_stands_in_somebody_elses_database_is_named(
@@ -293,6 +295,7 @@ async def test_deletion_leaves_no_default_and_hands_over_what_a_role_owned(
         await server.remove(unit(gone), lead)
     assert rows(postgres, "SELECT FROM pg_default_acl", dbname=database) == []
     assert rows(postgres, "SELECT FROM pg_roles WHERE rolname IN (%s, %s)", maker, reader) == []
-    assert rows(postgres, "SELECT id, tableowner FROM public.t, pg_tables WHERE tablename = 't'", dbname=database) == [
-        (7, "postgres")
-    ]
+    found = rows(postgres, "SELECT id, tableowner FROM public.t, pg_tables WHERE tablename = 't'", dbname=database)
+    assert found == [(7, f"{maker}_retired")], "the database's owner is a superuser, who inherits nothing"
+    run(postgres, f"DROP OWNED BY {maker}_retired", database)
+    run(postgres, f"DROP ROLE {maker}_retired")

@@ -44,7 +44,7 @@ from selvedge.core.postgres.remembering import (
     left_grants,
 )
 from selvedge.core.postgres.renames import Rename, plan_renames, rename_changes, renamed_snapshot
-from selvedge.core.postgres.retirement import diff_retirement
+from selvedge.core.postgres.retirement import Owner, diff_retirement
 from selvedge.core.postgres.settings import changed
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
@@ -146,14 +146,19 @@ def going(desired: Desired, snapshot: Snapshot) -> dict[str, str]:
     return {role: member for role, member in sorted(desired.remembered.retiring) if role in snapshot.roles}
 
 
+def stuck(desired: Desired, snapshot: Snapshot) -> frozenset[str]:
+    """Those of them that this database holds for good."""
+    return frozenset(problem.status.ref.name for problem in _retirement(desired, snapshot)[1])
+
+
 def _retirement(desired: Desired, snapshot: Snapshot) -> tuple[list[Change], list[Problem]]:
     retiring = going(desired, snapshot)
     if not retiring:
         return [], []
-    wanted = desired.database.owner
-    owner = wanted if wanted and wanted in snapshot.roles else snapshot.database_owner
-    successor = owner if owner not in retiring else snapshot.me
-    return diff_retirement(retiring, snapshot.holdings, successor, desired.database.name)
+    owner, wanted = snapshot.next_owner, desired.database.owner
+    if wanted and wanted != owner.name and wanted in snapshot.roles:
+        owner = Owner(wanted)  # this plan makes it
+    return diff_retirement(retiring, snapshot.holdings, owner, desired.database.name)
 
 
 def _role_settings(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> list[Change]:

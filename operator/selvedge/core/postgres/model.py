@@ -11,7 +11,7 @@ from selvedge.core.postgres.change import Problem as Problem
 from selvedge.core.postgres.default_privileges import DesiredDefault as DesiredDefault
 from selvedge.core.postgres.default_privileges import LiveDefaults as LiveDefaults
 from selvedge.core.postgres.retirement import Elsewhere as Elsewhere
-from selvedge.core.postgres.retirement import Holdings
+from selvedge.core.postgres.retirement import Holdings, Owner
 from selvedge.core.postgres.role_attributes import DesiredAttributes, LiveAttributes
 from selvedge.core.unit import ObjectRef
 
@@ -377,6 +377,8 @@ class Snapshot:
     defaults: LiveDefaults = field(default_factory=LiveDefaults)
     #: What roles that go hold in this database, and in which others they hold something.
     holdings: Mapping[str, Holdings] = field(default_factory=dict)
+    #: The database's owner, or who is to be that; only where roles go.
+    next_owner: Owner = field(default_factory=lambda: Owner("", privileged=True))
     elsewhere: Mapping[str, tuple[Elsewhere, ...]] = field(default_factory=dict)
     #: The roles that the operator's login can become by SET ROLE; not asked for a superuser's.
     become: frozenset[str] = frozenset()

@@ -4,15 +4,20 @@
 the role. ``REASSIGN OWNED`` and ``DROP OWNED`` reach the database that they run in and what all databases share, so
 every database is visited. Their order matters: ``DROP OWNED`` alone would drop the role's tables. And it deletes a
 RESTRICTIVE policy whose only role this is, which shows more rows to everybody else: that is refused and named.
+
+What a role owns may act with its owner's rights: a SECURITY DEFINER function, a view, an index expression. Whoever may
+call it would act with the successor's. So nobody gets anything by which somebody could gain (:func:`successor`), and a
+role's default privileges end with it: given to the successor, whoever could log in as the role would have a say in who
+may use the successor's future objects.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from selvedge.core.own_roles import heir_of
 from selvedge.core.postgres.change import Change, Narrowing, Problem
-from selvedge.core.postgres.default_privileges import DefaultKey, Held
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
@@ -24,14 +29,24 @@ class Holdings:
     """What one role holds in one database.
 
     ``entries`` counts the rows of ``pg_shdepend`` there: objects that it owns (``owned``), privileges, policies.
-    ``restrictive`` are RESTRICTIVE policies of which it is the only role, as ``schema.table.policy``. ``defaults`` are
-    the default privileges of the role as a creator: they would be lost, while its objects go to the successor.
+    ``restrictive`` are RESTRICTIVE policies of which it is the only role, as ``schema.table.policy``. ``acting`` counts
+    the objects of its that act with their owner's rights, or could. ``heir`` says of the role that is to keep them
+    whether it is there: None where it is not, else whether it is ours and may do nothing.
     """
 
     entries: int = 0
     owned: int = 0
     restrictive: tuple[str, ...] = ()
-    defaults: Mapping[DefaultKey, Mapping[str, Held]] = field(default_factory=dict)
+    acting: int = 0
+    heir: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The owner of a database. ``privileged``: it is a superuser, has another attribute, or a role of the server's."""
+
+    name: str
+    privileged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +61,18 @@ class Elsewhere:
 
 
 @dataclass(frozen=True, slots=True)
-class CopiedDefault:
-    """A default privilege of the role that goes, to be given to the successor's new objects."""
-
-    key: DefaultKey
-    grantee: str
-    privileges: tuple[str, ...]
-    grantable: bool
-
-
-@dataclass(frozen=True, slots=True)
 class RetireRole(Narrowing):
-    """Default privileges for the successor, ``REASSIGN OWNED … TO successor``, ``DROP OWNED``, in one database."""
+    """``REASSIGN OWNED … TO successor``, ``DROP OWNED``, in one database.
+
+    An empty ``successor`` is the operator's login, where there is nothing to own. ``makes_heir``: the successor has to
+    be made, a role that nobody logs in as and that may do nothing. ``database`` is set where the role owns that too: it
+    goes to the operator's login before.
+    """
 
     role: str
     successor: str
-    defaults: tuple[CopiedDefault, ...] = ()
+    makes_heir: bool = False
+    database: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +85,29 @@ class RetireElsewhere(Narrowing):
 
 @dataclass(frozen=True, slots=True)
 class HandOverDatabase(Change):
-    """``ALTER DATABASE … OWNER TO``, before REASSIGN OWNED would give it to the owner of some other database."""
+    """``ALTER DATABASE … OWNER TO``, before REASSIGN OWNED would give it to the successor in some other database."""
 
     role: str
     database: str
 
 
+def successor(role: str, held: Holdings, owner: Owner | None) -> str:
+    """Who gets what the role owns in a database: nobody who could act with it, or be acted with.
+
+    The database's owner, unless he has rights of the server's, or something of the role's could act with his; then a
+    role that has nothing but this. ``owner`` is None where the owner himself goes.
+    """
+    if owner is None or owner.privileged or held.acting:
+        return heir_of(role)
+    return owner.name
+
+
 def diff_retirement(
-    retiring: Mapping[str, str], holdings: Mapping[str, Holdings], successor: str, database: str
+    retiring: Mapping[str, str], holdings: Mapping[str, Holdings], owner: Owner, database: str
 ) -> tuple[list[Change], list[Problem]]:
     """What has to happen in one database; ``retiring`` maps a role to the uid of the member whose it was.
 
-    ``successor`` gets what the roles own there; it is none of them.
+    ``owner`` is the database's, as it is or as it is to be.
     """
     changes: list[Change] = []
     problems: list[Problem] = []
@@ -97,8 +119,26 @@ def diff_retirement(
         if held.restrictive:
             problems.append(Problem(member, _restrictive(ref, held.restrictive, database)))
             continue
-        changes.append(RetireRole(ref, member, role, successor, copied_defaults(held, role, successor)))
+        goes = owner.name in retiring
+        to = successor(role, held, None if goes else owner)
+        makes_heir = False
+        if to == heir_of(role) and not held.owned:
+            to = "" if goes else owner.name  # it gets nothing, and nobody has to be made for that
+        elif to == heir_of(role):
+            if held.heir is False:
+                problems.append(Problem(member, _taken(ref, to, database)))
+                continue
+            makes_heir = held.heir is None
+        changes.append(RetireRole(ref, member, role, to, makes_heir, database if owner.name == role else ""))
     return changes, problems
+
+
+def _taken(ref: ObjectRef, heir: str, database: str) -> ObjectStatus:
+    message = (
+        f"{ref} is not dropped: what it owns in database {database} would go to role {heir}, which exists and was not "
+        "made by selvedge for that, or may do more than own them; rename or drop it, or hand the objects over yourself"
+    )
+    return ObjectStatus(ref, ObjectState.FAILED, Reason.ADOPTION_REQUIRED, message)
 
 
 def _restrictive(ref: ObjectRef, policies: tuple[str, ...], database: str) -> ObjectStatus:
@@ -108,20 +148,6 @@ def _restrictive(ref: ObjectRef, policies: tuple[str, ...], database: str) -> Ob
         "go with it and show others more rows; drop the policy yourself, or give it another role"
     )
     return ObjectStatus(ref, ObjectState.FAILED, Reason.DESTRUCTIVE_REFUSED, message)
-
-
-def copied_defaults(held: Holdings, role: str, successor: str) -> tuple[CopiedDefault, ...]:
-    """What the role's new objects would have been born with, for those of the successor."""
-    copied = []
-    for key, grantees in sorted(held.defaults.items()):
-        for grantee, privileges in sorted(grantees.items()):
-            if grantee in (role, successor):
-                continue
-            for grantable in (False, True):
-                names = tuple(sorted(name for name, option in privileges.items() if option is grantable))
-                if names:
-                    copied.append(CopiedDefault(key._replace(creator=successor), grantee, names, grantable))
-    return tuple(copied)
 
 
 def diff_elsewhere(

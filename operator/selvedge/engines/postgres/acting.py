@@ -38,7 +38,7 @@ def as_inheriting(statement: sql.Composable, roles: Iterable[str], me: str, vers
 
     Before Postgres 16 a member with INHERIT has them as it is.
     """
-    needed = sorted(role for role in set(roles) if role not in (me, DATABASE_OWNER))
+    needed = sorted(role for role in set(roles) if role and role not in (me, DATABASE_OWNER))
     if version < 160000 or not needed:
         return statement
     grant = "GRANT {} TO CURRENT_USER WITH INHERIT {}, SET TRUE"

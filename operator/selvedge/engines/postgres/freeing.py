@@ -15,17 +15,21 @@ from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere,
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.postgres.acting import as_inheriting
-from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
 from selvedge.engines.postgres.errors import statement_error
-from selvedge.engines.postgres.retirement import holdings_fragment, parse_holdings, render_hand_over, render_retirement
+from selvedge.engines.postgres.locks import BEGIN_LOCKED
+from selvedge.engines.postgres.retirement import (
+    holdings_fragment,
+    make_heirs,
+    parse_holdings,
+    parse_next_owner,
+    render_hand_over,
+    render_retirement,
+)
 from selvedge.engines.postgres.session import Session
-from selvedge.engines.postgres.transaction import lock_statement
 
 _LOOK = sql.SQL("""
 SELECT json_build_object('me', current_user, 'superuser', current_setting('is_superuser') = 'on',
- 'version', current_setting('server_version_num')::int,
- 'owner', (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d
-            WHERE d.datname = current_database()), {holdings}, {defaults})::text
+ 'version', current_setting('server_version_num')::int, {holdings})::text
 """)
 
 
@@ -41,17 +45,19 @@ async def hand_over(session: Session, change: HandOverDatabase, may_write: Calla
 
 async def free(session: Session, change: RetireElsewhere, may_write: Callable[[], None]) -> Problem | None:
     """Free the role in the session's database, or say why that cannot be. Raises transient errors."""
-    look = _LOOK.format(holdings=holdings_fragment([change.role]), defaults=defaults_fragment([change.role], ()))
+    look = _LOOK.format(holdings=holdings_fragment([change.role]))
     doing = f"freeing role {change.role} in database {change.database}"
     try:
-        rows = await session.run("snapshot", sql.SQL("BEGIN"), lock_statement(), look)
+        rows = await session.run("snapshot", *BEGIN_LOCKED, look)
         raw = json.loads(cast("str", rows[-1][0][0]))
-        successor = raw["me"] if raw["owner"] == change.role else raw["owner"]
-        held = parse_holdings(raw, parse_defaults(raw))
-        found, problems = diff_retirement({change.role: change.member}, held, successor, change.database)
+        owner, held = parse_next_owner(raw), parse_holdings(raw)
+        found, problems = diff_retirement({change.role: change.member}, held, owner, change.database)
         if problems:
             return problems[0]
         may_write()
+        heirs = make_heirs(found, superuser=raw["superuser"], version=raw["version"])
+        if heirs:
+            await session.run("apply", *heirs)
         for one in found:
             if isinstance(one, RetireRole):
                 statement = render_retirement(one)

@@ -1,4 +1,6 @@
-"""A login that goes: nobody logs in by it, its sessions end, what it owns goes to the databases' owners, then it goes.
+"""A login that goes: nobody logs in by it, its sessions end, what it owns is handed over, then it goes.
+
+Who gets that is decided as for a role of a DatabaseSchema (:mod:`selvedge.core.postgres.retirement`).
 
 In this order, each step committed before the next: a session of a dropped role would live on, and DROP OWNED without
 REASSIGN OWNED would drop its tables. A removal that was cut off is made again from the start.
@@ -8,19 +10,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 import psycopg
 from psycopg import sql
 
 from selvedge.core.errors import NotPermittedError, RefusedError, TransientError
+from selvedge.core.own_roles import heir_of
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.login_diff import LoginView, owned
 from selvedge.core.postgres.retirement import (
     Elsewhere,
     HandOverDatabase,
-    Holdings,
     RetireRole,
     diff_elsewhere,
     diff_retirement,
@@ -28,26 +29,27 @@ from selvedge.core.postgres.retirement import (
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef
 from selvedge.core.users import Account, Removal
-from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
+from selvedge.engines.postgres.acting import as_inheriting
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.looks import ClusterView
 from selvedge.engines.postgres.render import render
 from selvedge.engines.postgres.retirement import (
     elsewhere_fragment,
     holdings_fragment,
+    make_heirs,
     parse_elsewhere,
     parse_holdings,
+    parse_next_owner,
     render_hand_over,
     render_retirement,
 )
 from selvedge.engines.postgres.snapshot import text_array
-from selvedge.engines.postgres.transaction import LOCK_KEY
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
     from selvedge.engines.postgres.session import Session
 
-_BEGIN = (sql.SQL("BEGIN"), sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY)))
 _COMMIT = sql.SQL("COMMIT")
 
 #: Waits up to five seconds for each backend to be gone.
@@ -55,11 +57,6 @@ _TERMINATE = sql.SQL(
     "SELECT pg_catalog.pg_terminate_backend(a.pid, 5000) FROM pg_catalog.pg_stat_activity a WHERE a.usename = ANY ({})"
 )
 _SESSIONS = sql.SQL("SELECT count(*) FROM pg_catalog.pg_stat_activity a WHERE a.usename = ANY ({})")
-_OWNER = sql.SQL("""
- 'owner', (SELECT json_build_array(r.rolname, r.rolsuper) FROM pg_catalog.pg_database d
-            JOIN pg_catalog.pg_roles r ON r.oid = d.datdba WHERE d.datname = current_database())
-""")
-
 Look = Callable[["Session"], Awaitable[tuple[LoginView, ClusterView]]]
 
 
@@ -99,7 +96,7 @@ class LoginRemoval:
                 options = sql.SQL(" WITH INHERIT TRUE, SET TRUE" if view.version >= 160000 else "")
                 statements.append(sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(name)) + options)
         if statements:
-            await session.run("apply", *_BEGIN, *statements, _COMMIT)
+            await session.run("apply", *BEGIN_LOCKED, *statements, _COMMIT)
         listed = text_array(names)
         try:
             await session.run("apply", _TERMINATE.format(listed))
@@ -127,7 +124,7 @@ class LoginRemoval:
         handed = [render_hand_over(change) for change in changes if isinstance(change, HandOverDatabase)]
         if handed:
             self._may_write()
-            await session.run("apply", *_BEGIN, *handed, _COMMIT)
+            await session.run("apply", *BEGIN_LOCKED, *handed, _COMMIT)
         return places
 
     async def _free(self, database: str, names: tuple[str, ...]) -> None:
@@ -141,22 +138,25 @@ class LoginRemoval:
             raise statement_error(error, f"handing over what {names[-1]} owns in database {database}") from None
 
     async def _retire(self, session: Session, database: str, names: tuple[str, ...]) -> None:
-        parts = sql.SQL(", ").join([holdings_fragment(names), defaults_fragment(list(names), ()), _OWNER])
-        statement = sql.SQL("SELECT json_build_object({})::text").format(parts)
-        rows = await session.run("snapshot", *_BEGIN, statement)
+        look = sql.SQL("SELECT json_build_object({})::text").format(holdings_fragment(names))
+        rows = await session.run("snapshot", *BEGIN_LOCKED, look)
         raw = json.loads(cast("str", rows[-1][0][0]))
-        holdings = parse_holdings(raw, parse_defaults(raw))
-        owner, superuser = raw["owner"]
-        _check_successor(database, holdings, owner, superuser=superuser)
-        changes, problems = diff_retirement(dict.fromkeys(names, self._account.uid), holdings, owner, database)
+        retiring = dict.fromkeys(names, self._account.uid)
+        changes, problems = diff_retirement(retiring, parse_holdings(raw), parse_next_owner(raw), database)
         if problems:
             raise RefusedError(problems[0].status.reason, problems[0].status.message)
         self._may_write()
+        info = session.connection.info
+        superuser, version = info.parameter_status("is_superuser") == "on", info.server_version
+        heirs = make_heirs(changes, superuser=superuser, version=version)
+        if heirs:
+            await session.run("apply", *heirs)
         for change in changes:
             if isinstance(change, RetireRole):
-                # what owns nothing has nothing to be born like it
-                kept = change if holdings[change.role].owned else replace(change, defaults=())
-                await session.run("apply", render_retirement(kept))
+                statement = render_retirement(change)
+                if not superuser and change.successor == heir_of(change.role):
+                    statement = as_inheriting(statement, (change.successor,), info.user, version)
+                await session.run("apply", statement)
         await session.run("apply", _COMMIT)
 
     async def _drop(self, session: Session, made: tuple[str, ...], adopted: tuple[str, ...]) -> None:
@@ -169,20 +169,6 @@ class LoginRemoval:
         claims = c.DropClaims(ref, self._account.uid, keys)
         schema = self._engine.metadata_schema
         release = render(claims, version=150000, database="", metadata_schema=schema)
-        await session.run("apply", *_BEGIN, *drops, release, _COMMIT)
+        await session.run("apply", *BEGIN_LOCKED, *drops, release, _COMMIT)
         _, cluster = await self._look(session)
         self._engine.remember(cluster, keys, (self._account.resource,))
-
-
-def _check_successor(database: str, holdings: dict[str, Holdings], owner: str, *, superuser: bool) -> None:
-    """A superuser inherits nothing: a function of the login that runs as its owner would be a way to his rights."""
-    if not superuser:
-        return
-    for role, held in holdings.items():
-        if held.owned:
-            message = (
-                f"login {role} owns {held.owned} objects in database {database}, whose owner {owner} is a superuser "
-                "and inherits none: give the database another owner (spec.postgres.owner), or hand the objects over "
-                "yourself"
-            )
-            raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)

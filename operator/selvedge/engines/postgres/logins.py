@@ -27,6 +27,7 @@ from selvedge.core.users import Account, LoginResult, Removal
 from selvedge.engines.logins import Alive, OnDrift
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
+from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.login_removal import LoginRemoval
 from selvedge.engines.postgres.login_statements import (
     CLEAR_VERIFIER,
@@ -39,14 +40,12 @@ from selvedge.engines.postgres.login_statements import (
 )
 from selvedge.engines.postgres.looks import ClusterView, cluster_look, parse_cluster
 from selvedge.engines.postgres.render import create_metadata
-from selvedge.engines.postgres.transaction import LOCK_KEY
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
     from selvedge.engines.postgres.session import Session
 
 _MAX_ATTEMPTS = 4
-_LOCK = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
 
 
 class PostgresLogins:
@@ -161,7 +160,7 @@ class PostgresLogins:
     async def _apply(
         self, session: Session, account: Account, may_write: Callable[[], None], alive: Alive, *, holds: bool
     ) -> tuple[LoginView, tuple[c.Change, ...]]:
-        view, cluster = await self.look(session, account, (sql.SQL("BEGIN"), _LOCK))
+        view, cluster = await self.look(session, account, BEGIN_LOCKED)
         check(account, view, alive)
         changes = diff(account, view, password_holds=holds)
         if not changes:

@@ -6,36 +6,38 @@ claims that are left say what is still to be done.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import cast
 
 import psycopg
+from psycopg import sql
 
-from selvedge.core.errors import RefusedError
-from selvedge.core.names import shorten
+from selvedge.core.errors import RefusedError, TransientError
+from selvedge.core.own_roles import LOGINS, is_own_comment, own_role
 from selvedge.core.postgres import changes as c
+from selvedge.core.postgres.change import Problem
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.default_privileges import diff_defaults
 from selvedge.core.postgres.grants_diff import diff_grants
 from selvedge.core.postgres.model import Claim, Desired, DesiredDatabase, Remembered, Snapshot
 from selvedge.core.postgres.remembering import remembered_defaults, remembered_grants
-from selvedge.core.postgres.retirement import diff_retirement
+from selvedge.core.postgres.retirement import diff_elsewhere, diff_retirement
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, UnitResult
-from selvedge.engines.base import Member, ServerTarget, Unit
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, UnitResult
+from selvedge.engines.base import AccessRule, Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.freeing import free, hand_over
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.render import render, summary
+from selvedge.engines.postgres.retirement import elsewhere_fragment, parse_elsewhere
 from selvedge.engines.postgres.rls_removal import remove_policies
 from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.transaction import ChangeFailedError, Transaction
-
-#: The operator's own logins of a database, which go with it.
-_LOGINS = ("_migrator", "_policies", "_probe", "_partitions")
-#: How their comments begin.
-_MADE_BY_US = "selvedge: "
 
 
 async def remove_members(
@@ -94,6 +96,7 @@ class _Removal:
             roles, drop_database = await self._cluster_claims(session)
         if drop_database and await self._is_shared():
             drop_database = False
+        await self._free_elsewhere(roles)  # before anything goes that could not come back
         if drop_database:
             await self._drop_database()
         else:
@@ -173,7 +176,6 @@ class _Removal:
             if changes:
                 await transaction.apply(c.ordered(changes), snapshot, shown, lambda _: [])
                 self._note(changes)
-        self._check_elsewhere(snapshot)
 
     def _changes(self, snapshot: Snapshot, roles: list[str]) -> list[c.Change]:
         """What is taken away here. Raises RefusedError where a role may not be freed."""
@@ -186,24 +188,50 @@ class _Removal:
         found, _ = diff_defaults(self.others.defaults, gone, snapshot.defaults, known, schemas, snapshot.version)
         changes += [x for x in found if isinstance(x, c.RevokeDefaults)]
         changes += self._objects(book, snapshot)
-        owner = snapshot.database_owner
-        successor = snapshot.me if owner in roles else owner
         retiring = {role: self.member.uid for role in roles if role in known}
-        freed, problems = diff_retirement(retiring, snapshot.holdings, successor, self.unit.database)
+        freed, problems = diff_retirement(retiring, snapshot.holdings, snapshot.next_owner, self.unit.database)
         for problem in problems:
             raise RefusedError(problem.status.reason, problem.status.message)
         return [*changes, *freed, *self._claims(book)]
 
-    def _check_elsewhere(self, snapshot: Snapshot) -> None:
-        """A role that another database holds cannot go: that database is another resource's, or nobody's."""
-        for role, places in sorted(snapshot.elsewhere.items()):
-            others = [place.database for place in places if place.database != self.unit.database]
-            if others:
-                message = (
-                    f"role {role} is not dropped: it holds something in database {', '.join(others)}; there, run "
-                    "REASSIGN OWNED and then DROP OWNED, or set deletionPolicy to Retain"
-                )
-                raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
+    async def _free_elsewhere(self, roles: list[str]) -> None:
+        """Take from the roles what they hold in other databases, where the server's access gives these to the member.
+
+        Raises RefusedError for what cannot be taken, and TransientError for what is locked.
+        """
+        if not roles:
+            return
+        async with self.pool.session(self.target.maintenance_database) as session:
+            look = sql.SQL("SELECT json_build_object({})::text").format(elsewhere_fragment(roles))
+            found = parse_elsewhere(json.loads(cast("str", (await session.run("snapshot", look))[0][0][0])))
+        places = {
+            role: [place for place in held if place.database != self.unit.database] for role, held in found.items()
+        }
+        rule = self.unit.access(self.member) if self.unit.access else AccessRule()
+        names = {place.database for held in places.values() for place in held}
+        usable = frozenset(name for name in names if any(fnmatchcase(name, glob) for glob in rule.databases))
+        uid = self.member.uid
+        changes, problems = diff_elsewhere(dict.fromkeys(roles, uid), places, {uid: usable})
+        for problem in problems:
+            raise RefusedError(problem.status.reason, f"{problem.status.message}, or set deletionPolicy to Retain")
+        for change in changes:
+            stuck = await self._free_one(change)
+            if stuck is not None:
+                kind = TransientError if stuck.status.state is ObjectState.WAITING else RefusedError
+                raise kind(stuck.status.reason, stuck.status.message)
+            self._note([change])
+
+    async def _free_one(self, change: c.Change) -> Problem | None:
+        if isinstance(change, c.HandOverDatabase):
+            async with self.pool.session(self.target.maintenance_database) as session:
+                return await hand_over(session, change, self.may_write)
+        if isinstance(change, c.RetireElsewhere):
+            try:
+                async with self.pool.session(change.database) as session:
+                    return await free(session, change, self.may_write)
+            except DatabaseMissingError:
+                pass  # gone meanwhile, with all that it held
+        return None
 
     def _objects(self, book: ClaimBook, snapshot: Snapshot) -> list[c.Change]:
         declared = {f"schema:{schema.name}" for schema in self.others.schemas}
@@ -264,13 +292,13 @@ class _Removal:
 
     async def _cluster(self, session: Session, roles: list[str], *, with_database: bool) -> None:
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
-            logins = [shorten(self.unit.database, suffix) for suffix in _LOGINS]
+            logins = [own_role(self.unit.database, suffix) for suffix in LOGINS]
             view = await transaction.cluster(logins, (), (self.resource,))
             changes: list[c.Change] = [c.DropRole(ObjectRef("role", r), self.member.uid, r) for r in roles]
             if with_database:
                 for login in logins:
                     current = view.snapshot.roles.get(login)
-                    if current is None or not (current.comment or "").startswith(_MADE_BY_US):
+                    if current is None or not is_own_comment(current.comment):
                         continue  # somebody else's, whatever it is called
                     changes.append(c.DropRole(ObjectRef("role", login), self.member.uid, login))
             changes += self._claims(self._book(view.snapshot))

@@ -109,7 +109,7 @@ def _(change: c.RetireElsewhere) -> sql.Composable:
     role = sql.Identifier(change.role)
     database = sql.Identifier(change.database.replace("*/", "* /"))  # it stands in a comment
     here = sql.SQL("/* in database {} */ REASSIGN OWNED BY {}").format(database, role)
-    return here + sql.SQL(" TO /* its owner */; DROP OWNED BY {}").format(role)
+    return here + sql.SQL(" TO /* its owner, or a role that may do nothing */; DROP OWNED BY {}").format(role)
 
 
 @_render.register

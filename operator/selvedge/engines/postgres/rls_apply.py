@@ -38,10 +38,10 @@ from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.base import ServerTarget
 from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_connection_lost, is_transient, statement_error
+from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from selvedge.engines.postgres.rls_sql import parse_row_security, render_row_security, row_security_statement
 from selvedge.engines.postgres.session import Session
-from selvedge.engines.postgres.transaction import LOCK_KEY
 
 #: ACCESS EXCLUSIVE waits behind every reader, and every later reader waits behind it: so it never waits for long.
 _LOCK_TIMEOUT = "500ms"
@@ -310,7 +310,7 @@ class _Table:
         self.doing = None
         await send(sql.SQL("BEGIN"))
         await send(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
-        await send(sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY)))
+        await send(lock_statement())
         if _comparable(await self._look(send)) != _comparable(self.before):
             message = f"row-level security of {self.name} was changed by somebody else at this moment; looked at again"
             raise ConcurrentChangeError(Reason.WAITING_FOR_LOCK, message)

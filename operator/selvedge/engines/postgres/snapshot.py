@@ -16,7 +16,13 @@ from selvedge.core.postgres.model import Claim, Desired, Snapshot
 from selvedge.core.postgres.tables import wanted
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.default_privileges_sql import defaults_fragment, parse_defaults
-from selvedge.engines.postgres.retirement import elsewhere_fragment, holdings_fragment, parse_elsewhere, parse_holdings
+from selvedge.engines.postgres.retirement import (
+    elsewhere_fragment,
+    holdings_fragment,
+    parse_elsewhere,
+    parse_holdings,
+    parse_next_owner,
+)
 from selvedge.engines.postgres.rls_sql import parse_row_security, row_security_part
 from selvedge.engines.postgres.snapshot_objects import ARGUMENTS, OBJECTS, objects_ctes, parse_group
 from selvedge.engines.postgres.snapshot_roles import parse_roles, parse_settings, roles_fragment
@@ -145,14 +151,14 @@ def database_statement(
 
 
 def _defaults(desired: Desired) -> sql.Composable:
-    """Default privileges: the declared creators' and those of roles that go; who else creates, where it is declared."""
+    """Default privileges: the declared creators'; who else creates, where it is declared."""
     schemas = {schema for one in desired.defaults if not one.absent for schema in one.schemas}
-    return defaults_fragment(desired.creators() | desired.remembered.dropped, schemas)
+    return defaults_fragment(desired.creators(), schemas)
 
 
 def _holdings(desired: Desired) -> sql.Composable:
     roles = desired.remembered.dropped
-    return sql.SQL(", ").join([holdings_fragment(roles), elsewhere_fragment(roles)])
+    return sql.SQL(", ").join([holdings_fragment(roles, desired.database.owner), elsewhere_fragment(roles)])
 
 
 def trust_statement(metadata_schema: str) -> sql.Composed:
@@ -292,7 +298,8 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
         has_claims_table=claims_exist,
         has_metadata_schema=schema_exists,
         defaults=defaults,
-        holdings=parse_holdings(raw, defaults),
+        holdings=parse_holdings(raw),
+        next_owner=parse_next_owner(raw),
         elsewhere=parse_elsewhere(raw),
         become=frozenset(raw.get("become") or ()),
         may_create=raw.get("mayCreate", True),

@@ -24,9 +24,9 @@ from selvedge.core.postgres.triggers import OnTable, Table
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
+from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from selvedge.engines.postgres.tables_render import render_table_change
-from selvedge.engines.postgres.transaction import LOCK_KEY
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
@@ -127,7 +127,7 @@ class Tables:
         try:
             await send(sql.SQL("BEGIN"))
             await send(sql.SQL("SET LOCAL lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
-            await send(sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY)))
+            await send(lock_statement())
             self.may_write()
             if owner:
                 await send(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))

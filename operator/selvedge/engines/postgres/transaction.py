@@ -21,6 +21,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.acting import acted, acted_alone, self_grant
 from selvedge.engines.postgres.ending import end_sessions, holders, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
+from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.looks import (
     ClusterView,
     Look,
@@ -31,20 +32,12 @@ from selvedge.engines.postgres.looks import (
 )
 from selvedge.engines.postgres.remedy import may_create, remedy
 from selvedge.engines.postgres.render import create_metadata, render
+from selvedge.engines.postgres.retirement import make_heirs
 from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.statements import statements
 
-#: One constant for every database, never derived from a resource's name: two resources must meet at one lock. The
-#: letters "selvedge" as a bigint, to be recognised in pg_locks.
-LOCK_KEY = int.from_bytes(b"selvedge")
-
 #: What an extension brought with it can be granted only in a second round of the same transaction.
 _ROUNDS = 3
-
-
-def lock_statement() -> sql.Composed:
-    """Take the lock of the session's database until the transaction ends."""
-    return sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
 
 
 class ChangeFailedError(Exception):
@@ -72,9 +65,6 @@ class Transaction:
     ) -> None:
         await self.session.rollback()
 
-    def _begin(self) -> tuple[sql.Composable, ...]:
-        return (sql.SQL("BEGIN"), lock_statement())
-
     async def snapshot(self, desired: Desired) -> Snapshot:
         """Begin, lock, look. Raises :class:`TransientError` while another session holds the lock."""
         shared = self.session.shared
@@ -92,7 +82,7 @@ class Transaction:
 
     async def _look(self, look: Look) -> str:
         try:
-            return await look.run(self.session, self._doing(), self._begin())
+            return await look.run(self.session, self._doing(), BEGIN_LOCKED)
         except psycopg.Error as error:
             await self.session.rollback()
             raise statement_error(error, self._doing()) from None
@@ -160,6 +150,7 @@ class Transaction:
         own_right = self_grant(before, self.session.dbname)
         if own_right is not None:
             prepared = (own_right, *prepared)
+        prepared += make_heirs(changes, superuser=before.superuser, version=before.version)
         together = self._statements(changes, before)
         doing = f"changing database {self.session.dbname}"
         try:
@@ -183,7 +174,7 @@ class Transaction:
         self, changes: Sequence[c.Change], prepared: tuple[sql.Composable, ...], before: Snapshot, look: Look
     ) -> str:
         try:
-            await self.session.run("apply", *self._begin(), *prepared)
+            await self.session.run("apply", *BEGIN_LOCKED, *prepared)
         except (pg.DuplicateSchema, pg.DuplicateTable):
             message = f"somebody else made the claims of database {self.session.dbname} meanwhile; tried again"
             raise ConcurrentChangeError(Reason.WAITING_FOR_LOCK, message) from None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Commands that live in a module of their own.
-_ELSEWHERE = {"crds": "selvedge.cli.crds", "export": "selvedge.cli.export"}
+_ELSEWHERE = {"crds": "selvedge.cli.crds", "export": "selvedge.cli.export", "migrate": "selvedge.cli.migrate"}
 
 
 class Commands(click.Group):

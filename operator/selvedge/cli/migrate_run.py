@@ -1,0 +1,122 @@
+"""``selvedge migrate up``, ``down``, ``to`` and the others that change something: approval, signals, progress."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from selvedge.cli import migrate_output as output
+from selvedge.cli.main import note
+from selvedge.cli.migrate_session import Place, in_words_of, message_of, opened, source_in
+from selvedge.cli.migrate_show import Board, board_of
+from selvedge.cli.url import invalid
+from selvedge.migrate.operation import Operation, Prepared, newest_version, perform, prepare, summary
+
+if TYPE_CHECKING:
+    from selvedge.migrate.operation import Source
+    from selvedge.migrate.protocol import MigrationSession
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def run(place: Place, directory: str | None, operation: Operation, *, form: str, yes: bool) -> int:
+    """Plan, ask where somebody has to be asked, run, and say how it ended; returns the exit status.
+
+    Raises SelvedgeError and click's errors where nothing was begun.
+    """
+    with in_words_of(place):
+        source = source_in(place, directory)
+        return asyncio.run(_Call(place, operation, form, yes=yes).main(source))
+
+
+class _Call:
+    def __init__(self, place: Place, operation: Operation, form: str, *, yes: bool) -> None:
+        self.place = place
+        self.operation = operation
+        self.form = form
+        self.yes = yes
+        self.stop = asyncio.Event()
+        self.signal: signal.Signals | None = None
+
+    async def main(self, source: Source) -> int:
+        async with opened(self.place) as session:
+            prepared = await prepare(session, source, self.operation)
+            self._approve(prepared)
+            for warning in prepared.plan.warnings:
+                note(warning)
+            board = board_of(self.form, self.place, prepared)
+            if not prepared.does_something:
+                board.nothing()
+                return 0
+            with board:
+                return await self._perform(session, prepared, board)
+
+    def _approve(self, prepared: Prepared) -> None:
+        """Raise where a person has to say yes, and nobody does. The prompt holds no lock, and Ctrl-C ends it."""
+        digest = self.operation.approved
+        if digest and digest != prepared.digest:
+            raise invalid(
+                f"--approve {digest[:80]} is not the digest of what would run now, {prepared.digest}: plan again"
+            )
+        if not prepared.concerns or digest or self.yes:
+            return
+        why = summary(prepared.concerns)
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise invalid(
+                f"{why}: there is no terminal to ask at; add --yes, or --approve {prepared.digest} as you read it"
+            )
+        for line in output.plan_lines(self.place.database, prepared):
+            click.echo(line, err=True)
+        if not click.confirm("Run this?", err=True):
+            raise click.ClickException("nothing was changed")
+
+    async def _perform(self, session: MigrationSession, prepared: Prepared, board: Board) -> int:
+        self._listen()
+        try:
+            result = await perform(
+                session, prepared, on_progress=board.progress, stop=self.stop, may_write=lambda: None
+            )
+        except asyncio.CancelledError:
+            if self.signal is None:
+                raise
+            board.end(
+                "Stopped", "broken off: the statement under way was rolled back; run the same command again to go on"
+            )
+            return 128 + self.signal
+        finally:
+            self._listen(again=False)
+        if result.error is not None:
+            board.end("Failed", message_of(self.place, result.error), result=result)
+            return 1
+        if result.stopped:
+            done, total = result.applied, len(result.migrations)
+            board.end(
+                "Stopped",
+                f"stopped after the current statement, {done} of {total} migrations are done: "
+                "run the same command again to go on",
+                result=result,
+            )
+            return 128 + (self.signal or signal.SIGTERM)
+        board.end("Succeeded", "", result=result, version=newest_version(await session.history()))
+        return 0
+
+    def _listen(self, *, again: bool = True) -> None:
+        """The first signal stops between two statements, the second breaks the statement off."""
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def caught(received: signal.Signals) -> None:
+            if self.stop.is_set() and task is not None:
+                task.cancel()
+                return
+            self.signal = received
+            self.stop.set()
+            note("stopping after the current statement; once more to break it off")
+
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            if again:
+                loop.add_signal_handler(number, caught, number)

@@ -1,0 +1,188 @@
+"""One operation on one database from its plan to its end: what the operator and ``selvedge migrate`` have in common.
+
+::
+
+    prepared = await prepare(session, source, operation)         # reads, and writes nothing
+    check_approval(prepared)                                     # or ask a person
+    result = await perform(session, prepared, on_progress=…, stop=…, may_write=…)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from selvedge.core.errors import RefusedError
+from selvedge.core.reasons import Reason
+from selvedge.core.words import count, some
+from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.hooks import Hooks, split_hooks
+from selvedge.migrate.load import Migration, load
+from selvedge.migrate.names import Engine, sort_key
+from selvedge.migrate.plan import Direction, RunPlan, Step, plan
+from selvedge.migrate.protocol import MigrationSession, Timeouts
+from selvedge.migrate.runner import OnProgress, RunResult, run
+
+_WORDS: dict[Direction, str] = {
+    "down": "is undone",
+    "mark": "is marked as run without running it",
+    "unmark": "is marked as not run without undoing it",
+    "accept": "gets the text of its file as the one that ran",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The files of an operation: migrations in their order, and hooks."""
+
+    migrations: tuple[Migration, ...] = ()
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What is asked for, in the words of a MigrationRun's spec.
+
+    ``approved`` is the digest of the plan that a person approved. ``actor`` and ``reason`` are written into the history
+    where nothing else says why it changed.
+    """
+
+    action: str = "Up"
+    target: str = ""
+    engine: Engine = "Postgres"
+    repair: str = ""
+    out_of_order: str = "Refuse"
+    environment: str = ""
+    transaction: str = "PerMigration"
+    destructive: str = "RequireApproval"
+    approved: str = ""
+    actor: str = ""
+    reason: str = ""
+    timeouts: Timeouts = field(default_factory=Timeouts)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An operation and its plan, as files and history are now.
+
+    ``concerns`` say why a person has to approve, one sentence each; there are none where nobody has to.
+    """
+
+    operation: Operation
+    plan: RunPlan
+    hooks: Hooks = field(default_factory=Hooks)
+    concerns: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """What an approval refers to: version, checksum and direction of each step."""
+        return self.plan.digest
+
+    @property
+    def does_something(self) -> bool:
+        """Whether the plan holds anything at all."""
+        return bool(self.plan.steps) or self.plan.drop_invalid_indexes
+
+
+def source_of(files: Mapping[str, str], engine: Engine) -> Source:
+    """The migrations and hooks among these files (name → content). Raises InvalidError."""
+    hooks, rest = split_hooks(files) if engine == "Postgres" else (Hooks(), dict(files))
+    return Source(load(rest, engine), hooks)
+
+
+async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:
+    """Plan the operation; writes nothing. Raises what ``plan`` raises."""
+    chosen = plan(
+        source.migrations,
+        await session.history(),
+        operation.action,
+        operation.target or None,
+        operation.out_of_order,
+        operation.environment,
+        repair=operation.repair,
+        engine=operation.engine,
+    )
+    return Prepared(operation, chosen, source.hooks, concerns_of(chosen))
+
+
+def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
+    """Why a person has to approve a plan."""
+    found = []
+    for direction, word in _WORDS.items():
+        if direction == "mark" and chosen.action == "Baseline":
+            continue
+        files = [_name(step) for step in chosen.steps if step.direction == direction]
+        if files:
+            found.append(
+                f"{some(files)} {word}"
+                if len(files) == 1
+                else f"{count(len(files), 'migration')} ({some(files)}): each {word}"
+            )
+    if chosen.drop_invalid_indexes:
+        found.append("invalid indexes are dropped")
+    return tuple(found)
+
+
+def check_approval(prepared: Prepared) -> None:
+    """Raise RefusedError where a person has to say yes first and did not, or said it to another plan."""
+    concerns, operation = prepared.concerns, prepared.operation
+    if not concerns or operation.destructive == "Allow" or operation.approved == prepared.digest:
+        return
+    why = summary(concerns)
+    if operation.destructive == "Refuse":
+        raise RefusedError(
+            Reason.DESTRUCTIVE_REFUSED, f"{why}; destructive is Refuse, so nothing was run: make a run that allows it"
+        )
+    if operation.approved:
+        raise RefusedError(
+            Reason.SUPERSEDED, f"{operation.approved} was approved, and what waits now is {prepared.digest}: {why}"
+        )
+    raise RefusedError(Reason.WAITING_FOR_APPROVAL, f"{why}; set spec.approvedPlan to {prepared.digest} to let it run")
+
+
+def summary(concerns: tuple[str, ...]) -> str:
+    """The first few concerns in one sentence."""
+    return "; ".join(concerns[:3]) + (f" and {len(concerns) - 3} more" if len(concerns) > 3 else "")
+
+
+async def perform(
+    session: MigrationSession,
+    prepared: Prepared,
+    *,
+    on_progress: OnProgress,
+    stop: asyncio.Event,
+    may_write: Callable[[], None],
+) -> RunResult:
+    """Run the plan; see :func:`selvedge.migrate.runner.run`. Whether it may run is for the caller to find out."""
+    operation = prepared.operation
+    return await run(
+        session,
+        prepared.plan,
+        timeouts=operation.timeouts,
+        on_progress=on_progress,
+        stop=stop,
+        may_write=may_write,
+        transaction=operation.transaction,
+        hooks=prepared.hooks,
+        actor=operation.actor,
+        reason=operation.reason,
+    )
+
+
+def newest_version(history: Iterable[HistoryRow]) -> str:
+    """The newest version that ran to its end, empty for none."""
+    versions = [row.version for row in history if row.kind == "Versioned" and row.state is RowState.APPLIED]
+    return str(max(versions, key=sort_key)) if versions else ""
+
+
+def _name(step: Step) -> str:
+    migration = step.migration
+    return f"{migration.version} {migration.name}" if migration.version else migration.name
+
+
+def line_of(step: Step) -> str:
+    """One line of what :func:`selvedge.migrate.plan.digest` is taken of."""
+    migration = step.migration
+    text = migration.down_checksum or "" if step.direction == "down" else migration.checksum
+    return f"{migration.key} {text} {step.direction}\n"

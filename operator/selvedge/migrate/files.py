@@ -11,7 +11,7 @@ from pathlib import Path
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.load import Migration, load
-from selvedge.migrate.names import EXTENSIONS, SEEDS, Engine, is_migration_directory, parse_name
+from selvedge.migrate.names import EXTENSIONS, HOOKS, SEEDS, Engine, is_migration_directory, parse_name
 
 _PARTS = ("up.sql", "down.sql")
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -45,7 +45,7 @@ def read_directory(path: Path | str, engine: Engine = "Postgres") -> Source:
         if not _is_directory(entry, name):
             if "." not in name and is_migration_directory(name):
                 raise _invalid(name, "it is named like a migration's directory and is a file; add .sql, or move it")
-            if parse_name(name, engine) is not None:
+            if parse_name(name, engine) is not None or (name in HOOKS and engine == "Postgres"):
                 files[name] = _read(entry, name)
         elif name.lower().endswith(tuple(EXTENSIONS.values())):
             raise _invalid(name, "it is named like a migration and is a directory; rename it")

@@ -15,14 +15,9 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate.checksum import checksum, normalise
 from selvedge.migrate.directives import header
 from selvedge.migrate.load import Migration
+from selvedge.migrate.names import HOOKS
 
-FILES = {
-    "beforeRun.sql": "before_run",
-    "afterRun.sql": "after_run",
-    "beforeEach.sql": "before_each",
-    "afterEach.sql": "after_each",
-}
-"""The names of the files, and which hook each is."""
+_FIELDS = dict(zip(HOOKS, ("before_run", "after_run", "before_each", "after_each"), strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +35,8 @@ def split_hooks(files: Mapping[str, str]) -> tuple[Hooks, dict[str, str]]:
 
     Raises InvalidError for a hook that cannot be read or does not run in a transaction.
     """
-    found = {FILES[name]: _hook(name, normalise(text)) for name, text in files.items() if name in FILES}
-    return Hooks(**found), {name: text for name, text in files.items() if name not in FILES}
+    found = {_FIELDS[name]: _hook(name, normalise(text)) for name, text in files.items() if name in HOOKS}
+    return Hooks(**found), {name: text for name, text in files.items() if name not in HOOKS}
 
 
 def _hook(file: str, text: str) -> Migration:

@@ -19,6 +19,8 @@ Engine = Literal["Postgres", "MongoDB"]
 Kind = Literal["Versioned", "Repeatable", "Seed"]
 """Versioned: runs once, in order. Repeatable (``R__x.sql``): after those, whenever its text changed. Seed: after
 those, in the environments that it names."""
+HOOKS = ("beforeRun.sql", "afterRun.sql", "beforeEach.sql", "afterEach.sql")
+"""Files beside the migrations that run around them; see ``hooks.py``."""
 EXTENSIONS: dict[Engine, str] = {"Postgres": ".sql", "MongoDB": ".json"}
 SEEDS = "seeds"
 """The directory whose files are seeds."""
@@ -56,6 +58,8 @@ def parse_name(file: str, engine: Engine) -> FileName | None:
     too late. Raises InvalidError.
     """
     directory, _, base = file.rpartition("/")
+    if file in HOOKS and engine == "Postgres":
+        return None
     if any(part.startswith(".") for part in file.split("/")):
         return None
     if not base.lower().endswith(tuple(EXTENSIONS.values())):

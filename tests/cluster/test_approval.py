@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.kube_api import Document
+from tests.cluster.plugin import Plugin
 from tests.cluster.world import World, condition, wait_for
-
-
-class Plugin:
-    """``kubectl selvedge`` in one namespace, as a person calls it."""
-
-    def __init__(self, kubeconfig: Path, namespace: str) -> None:
-        self.environ = {**os.environ, "KUBECONFIG": str(kubeconfig)}
-        self.namespace = namespace
-
-    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "selvedge.cli.kubectl", *arguments, "-n", self.namespace]
-        return subprocess.run(command, env=self.environ, text=True, capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture
@@ -109,6 +95,38 @@ def test_a_forged_plan_is_not_approved(world: World, plugin: Plugin) -> None:
     refused = plugin("approve", "shop", "--yes", "--digest", plan["digest"])
     assert refused.returncode == 1
     assert "does not hold the plan that waits" in refused.stderr
+
+
+def test_an_approval_does_not_reach_what_was_changed_by_hand_since(world: World, plugin: Plugin) -> None:
+    owner, other = world.role("owner"), world.role("other")
+    roles = [{"name": owner}, {"name": other}]
+    world.schema("shop", postgres={"roles": roles, "schemas": [{"name": "app", "owner": owner, "comment": "old"}]})
+    world.ready("DatabaseSchema", "shop")
+    asked = {"roles": roles, "schemas": [{"name": "app", "owner": owner, "comment": "new"}]}
+    world.schema("shop", apply="OnApproval", postgres=asked)
+    first = plan_of(world.until("DatabaseSchema", "shop", "False", "WaitingForApproval"))
+    held = world.api.get("ConfigMap", first["configMap"])
+    assert held is not None
+    assert "--   replaces: comment old" in held["data"]["plan.txt"]
+    world.sql("COMMENT ON SCHEMA app IS 'do not touch, says the auditor'")
+    world.schema("shop", apply="OnApproval", approvedPlan=first["digest"], postgres=asked)
+    second = plan_of(world.until("DatabaseSchema", "shop", "False", "Superseded"))
+    assert second["statements"] == first["statements"]
+    assert second["digest"] != first["digest"]
+    assert world.ask("SELECT obj_description('app'::regnamespace)") == "do not touch, says the auditor"
+    assert plugin("approve", "shop", "--yes", "--digest", second["digest"]).returncode == 0
+    world.ready("DatabaseSchema", "shop")
+    assert world.ask("SELECT obj_description('app'::regnamespace)") == "new"
+
+
+def test_a_plan_whose_configmap_was_taken_away_is_written_again(world: World, plugin: Plugin) -> None:
+    world.schema("shop", apply="OnApproval", postgres={"schemas": [{"name": "app"}]})
+    plan = plan_of(world.until("DatabaseSchema", "shop", "False", "WaitingForApproval"))
+    world.api.delete("ConfigMap", plan["configMap"])
+    world.api.patch("DatabaseSchema", "shop", {"metadata": {"annotations": {"selvedge.dev/reconcile-now": "1"}}})
+    wait_for(lambda: world.api.get("ConfigMap", plan["configMap"]) is not None)
+    assert plugin("approve", "shop", "--yes", "--digest", plan["digest"]).returncode == 0
+    world.ready("DatabaseSchema", "shop")
 
 
 def test_status_shows_servers_schemas_and_what_is_wrong(world: World, plugin: Plugin) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any, Literal
@@ -12,7 +12,6 @@ from typing import Any, Literal
 import structlog
 
 from selvedge.api.resource import KINDS
-from selvedge.api.status import fit
 from selvedge.config import Settings
 from selvedge.core.conditions import find
 from selvedge.core.errors import SelvedgeError
@@ -21,7 +20,7 @@ from selvedge.core.users import user_of
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_USERS, Resource
-from selvedge.reconcile.outcome import Notice, Outcome, merge_patch, status_document
+from selvedge.reconcile.outcome import Notice, Outcome, finished, merge_patch
 from selvedge.reconcile.servers import Servers
 from selvedge.reconcile.store import Object, Store, key_of
 from selvedge.telemetry.health import Health
@@ -93,11 +92,7 @@ class Context:
             return False  # deleted meanwhile
         before = current.get("status") or {}
         generation = int(obj["metadata"].get("generation", 0))
-        # Before messages are cut to their length, and after: half a secret is one that nobody would recognise.
-        extra = tuple((kind, true, reason, self.redactor.redact(text)) for kind, true, reason, text in outcome.extra)
-        outcome = replace(outcome, message=self.redactor.redact(outcome.message), extra=extra)
-        document = self._redacted(status_document(outcome, before, generation, self.now()))
-        after = fit(KINDS[resource.kind].status, document)
+        after = finished(outcome, before, generation, self.now(), self.redactor.redact, KINDS[resource.kind].status)
         patch = merge_patch(before, after)
         if patch.keys() == {"nextRetryTime"} and _fresh(before.get("nextRetryTime"), self.now()):
             patch = {}
@@ -129,15 +124,6 @@ class Context:
             return True
         kind = DATABASE_SCHEMAS if user is None else DATABASE_USERS
         return self.store.get(kind.plural, namespace, name) is not None
-
-    def _redacted(self, value: Any) -> Any:
-        if isinstance(value, str):
-            return self.redactor.redact(value)
-        if isinstance(value, dict):
-            return {key: self._redacted(inner) for key, inner in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._redacted(inner) for inner in value]
-        return value
 
 
 def _fresh(shown: object, now: datetime) -> bool:

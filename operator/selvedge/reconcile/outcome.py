@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from selvedge.api.base import Status
+from selvedge.api.status import fit
 from selvedge.core.conditions import set_condition, standard, timestamp
 from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
@@ -63,6 +65,33 @@ def status_document(outcome: Outcome, before: Mapping[str, Any], generation: int
     status = {**before, **outcome.status, "observedGeneration": generation, "conditions": conditions}
     status["nextRetryTime"] = timestamp(outcome.retry_at) if outcome.retry_at else None
     return {key: value for key, value in status.items() if value is not None}
+
+
+def finished(
+    outcome: Outcome,
+    before: Mapping[str, Any],
+    generation: int,
+    now: datetime,
+    redact: Callable[[str], str],
+    model: type[Status],
+) -> dict[str, Any]:
+    """The status as the API server gets it: without secrets, and only then cut to the bounds of its CRD.
+
+    In this order, since half a secret is one that no net would recognise.
+    """
+    extra = tuple((kind, true, reason, redact(message)) for kind, true, reason, message in outcome.extra)
+    outcome = replace(outcome, message=redact(outcome.message), extra=extra)
+    return fit(model, _redacted(status_document(outcome, before, generation, now), redact))
+
+
+def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {key: _redacted(inner, redact) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_redacted(inner, redact) for inner in value]
+    return value
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.api.databaseschema import DatabaseSchemaSpec, DatabaseSchemaStatus
 from selvedge.core.reasons import Reason
+from selvedge.core.redact import Redactor
+from selvedge.core.rowcount import Counted, RowCount
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, Risk
-from selvedge.reconcile.outcome import Outcome
+from selvedge.reconcile.outcome import Outcome, finished
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -120,3 +122,33 @@ def test_drift_that_a_dead_pass_told_of_is_counted_by_the_pass_that_repairs_it()
     refused = ObjectStatus(REFS[0], ObjectState.FAILED, Reason.STATEMENT_FAILED, "no")
     assert not known_drift(obj, MemberResult(problems=(refused,), drift=REFS[:1]))
     assert known_drift(obj, MemberResult(pending=changes(1), drift=REFS[:1])), "spec.drift is Report"
+
+
+SECRET = "hunter2-and-more"
+
+
+def test_no_part_of_a_secret_is_left_where_a_text_is_cut():
+    """D9: half a secret is one that no net recognises, so texts are redacted first and cut second."""
+    statement = "COMMENT ON ROLE app IS '" + "x" * (4096 - len("COMMENT ON ROLE app IS '") - 8) + SECRET + "'"
+    change = ChangeSummary(REFS[0], Risk.ADDITIVE, statement)
+    problem = ObjectStatus(REFS[1], ObjectState.FAILED, Reason.STATEMENT_FAILED, "y" * (1024 - 8) + SECRET)
+    found = outcome(MemberResult(pending=(change,), problems=(problem,), digest="sha256:" + "a" * 64))
+    redactor = Redactor()
+    redactor.add(SECRET)
+    status = finished(found, {}, 1, NOW, redactor.redact, DatabaseSchemaStatus)
+    assert len(status["plan"]["statements"][0]) <= 4096
+    assert "***" in status["notReady"][0]["message"]
+    assert "hunter" not in str(status)
+
+
+def test_what_is_lost_is_told_in_the_message_and_the_plan():
+    lost = ChangeSummary(REFS[0], Risk.DESTRUCTIVE, "DROP", rows=RowCount(1204))
+    found = outcome(MemberResult(provisioned=True, pending=(lost,), digest="sha256:a"))
+    assert "1 change waits, since it loses 1,204 rows (counted)" in found.message
+    assert found.status["plan"]["rows"] == "1,204 rows (counted)"
+    more = ChangeSummary(REFS[1], Risk.DESTRUCTIVE, "DROP", rows=RowCount(10_000_000, Counted.ESTIMATE))
+    found = outcome(MemberResult(provisioned=True, pending=(lost, more, *changes(1)), digest="sha256:a"))
+    assert "2 of them lose about 10,001,204 rows (the server's estimate)" in found.message
+    found = outcome(MemberResult(provisioned=True, pending=changes(1, Risk.DESTRUCTIVE), digest="sha256:a"))
+    assert "since it loses data" in found.message
+    assert found.status["plan"]["rows"] is None

@@ -19,7 +19,7 @@ HEAD = 64
 """How many words a statement keeps for its classification."""
 
 _IDENT = r"[A-Za-z_\x80-\U0010ffff]"
-_TOKEN = re.compile(
+TOKEN = re.compile(
     rf"""
       --[^\r\n]*
     | /\*
@@ -36,11 +36,11 @@ _TOKEN = re.compile(
 # Past its first words a statement is looked at for what may hold or hide a semicolon only: many times as fast.
 _REST = re.compile(
     rf"(?P<skip>(?:[\s,=<>*+.:|&!?@#%^~`\[\]{{}}0-9]++|{_IDENT}[A-Za-z0-9_$\x80-\U0010ffff]*+(?!'))++)|"
-    + _TOKEN.pattern,
-    _TOKEN.flags,
+    + TOKEN.pattern,
+    TOKEN.flags,
 )
 # An E'' string goes on after a newline, and backslashes still escape there.
-_CONTINUED = re.compile(
+CONTINUED = re.compile(
     r"[ \t\f\v]*+(?:--[^\r\n]*)?[\r\n](?:[ \t\r\n\f\v]|--[^\r\n]*[\r\n])*+'(?:[^'\\]++|\\.|'')*+'", re.DOTALL
 )
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
@@ -98,7 +98,7 @@ class _Splitter:
 
     def run(self) -> tuple[Statement, ...]:
         text, position = self.text, 0
-        while (match := (_REST if self.rest else _TOKEN).search(text, position)) is not None:
+        while (match := (_REST if self.rest else TOKEN).search(text, position)) is not None:
             kind = match.lastgroup
             at, position = match.span()
             if kind == "skip":
@@ -121,7 +121,7 @@ class _Splitter:
                 self._fail(at, f"{what} is not closed; add the {match[0][-1]}")
             else:
                 if kind == "escape":
-                    while (more := _CONTINUED.match(text, position)) is not None:
+                    while (more := CONTINUED.match(text, position)) is not None:
                         position = more.end()
                 self._remember(match[0] if kind == "quoted" else "'")
         self._end()

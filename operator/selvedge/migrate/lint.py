@@ -1,0 +1,148 @@
+"""Advice on migrations before they run, and what in them loses data.
+
+::
+
+    for finding in lint(migrations, server_version=18):
+        print(finding)
+    refused = destructive(plan_s_migrations)          # what a person has to allow first
+
+``-- allow: RULE`` in the comment lines before a migration's first statement silences a rule for that part of the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal
+
+from selvedge.core.errors import InvalidError
+from selvedge.migrate import squawk
+from selvedge.migrate.conventions import RULE as NAMING
+from selvedge.migrate.conventions import Conventions, check_names
+from selvedge.migrate.directives import Directives
+from selvedge.migrate.finding import Finding, Severity
+from selvedge.migrate.lint_destructive import RULES, Fresh, losses
+from selvedge.migrate.lint_facts import Fact, facts
+from selvedge.migrate.lint_mongo import mongo_losses
+from selvedge.migrate.lint_running import RULE as BREAKS
+from selvedge.migrate.lint_running import breaks
+from selvedge.migrate.load import Migration
+from selvedge.migrate.splitter import Statement
+
+__all__ = ["Conventions", "Finding", "Severity", "destructive", "lint"]
+
+_LOCATED = re.compile(r"(?P<file>[^,]+), line (?P<line>[0-9]+): (?P<why>.*)", re.DOTALL)
+_LARGEST = 2_000_000
+_ORDER = {"error": 0, "warning": 1, "advice": 2}
+_RULE = re.compile(r"[a-z][a-z0-9-]*")
+
+
+def destructive(migrations: Iterable[Migration], *, direction: Literal["up", "down"] = "up") -> tuple[Finding, ...]:
+    """What of a plan loses data, or a name that others know, and is not covered by ``-- allow:`` in its file.
+
+    ``migrations`` are those of the plan, in the order in which they run: what one of them creates is nobody's data for
+    those after it. Raises InvalidError for a file that cannot be read.
+    """
+    fresh = Fresh()
+    found: list[Finding] = []
+    for migration in migrations:
+        if migration.engine == "MongoDB":
+            findings = list(mongo_losses(migration, direction))
+        else:
+            findings = list(losses(_facts(migration, direction), fresh))
+        allowed = (migration.directives if direction == "up" else migration.down_directives).allow
+        found += [finding for finding in findings if finding.rule not in allowed]
+    return tuple(found)
+
+
+def lint(
+    migrations: Sequence[Migration],
+    *,
+    server_version: int = 18,
+    conventions: Conventions | None = None,
+    use_squawk: bool = True,
+) -> tuple[Finding, ...]:
+    """Everything to say about these migrations, in the order of files and lines.
+
+    Errors are what will not run: a file that cannot be read, and what the gate refuses without ``-- allow:``. Warnings
+    are what running code or a busy server suffers from; advice is naming and taste. Each file is looked at by itself.
+    squawk is asked where it is installed; where not, one finding says so. ``server_version`` is the major version.
+    ``conventions`` default to :class:`Conventions`. Raises nothing for what stands in the files.
+    """
+    found: list[Finding] = []
+    readable: list[Migration] = []
+    for migration in migrations:
+        try:
+            found += _of_one(migration, conventions or Conventions())
+        except InvalidError as error:
+            found.append(_unreadable(migration, error))
+        else:
+            readable.append(migration)
+    if use_squawk and any(migration.engine == "Postgres" for migration in readable):
+        allowed = {migration.file: migration.directives.allow for migration in readable}
+        asked = squawk.ask(readable, server_version)
+        found += [finding for finding in asked if finding.rule not in allowed.get(finding.file, ())]
+    place = {file: index for index, one in enumerate(migrations) for file in (one.down_file, one.file)}
+    return tuple(sorted(found, key=lambda one: (place.get(one.file, -1), one.line, _ORDER[one.severity], one.rule)))
+
+
+def _of_one(migration: Migration, conventions: Conventions) -> Iterator[Finding]:
+    migration.check()
+    if migration.engine == "MongoDB":
+        _ = migration.down_commands
+        yield from destructive([migration])
+        return
+    _ = migration.down_script
+    found = list(_facts(migration, "up"))
+    allowed = migration.directives.allow
+    yield from _unknown_words(migration, migration.directives)
+    yield from destructive([migration])
+    own = [*breaks(found), *check_names(found, conventions), *_weakened(found)]
+    yield from (finding for finding in own if finding.rule not in allowed)
+    if migration.down is not None and not migration.down_script.statements and migration.script.statements:
+        file = migration.down_file or migration.file
+        message = "the way down has no statement: going down changes nothing but the history"
+        finding = Finding(file, migration.down_line, "empty-down", "warning", message, "write it, or remove the part")
+        if finding.rule not in allowed:
+            yield finding
+
+
+def _facts(migration: Migration, direction: Literal["up", "down"]) -> Iterator[tuple[str, int, Fact]]:
+    down = direction == "down"
+    script = migration.down_script if down else migration.script
+    file = (migration.down_file if down else "") or migration.file
+    for statement in script.statements:
+        if _may_matter(statement):
+            for fact in facts(statement.text):
+                yield file, statement.line + statement.text.count("\n", 0, fact.at), fact
+
+
+def _may_matter(statement: Statement) -> bool:
+    """Data is not looked through: a statement of megabytes is an INSERT, whose first words say what it is."""
+    return statement.head[:1] not in (("INSERT",), ("COPY",)) and len(statement.text) <= _LARGEST
+
+
+def _weakened(found: Sequence[tuple[str, int, Fact]]) -> Iterator[Finding]:
+    for file, line, fact in found:
+        if fact.what == "weaken-row-security" or (fact.what == "drop" and fact.kind == "POLICY"):
+            message = f"row-level security of {fact.name} is weakened: rows may be seen that were hidden"
+            if fact.kind == "POLICY":
+                message = f"policy {fact.name} goes: rows may be seen that were hidden, or none at all"
+            yield Finding(file, line, "weaken-row-security", "warning", message, "look who reads the table after it")
+
+
+def _unknown_words(migration: Migration, said: Directives) -> Iterator[Finding]:
+    """A word of ``-- allow:`` that is misspelt silences nothing; squawk's rules are its own matter."""
+    for word in said.allow:
+        near = any(word.startswith(prefix) for prefix in ("drop-", "delete-", "update-", "rename-", "truncate-"))
+        if not _RULE.fullmatch(word) or (near and word not in RULES):
+            known = ", ".join(sorted(RULES | {BREAKS, NAMING}))
+            message = f"-- allow: {word} is no rule and allows nothing"
+            yield Finding(migration.file, 1, "unknown-allow", "warning", message, f"use one of {known}")
+
+
+def _unreadable(migration: Migration, error: InvalidError) -> Finding:
+    where = _LOCATED.fullmatch(error.message)
+    if where is None:
+        return Finding(migration.file, 1, "unreadable", "error", error.message.removeprefix(f"{migration.file}: "))
+    return Finding(where["file"], int(where["line"]), "unreadable", "error", where["why"])

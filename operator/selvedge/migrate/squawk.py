@@ -1,0 +1,100 @@
+"""squawk, a linter of Postgres migrations, asked for advice where it is installed (the extra ``lint``)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from selvedge.migrate.finding import Finding, Severity
+from selvedge.migrate.load import Migration
+
+TIMEOUT = 60.0
+"""Seconds for all files together; it reads thousands in one."""
+LARGEST = 2_000_000
+"""Characters of a part that are still looked at: more is data."""
+
+#: What our own rules say more exactly, and what the runner does by itself.
+_EXCLUDED = (
+    "require-lock-timeout,require-statement-timeout,require-timeout-settings,prefer-robust-stmts,transaction-nesting,"
+    "ban-uncommitted-transaction,ban-concurrent-index-creation-in-transaction,ban-drop-table,ban-drop-column,"
+    "ban-drop-database,ban-drop-schema,ban-drop-sequence,ban-drop-extension,ban-drop-type,ban-drop-domain,ban-drop-view,"
+    "ban-drop-function,ban-drop-default,ban-truncate-cascade,renaming-column,renaming-table,renaming-object,"
+    "adding-required-field,"
+    # a length that the application knows is a rule, and a small number may stay one
+    "prefer-text-field,prefer-bigint-over-smallint"
+)
+
+
+def program() -> str | None:
+    """Where squawk is: beside this Python or on the PATH; None where it is not installed."""
+    return shutil.which("squawk", path=str(Path(sys.executable).parent)) or shutil.which("squawk")
+
+
+def ask(migrations: Iterable[Migration], server_version: int) -> list[Finding]:
+    """What squawk finds in the up parts, those that run in a transaction as such.
+
+    A program that is not there, fails or takes longer than :data:`TIMEOUT` is one finding that says so.
+    """
+    path = program()
+    if path is None:
+        return [_about("squawk is not installed, so its rules were not asked", "pip install 'selvedge[lint]'")]
+    groups: dict[bool, list[tuple[Migration, str]]] = {True: [], False: []}
+    for migration in migrations:
+        if migration.engine == "Postgres" and len(migration.up) <= LARGEST:
+            groups[migration.script.transactional].append((migration, _without_data(migration)))
+    found: list[Finding] = []
+    for transactional, group in groups.items():
+        if group:
+            found += _run(path, group, server_version, transactional=transactional)
+    return found
+
+
+def _run(path: str, group: list[tuple[Migration, str]], server_version: int, *, transactional: bool) -> list[Finding]:
+    with tempfile.TemporaryDirectory(prefix="selvedge-lint-") as directory:
+        for index, (_, text) in enumerate(group):
+            Path(directory, f"{index}.sql").write_text(text, encoding="utf-8")
+        command = [path, "--reporter", "json", "--pg-version", f"{server_version}.0", "--exclude", _EXCLUDED]
+        command += ["--assume-in-transaction"] if transactional else []
+        command += [f"{index}.sql" for index in range(len(group))]
+        try:
+            done = subprocess.run(  # noqa: S603 - the files are text that it parses, never arguments
+                command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            )
+            rows = json.loads(done.stdout or "[]")
+        except (subprocess.TimeoutExpired, OSError, json.JSONDecodeError) as error:
+            return [_about(f"squawk failed: {type(error).__name__}", "run it by hand on the files to see why")]
+    if done.returncode not in (0, 1):
+        words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        return [_about(f"squawk failed: {words[:200]}", "run it by hand on the files to see why")]
+    return [_finding(row, group[int(Path(row["file"]).stem)][0]) for row in rows]
+
+
+def _finding(row: dict[str, str], migration: Migration) -> Finding:
+    rule = str(row["rule_name"])
+    severity: Severity = "advice" if rule.startswith(("prefer-", "ban-char")) else "warning"
+    message = str(row["message"]).strip().rstrip(".").replace("\n", " ")
+    step = str(row.get("help") or "").strip().rstrip(".").replace("\n", " ")
+    return Finding(migration.file, int(row["line"]) + migration.up_line, rule, severity, message, step)
+
+
+def _without_data(migration: Migration) -> str:
+    """The up part with the rows of COPY taken out, line for line: they are no SQL."""
+    text, position = migration.up, 0
+    for statement in migration.script.statements:
+        if statement.data:
+            begin = text.find(statement.data, position)
+            end = begin + len(statement.data)
+            text = text[:begin] + "\n" * statement.data.count("\n") + text[end:]
+            # the line that ends the data is none of SQL's either
+            text = text[:begin] + text[begin:].replace("\\.", "  ", 1)
+            position = begin
+    return text
+
+
+def _about(message: str, step: str) -> Finding:
+    return Finding("squawk", 0, "squawk", "advice", message, step)

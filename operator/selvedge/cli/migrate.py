@@ -5,22 +5,26 @@ What a command needs is imported when it runs: ``status`` answers in a fraction 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from selvedge.cli.main import Commands, note
+from selvedge.cli.main import Commands
+from selvedge.cli.migrate_options import (
+    called,
+    database_options,
+    directory_option,
+    environment_option,
+    out_of_order_option,
+    output_option,
+    places_called,
+    role_option,
+    running_options,
+)
 
 if TYPE_CHECKING:
     from selvedge.cli.migrate_session import Place
-    from selvedge.migrate.operation import Operation
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-_FORMS = click.Choice(["human", "json", "yaml"])
-_VERSION = "YYYYMMDDHHMMSS"
-
 
 _STATUS = """\b
 Exit status:
@@ -36,114 +40,28 @@ def migrate() -> None:
     """Run the migrations of one database, look at them, or undo them."""
 
 
-def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
-    def decorate(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_database = _options(
-    click.option(
-        "--url",
-        required=True,
-        envvar="SELVEDGE_URL",
-        show_envvar=True,
-        help="postgresql://USER@HOST:PORT/DATABASE?sslmode=…&sslrootcert=PATH or mongodb://…",
-    ),
-    click.option(
-        "--password-file",
-        metavar="FILE",
-        type=click.Path(exists=True, allow_dash=True, dir_okay=False),
-        help="File with the password. Else SELVEDGE_PASSWORD, or for Postgres PGPASSWORD.",
-    ),
-    click.option("--database", default="", metavar="NAME", help="Instead of the one in --url."),
-    click.option(
-        "--history-schema",
-        default="selvedge",
-        show_default=True,
-        metavar="NAME",
-        help="Postgres: the schema that holds the history.",
-    ),
-    click.option(
-        "--history-table",
-        default="history",
-        show_default=True,
-        metavar="NAME",
-        help="Postgres: the table that holds the history.",
-    ),
-)
-_role = click.option(
-    "--role",
-    default="",
-    metavar="NAME",
-    help="Postgres: the role that new objects belong to. Default: the database's owner, or the login itself.",
-)
-_output = click.option(
-    "-o", "--output", "form", type=_FORMS, default="human", show_default=True, help="json: one object a line."
-)
-
-
-def _directory(*, required: bool = True) -> Callable[[F], F]:
-    text = "The directory with the migrations."
-    return click.option(
-        "--dir",
-        "directory",
-        required=required,
-        envvar="SELVEDGE_MIGRATIONS",
-        show_envvar=True,
-        metavar="DIR",
-        type=click.Path(),
-        help=text if required else text + " Not needed: the history keeps the way down.",
-    )
-
-
-_environment = click.option("--environment", default="", metavar="NAME", help="Chooses files with an -- env: line.")
-_running = _options(
-    click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal."),
-    click.option("--approve", default="", metavar="DIGEST", help="Run only if the plan is this one, which you read."),
-    click.option(
-        "--transaction",
-        type=click.Choice(["per-migration", "all"]),
-        default="per-migration",
-        show_default=True,
-        help="all: everything or nothing.",
-    ),
-    click.option("--lock-timeout", default="5s", show_default=True, metavar="DURATION", help="For a lock on a table."),
-    click.option("--statement-timeout", default="0s", show_default=True, metavar="DURATION", help="0s: none."),
-    click.option(
-        "--lock-wait", default="10m", show_default=True, metavar="DURATION", help="For all waiting for locks together."
-    ),
-)
-_out_of_order = click.option(
-    "--out-of-order", is_flag=True, help="Run also migrations that are older than one that ran already."
-)
-
-
 @migrate.command()
-@_database
-@_role
-@_directory()
-@_environment
+@database_options
+@role_option
+@directory_option()
+@environment_option
 @click.option("--target", default="", metavar="VERSION", help="The last version to run; default: the newest.")
-@_out_of_order
-@_running
-@_output
+@out_of_order_option
+@running_options
+@output_option
 def up(**options: Any) -> None:
     """Run what is pending. What loses data needs a yes, and an -- allow: line in the file."""
     _run("Up", **options)
 
 
 @migrate.command()
-@_database
-@_role
-@_directory(required=False)
-@_environment
+@database_options
+@role_option
+@directory_option(required=False)
+@environment_option
 @click.option("--target", default="", metavar="VERSION", help="The version to go back to; default: one step.")
-@_running
-@_output
+@running_options
+@output_option
 def down(**options: Any) -> None:
     """Undo the newest migration, or all that are newer than --target."""
     _run("Down", **options)
@@ -151,26 +69,26 @@ def down(**options: Any) -> None:
 
 @migrate.command()
 @click.argument("version")
-@_database
-@_role
-@_directory(required=False)
-@_environment
-@_out_of_order
-@_running
-@_output
+@database_options
+@role_option
+@directory_option(required=False)
+@environment_option
+@out_of_order_option
+@running_options
+@output_option
 def to(version: str, **options: Any) -> None:
     """Go up or down to VERSION. 0 undoes everything."""
     _run("To", target=version, **options)
 
 
 @migrate.command()
-@_database
-@_role
-@_directory()
-@_environment
+@database_options
+@role_option
+@directory_option()
+@environment_option
 @click.option("--target", default="", metavar="VERSION", help="Undo to before this version; default: the newest.")
-@_running
-@_output
+@running_options
+@output_option
 def redo(**options: Any) -> None:
     """Undo the newest migration and run it again, as its file is now: for development."""
     _run("Redo", **options)
@@ -178,21 +96,95 @@ def redo(**options: Any) -> None:
 
 @migrate.command()
 @click.argument("version")
-@_database
-@_role
-@_directory()
-@_environment
-@_running
-@_output
+@database_options
+@role_option
+@directory_option()
+@environment_option
+@running_options
+@output_option
 def baseline(version: str, **options: Any) -> None:
     """Mark everything up to VERSION as run, without running it: for a database that exists already."""
     _run("Baseline", target=version, **options)
 
 
 @migrate.command()
-@_database
-@_directory()
-@_environment
+@database_options
+@role_option
+@directory_option(required=False)
+@click.option("--accept", metavar="VERSION", help="Take the file's text over as the one that ran; `all`: all of them.")
+@click.option("--mark-applied", metavar="VERSION", help="Write it down as run, without running it.")
+@click.option("--mark-unapplied", metavar="VERSION", help="Write it down as not run, without undoing it.")
+@click.option("--drop-invalid-indexes", is_flag=True, help="Drop what broken CREATE INDEX CONCURRENTLY left behind.")
+@click.option("--reason", required=True, metavar="TEXT", help="Why; it is written into the history.")
+@click.option("--actor", default="", metavar="NAME", help="By whom; default: the user of this process.")
+@running_options
+@output_option
+def repair(
+    accept: str | None,
+    mark_applied: str | None,
+    mark_unapplied: str | None,
+    actor: str,
+    *,
+    drop_invalid_indexes: bool,
+    **options: Any,
+) -> None:
+    """Correct the history, or what a broken index build left behind; exactly one of four things."""
+    from selvedge.cli.migrate_session import who
+
+    kinds = {"Accept": accept, "MarkApplied": mark_applied, "MarkUnapplied": mark_unapplied}
+    chosen = {kind: version for kind, version in kinds.items() if version is not None}
+    if drop_invalid_indexes:
+        chosen["DropInvalidIndexes"] = ""
+    if len(chosen) != 1:
+        raise click.UsageError(
+            "a repair is one thing: --accept, --mark-applied, --mark-unapplied or --drop-invalid-indexes"
+        )
+    [(kind, version)] = chosen.items()
+    target = "" if version == "all" and kind == "Accept" else version
+    _run("Repair", kind=kind, target=target, actor=actor or who(), **options)
+
+
+@migrate.command()
+@click.argument("name")
+@directory_option()
+@click.option(
+    "--engine", type=click.Choice(["postgres", "mongodb"]), help="Default: that of the files in the directory."
+)
+def new(name: str, directory: str, engine: str | None) -> None:
+    """Write an empty migration called NAME, newer than all others, and print its path."""
+    from datetime import UTC, datetime
+
+    from selvedge.cli.migrate_files import ENGINES, create
+
+    click.echo(str(create(directory, name, ENGINES.get(engine or ""), datetime.now(UTC))))
+
+
+@migrate.command()
+@database_options
+@directory_option(required=False)
+@environment_option
+@click.option("--version", default="", metavar="VERSION", help="The version to wait for.")
+@click.option("--timeout", default="10m", show_default=True, metavar="DURATION", help="0s: for ever.")
+def wait(timeout: str, directory: str | None, environment: str, version: str, **options: Any) -> None:
+    """Wait until VERSION, or every file of --dir, has run: for an init container or a Helm hook.
+
+    A login that may read the history is enough. A server that cannot be reached is waited for too.
+    Exit status: 0 it has, 2 not in time, 1 error.
+    """
+    from selvedge.cli import migrate_look
+    from selvedge.core.duration import parse_duration
+
+    if not version and directory is None:
+        raise click.UsageError("say what to wait for: --version, or --dir for all its files")
+    patience = parse_duration(timeout)
+    places = places_called(**options)
+    _exit(_each(places, lambda place: migrate_look.wait(place, directory, version, environment, patience)))
+
+
+@migrate.command()
+@database_options
+@directory_option()
+@environment_option
 @click.option("--target", default="", metavar="VERSION", help="The last version to plan; default: the newest.")
 @click.option(
     "--action",
@@ -201,8 +193,8 @@ def baseline(version: str, **options: Any) -> None:
     show_default=True,
     help="What to plan.",
 )
-@_out_of_order
-@_output
+@out_of_order_option
+@output_option
 def plan(action: str, form: str, **options: Any) -> None:
     """Show what would run, and its digest: what approvedPlan of a MigrationRun has to equal. Writes nothing at all.
 
@@ -210,15 +202,15 @@ def plan(action: str, form: str, **options: Any) -> None:
     """
     from selvedge.cli import migrate_look
 
-    place, directory, operation = _call(action.title(), **options)
-    _exit(migrate_look.plan(place, directory, operation, form))
+    places, directory, operation = called(action.title(), **options)
+    _exit(_each(places, lambda place: migrate_look.plan(place, directory, operation, form)))
 
 
 @migrate.command()
-@_database
-@_directory()
-@_environment
-@_output
+@database_options
+@directory_option()
+@environment_option
+@output_option
 def status(form: str, **options: Any) -> None:
     """Show each migration: applied, pending, changed, missing. Writes nothing at all.
 
@@ -226,15 +218,15 @@ def status(form: str, **options: Any) -> None:
     """
     from selvedge.cli import migrate_look
 
-    place, directory, operation = _call("Plan", **options)
-    _exit(migrate_look.status(place, directory, operation.environment, form))
+    places, directory, operation = called("Plan", **options)
+    _exit(_each(places, lambda place: migrate_look.status(place, directory, operation.environment, form)))
 
 
 @migrate.command()
-@_database
-@_directory()
-@_environment
-@_output
+@database_options
+@directory_option()
+@environment_option
+@output_option
 def validate(form: str, **options: Any) -> None:
     """Compare the files with the history, and read every pending one. Writes nothing at all.
 
@@ -242,69 +234,27 @@ def validate(form: str, **options: Any) -> None:
     """
     from selvedge.cli import migrate_look
 
-    place, directory, operation = _call("Validate", **options)
-    _exit(migrate_look.validate(place, directory, operation, form))
+    places, directory, operation = called("Validate", **options)
+    _exit(_each(places, lambda place: migrate_look.validate(place, directory, operation, form)))
 
 
 def _run(action: str, form: str, *, yes: bool, **options: Any) -> None:
     from selvedge.cli import migrate_run
 
-    place, directory, operation = _call(action, **options)
-    _exit(migrate_run.run(place, directory, operation, form=form, yes=yes))
+    places, directory, operation = called(action, **options)
+    _exit(_each(places, lambda place: migrate_run.run(place, directory, operation, form=form, yes=yes)))
+
+
+def _each(places: Sequence[Place], work: Callable[[Place], int]) -> int:
+    """One schema after the other; an error or a signal ends it. Returns the exit status."""
+    worst = 0
+    for place in places:
+        status = work(place)
+        if status not in (0, 2):
+            return status
+        worst = max(worst, status)
+    return worst
 
 
 def _exit(status: int) -> None:
     click.get_current_context().exit(status)
-
-
-def _call(action: str, directory: str | None = None, **options: Any) -> tuple[Place, str | None, Operation]:
-    """The options as objects. Raises InvalidError and click's errors."""
-    from selvedge.core.duration import parse_duration
-    from selvedge.migrate.operation import Operation
-    from selvedge.migrate.protocol import Timeouts
-
-    place = _place(**options)
-    operation = Operation(
-        action=action,
-        engine=place.engine,
-        target=options.get("target") or "",
-        out_of_order="Apply" if options.get("out_of_order") else "Refuse",
-        environment=options.get("environment") or "",
-        repair=options.get("kind") or "",
-        actor=options.get("actor") or "",
-        reason=options.get("reason") or "",
-        transaction="All" if options.get("transaction") == "all" else "PerMigration",
-        approved=options.get("approve") or "",
-        timeouts=Timeouts(
-            *(parse_duration(options.get(name) or default) for name, default in _TIMEOUTS.items()),
-        ),
-    )
-    return place, directory, operation
-
-
-_TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "0s", "lock_wait": "10m"}
-
-
-def _place(url: str, password_file: str | None, database: str, **options: Any) -> Place:
-    import os
-    from urllib.parse import urlsplit
-
-    from selvedge.cli.migrate_session import place_of
-
-    password = ""
-    if password_file is not None:
-        with click.open_file(password_file, encoding="utf-8") as file:
-            password = file.read().rstrip("\r\n")
-    place = place_of(
-        url,
-        password=password,
-        environ=os.environ,
-        database=database,
-        role=options.get("role") or "",
-        history_schema=options["history_schema"],
-        history_table=options["history_table"],
-    )
-    typed = click.get_current_context().get_parameter_source("url") is click.core.ParameterSource.COMMANDLINE
-    if typed and urlsplit(url).password:
-        note("the password in --url can be read in the list of processes: use SELVEDGE_URL or SELVEDGE_PASSWORD")
-    return place

@@ -13,6 +13,9 @@ _DESCRIPTION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 _VERSION = re.compile(r"([0-9]{14})[0-9]*[_-]")
 _STAMP = "%Y%m%d%H%M%S"
 
+ENGINES: dict[str, Engine] = {"postgres": "Postgres", "mongodb": "MongoDB"}
+"""The engines by their names on the command line."""
+
 TEMPLATES: dict[Engine, tuple[str, str]] = {
     "Postgres": (".sql", "-- migrate:up\n\n\n-- migrate:down\n\n"),
     "MongoDB": (".json", '{\n  "up": [\n  ],\n  "down": [\n  ]\n}\n'),

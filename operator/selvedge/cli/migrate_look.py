@@ -33,10 +33,10 @@ def status(place: Place, directory: str | None, environment: str, form: str) -> 
         history = asyncio.run(_history(place))
     entries = overview(source.migrations, history, environment, files=directory is not None)
     if form == "human":
-        for line in output.standing_lines(place.database, entries):
+        for line in output.standing_lines(place.title, entries):
             click.echo(line)
     else:
-        output.emit(output.standing_document(place.database, entries), form)
+        output.emit(output.standing_document(place, entries), form)
     return 0 if all(entry.standing in SETTLED for entry in entries) else 2
 
 
@@ -44,10 +44,10 @@ def plan(place: Place, directory: str | None, operation: Operation, form: str) -
     """Show what would run; returns the exit status. Raises SelvedgeError."""
     prepared = _prepare(place, directory, operation)
     if form == "human":
-        for line in output.plan_lines(place.database, prepared):
+        for line in output.plan_lines(place.title, prepared):
             click.echo(line)
     else:
-        output.emit(output.plan_document(place.database, prepared), form)
+        output.emit(output.plan_document(place, prepared), form)
     return 2 if prepared.does_something else 0
 
 
@@ -58,10 +58,17 @@ def validate(place: Place, directory: str | None, operation: Operation, form: st
     if form == "human":
         for warning in warnings:
             note(warning)
-        click.echo(f"{place.database}: files and history fit")
+        click.echo(f"{place.title}: files and history fit")
     else:
         output.emit(
-            {"command": "validate", "database": place.database, "valid": True, "warnings": list(warnings)}, form
+            {
+                "command": "validate",
+                "database": place.database,
+                "schema": place.scope,
+                "valid": True,
+                "warnings": list(warnings),
+            },
+            form,
         )
     return 0
 
@@ -102,7 +109,7 @@ async def _wait(place: Place, migrations: Sequence[Migration], version: str, env
                     lacking = _lacking(migrations, await session.history(), version, environment)
                     if not lacking:
                         click.echo(
-                            f"{place.database}: {f'version {version} is' if version else 'all migrations are'} there"
+                            f"{place.title}: {f'version {version} is' if version else 'all migrations are'} there"
                         )
                         return 0
                     last = _tell(lacking, last)

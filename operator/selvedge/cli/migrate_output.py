@@ -14,6 +14,7 @@ from selvedge.cli.output import aligned, clean
 from selvedge.core.words import count
 
 if TYPE_CHECKING:
+    from selvedge.cli.migrate_session import Place
     from selvedge.migrate.operation import Prepared
     from selvedge.migrate.overview import Entry
     from selvedge.migrate.plan import Step
@@ -36,11 +37,12 @@ def emit(document: dict[str, Any], form: str) -> None:
 # -- status ------------------------------------------------------------------------------------------------------
 
 
-def standing_document(database: str, entries: Iterable[Entry]) -> dict[str, Any]:
+def standing_document(place: Place, entries: Iterable[Entry]) -> dict[str, Any]:
     """The answer of ``status`` for machines; every key is always there."""
     return {
         "command": "status",
-        "database": database,
+        "database": place.database,
+        "schema": place.scope,
         "migrations": [
             {
                 "version": str(entry.version) if entry.version else "",
@@ -57,13 +59,13 @@ def standing_document(database: str, entries: Iterable[Entry]) -> dict[str, Any]
     }
 
 
-def standing_lines(database: str, entries: tuple[Entry, ...]) -> Iterable[str]:
+def standing_lines(title: str, entries: tuple[Entry, ...]) -> Iterable[str]:
     """The answer of ``status`` for people."""
     states: dict[str, int] = {}
     for entry in entries:
         states[str(entry.standing)] = states.get(str(entry.standing), 0) + 1
     summary = ", ".join(f"{number} {state}" for state, number in states.items()) or "no migrations"
-    yield f"{clean(database)}: {summary}"
+    yield f"{clean(title)}: {summary}"
     yield from (
         line.rstrip()
         for line in aligned(
@@ -88,12 +90,13 @@ def _time(seconds: float | None) -> str | None:
 # -- plans -------------------------------------------------------------------------------------------------------
 
 
-def plan_document(database: str, prepared: Prepared) -> dict[str, Any]:
+def plan_document(place: Place, prepared: Prepared) -> dict[str, Any]:
     """A plan for machines; every key is always there."""
     plan = prepared.plan
     return {
         "command": "plan",
-        "database": database,
+        "database": place.database,
+        "schema": place.scope,
         "action": plan.action,
         "target": plan.target,
         "version": str(plan.version) if plan.version else "",
@@ -114,15 +117,15 @@ def plan_document(database: str, prepared: Prepared) -> dict[str, Any]:
     }
 
 
-def plan_lines(database: str, prepared: Prepared) -> Iterable[str]:
+def plan_lines(title: str, prepared: Prepared) -> Iterable[str]:
     """A plan for people: what would run, why somebody has to say yes, and the digest."""
     plan = prepared.plan
     now = f"version {plan.version}" if plan.version else "no migration has run"
     if not plan.steps and not plan.drop_invalid_indexes:
-        yield f"{clean(database)}: nothing to do ({now})"
+        yield f"{clean(title)}: nothing to do ({now})"
     else:
         what = count(len(plan.steps), "step") if plan.steps else "drop invalid indexes"
-        yield f"{clean(database)}: {what} ({now})"
+        yield f"{clean(title)}: {what} ({now})"
     yield from (line.rstrip() for line in aligned([_step_row(step) for step in plan.steps]))
     yield from (f"  approval: {clean(concern)}" for concern in prepared.concerns)
     yield from (f"  note: {clean(warning)}" for warning in plan.warnings)

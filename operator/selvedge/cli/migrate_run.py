@@ -69,7 +69,7 @@ class _Call:
             raise invalid(
                 f"{why}: there is no terminal to ask at; add --yes, or --approve {prepared.digest} as you read it"
             )
-        for line in output.plan_lines(self.place.database, prepared):
+        for line in output.plan_lines(self.place.title, prepared):
             click.echo(line, err=True)
         if not click.confirm("Run this?", err=True):
             raise click.ClickException("nothing was changed")

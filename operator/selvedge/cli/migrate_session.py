@@ -40,6 +40,11 @@ class Place:
     scope: str = ""
     redactor: Redactor = field(default_factory=Redactor, repr=False)
 
+    @property
+    def title(self) -> str:
+        """How people are told of it."""
+        return f"{self.database}, schema {self.scope}" if self.scope else self.database
+
 
 def place_of(
     url: str,

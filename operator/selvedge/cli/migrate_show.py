@@ -47,7 +47,7 @@ class Board:
 
     def nothing(self) -> None:
         """There was nothing to do."""
-        click.echo(f"{clean(self.place.database)}: nothing to do, {_at(self.prepared.plan.version)}")
+        click.echo(f"{clean(self.place.title)}: nothing to do, {_at(self.prepared.plan.version)}")
 
     async def progress(self, row: Progress) -> None:
         """A row of the run changed."""
@@ -62,7 +62,10 @@ class Board:
         """How the run ended; ``message`` is empty where it reached its end."""
         if state == "Succeeded":
             done = result.applied if result else 0
-            click.echo(f"{clean(self.place.database)}: {count(done, 'step')} done, {_at(version)}")
+            what = count(done, "step") + " done"
+            if result and self.prepared.plan.drop_invalid_indexes:
+                what = f"dropped {', '.join(map(clean, result.dropped))}" if result.dropped else "no index was invalid"
+            click.echo(f"{clean(self.place.title)}: {what}, {_at(version)}")
         else:
             click.echo(f"{'error' if state == 'Failed' else 'stopped'}: {message.removeprefix('stopped ')}", err=True)
 
@@ -87,19 +90,22 @@ class _Machine(Board):
 
     def end(self, state: str, message: str, *, result: RunResult | None = None, version: str = "") -> None:
         """The last object."""
-        self._result(state, message, result.applied if result else 0, version)
+        dropped = result.dropped if result else ()
+        self._result(state, message, result.applied if result else 0, version, dropped)
 
-    def _result(self, state: str, message: str, done: int, version: str) -> None:
+    def _result(self, state: str, message: str, done: int, version: str, dropped: tuple[str, ...] = ()) -> None:
         plan = self.prepared.plan
         document = {
             "event": "result",
             "database": self.place.database,
+            "schema": self.place.scope,
             "action": plan.action,
             "state": state,
             "done": done,
             "steps": len(plan.steps),
             "version": version,
             "digest": self.prepared.digest,
+            "droppedIndexes": list(dropped),
             "message": message,
         }
         output.emit(document, self.form)

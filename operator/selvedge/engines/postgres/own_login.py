@@ -24,6 +24,7 @@ from selvedge.engines.postgres.session import open_connection
 
 if TYPE_CHECKING:
     from selvedge.engines.base import ServerTarget
+    from selvedge.migrate.history import HistoryRow
 
 _LOGIN = """
 SELECT pg_catalog.pg_get_userbyid(d.datdba), r.rolsuper, r.rolcreaterole
@@ -124,6 +125,25 @@ class OwnLedger(Ledger):
             raise NotPermittedError(
                 Reason.INSUFFICIENT_PRIVILEGES,
                 f"login {login} may not keep the migrations' history: {error.diag.message_primary}; run "
+                f"{'; '.join(statements)}",
+                statements,
+            ) from None
+
+    async def read(self, connection: psycopg.AsyncConnection) -> tuple[HistoryRow, ...]:
+        """See :meth:`Ledger.read`; raises NotPermittedError where the login may not."""
+        try:
+            return await super().read(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            login = connection.info.user
+            names = {"login": sql.Identifier(login), **self._names}
+            texts: tuple[LiteralString, ...] = (
+                "GRANT USAGE ON SCHEMA {schema} TO {login}",
+                "GRANT SELECT ON {history} TO {login}",
+            )
+            statements = tuple(sql.SQL(text).format(**names).as_string(connection) for text in texts)
+            raise NotPermittedError(
+                Reason.INSUFFICIENT_PRIVILEGES,
+                f"login {login} may not read the migrations' history: {error.diag.message_primary}; run "
                 f"{'; '.join(statements)}",
                 statements,
             ) from None

@@ -21,8 +21,10 @@ from sandbox.progress import note
 
 #: What each does, and its minutes at full scale on two quiet cores.
 NAMES = {
-    "inspect": ("look at a database of 5,000 tables, beside psql", 2),
+    "inspect": ("look at a database of 5,000 tables, without and with policies, beside psql", 3),
     "empty": ("an empty pass, beside the same statement over a bare connection", 1),
+    "drifted": ("1,000 objects changed by hand, in one database and in eight, beside psql", 3),
+    "memory": ("memory and passes of an operator that keeps a database of 5,000 tables", 4),
     "apply_to_ready": ("kubectl apply to Ready for one DatabaseSchema, beside psql", 1),
     "peers": ("one unit, 200 units, outages and drift, beside comparable operators", 18),
     "thousand": ("1,000 DatabaseSchemas at once, four times", 8),

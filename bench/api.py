@@ -165,6 +165,26 @@ class Watch:
                 self._changed.wait(rest)
             return {name: self._ready[name] for name in wanted}
 
+    def wait_again(self, names: Iterable[str], since: float, timeout: float) -> dict[str, float]:
+        """Wait until all have become Ready after ``since``, having been something else by then; when each did.
+
+        Raises:
+            TimeoutError: with the number that did not.
+        """
+        wanted = set(names)
+
+        def again() -> bool:
+            return self._ended or all(self._ready.get(name, 0.0) > since for name in wanted)
+
+        with self._changed:
+            if not self._changed.wait_for(again, timeout):
+                missing = {name for name in wanted if self._ready.get(name, 0.0) <= since}
+                last = next((sight for sight in reversed(self.history) if sight.name in missing), None)
+                raise TimeoutError(f"{len(missing)} of {len(wanted)} are not Ready again after {timeout:.0f} s: {last}")
+            if self._ended:
+                raise ApiError("the watch ended: its own error stands above")
+            return {name: self._ready[name] for name in wanted}
+
     def wait_not_ready(self, name: str, timeout: float) -> bool:
         """Wait until the object is not Ready; False where it stayed so."""
         with self._changed:

@@ -7,9 +7,10 @@ without a key and partitioned tables get a row trigger, which Postgres clones to
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
+from selvedge.core.postgres.audit_changes import ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.partitions import DesiredPartitions
 from selvedge.core.postgres.triggers import (
@@ -20,14 +21,13 @@ from selvedge.core.postgres.triggers import (
     UPDATE,
     Function,
     LiveTable,
-    OnTable,
     Table,
     Trigger,
     put_functions,
     put_triggers,
 )
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
 CHANGES = "database_operations"
 EVENTS = "audit_logs"
@@ -68,6 +68,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "active_role": "text",
     },
 }
+#: By column (empty: the whole table) and grantee the privileges that may be and are declared on a log.
+Meant = Mapping[tuple[str, str], frozenset[str]]
+
 TIME_COLUMN = {CHANGES: "executed_at", EVENTS: "created_at"}
 
 
@@ -119,72 +122,34 @@ class DesiredAudit:
         )
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LogAccess:
+    """A privilege of somebody else than its owner on a log or a partition of one, or on a ``column`` of these.
+
+    ``grantor`` is empty where the owner gave it.
+    """
+
+    relation: Table
+    column: str
+    grantee: str
+    privilege: str
+    grantable: bool = False
+    grantor: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class LiveAudit:
-    """The functions, who may do what on the log's tables, who may use their schemas, and members of the two roles."""
+    """The functions, who may do what on the logs, who may use their schemas, and members of the two roles.
+
+    ``access`` and ``owners`` are by log and tell of its partitions too; ``members`` are (role, member, grantor), the
+    grantor empty where the server keeps one membership whoever gave it.
+    """
 
     functions: Mapping[Table, Function]
-    access: Mapping[Table, Mapping[str, frozenset[str]]]
+    access: Mapping[Table, frozenset[LogAccess]] = field(default_factory=dict)
+    owners: Mapping[Table, Mapping[Table, str]] = field(default_factory=dict)
     schema_users: frozenset[tuple[str, str]] = frozenset()
-    members: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class MakeLog(OnTable):
-    """The log's table, with its indexes, its owner and the writer's privileges; partitions come by themselves."""
-
-    owner: str
-    writer: str
-
-    @property
-    def risk(self) -> Risk:
-        """Additive: it is new."""
-        return Risk.ADDITIVE
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLog(OnTable):
-    """``ALTER TABLE … OWNER TO`` the audit's owner: who owns the log can empty it."""
-
-    owner: str
-
-
-@dataclass(frozen=True, slots=True)
-class LetWrite(OnTable):
-    """USAGE on the schema and INSERT on the log for the role that the functions run as."""
-
-    writer: str
-
-    @property
-    def risk(self) -> Risk:
-        """Additive."""
-        return Risk.ADDITIVE
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectLog(OnTable):
-    """Privileges on the log by which somebody could forge or remove entries are taken away."""
-
-    grantee: str
-    privileges: tuple[str, ...]
-
-    @property
-    def risk(self) -> Risk:
-        """Narrowing."""
-        return Risk.NARROWING
-
-
-@dataclass(frozen=True, slots=True)
-class ExpelMember(OnTable):
-    """Nobody may become the role that owns the log or writes it."""
-
-    role: str
-    grantee: str
-
-    @property
-    def risk(self) -> Risk:
-        """Narrowing."""
-        return Risk.NARROWING
+    members: tuple[tuple[str, str, str], ...] = ()
 
 
 def triggers_of(audit: DesiredAudit, table: LiveTable, exclude: Sequence[str]) -> tuple[Trigger, ...]:
@@ -214,18 +179,20 @@ def diff_audit(
     tables: Mapping[Table, LiveTable],
     live: LiveAudit,
     functions: Mapping[str, Sequence[Function]],
-    declared_access: Mapping[Table, Mapping[str, frozenset[str]]],
+    meant: Mapping[Table, Meant],
+    ours: Container[str] = (),
 ) -> tuple[list[Change], list[Problem]]:
     """Changes and problems of all audits of a database.
 
     ``left`` are (member, schema) of audits that were declared before: their triggers go, their logs stay. ``functions``
-    are by schema those that an audit needs. ``declared_access`` is what grants of the declaration give on the logs.
+    are by schema those that an audit needs. ``meant`` is what may be and is granted on the logs; ``ours`` are the
+    claims of the unit.
     """
     changes: list[Change] = []
     problems: list[Problem] = []
     taken: dict[Table, DesiredAudit] = {}
     for audit in audits:
-        obstacle = log_obstacle(audit, tables)
+        obstacle = log_obstacle(audit, tables, ours)
         if obstacle:
             status = ObjectStatus(audit.ref, ObjectState.FAILED, Reason.CONFLICT, obstacle)
             problems.append(Problem(audit.member, status))
@@ -237,7 +204,7 @@ def diff_audit(
             replace(one, executors=owners_of_partitions) if one.name[1] == "record_change" else one
             for one in functions[audit.schema]
         ]
-        changes += _log(audit, tables, live, wanted, declared_access)
+        changes += _log(audit, tables, live, wanted, meant)
         for name, exclude in _targets(audit, tables):
             table = tables.get(name)
             holder = taken.setdefault(name, audit)
@@ -274,18 +241,30 @@ def _on_table(change: Change, table: LiveTable, wanted: Sequence[Trigger]) -> It
         yield from put_triggers(change, name, truncate, triggers, ("selvedge_audit_truncate",))
 
 
-def log_obstacle(audit: DesiredAudit, tables: Mapping[Table, LiveTable]) -> str:
-    """Why the log cannot be kept: a table of its name that is somebody else's. Empty where nothing is in the way."""
+def log_obstacle(audit: DesiredAudit, tables: Mapping[Table, LiveTable], ours: Container[str] = ()) -> str:
+    """Why the log cannot be kept: a table of its name that is somebody else's. Empty where nothing is in the way.
+
+    A table that has the right columns and another owner is the log only where our claim says so: its triggers are
+    somebody's, and could lose entries.
+    """
     for log in audit.logs():
         table = tables.get((audit.schema, log))
         if table is None:
             continue
-        missing = [name for name, kind in COLUMNS[log].items() if table.columns.get(name) != kind]
+        name = f"{audit.schema}.{log}"
+        missing = [column for column, kind in COLUMNS[log].items() if table.columns.get(column) != kind]
         if missing:
-            return (
-                f"table {audit.schema}.{log} exists and is not the operator's (column {missing[0]} is missing or of "
-                "another type): rename it, or declare the audit in another schema"
-            )
+            why = f"column {missing[0]} is missing or of another type"
+        elif not table.partitioned:
+            why = "it has no partitions"
+        elif table.owner != audit.owner and audit.key not in ours:
+            why = f"{table.owner} owns it and not {audit.owner}"
+        else:
+            continue
+        return (
+            f"table {name} exists and is not the operator's ({why}): rename it in a migration, or declare the audit "
+            "in another schema"
+        )
     return ""
 
 
@@ -294,26 +273,27 @@ def _log(
     tables: Mapping[Table, LiveTable],
     live: LiveAudit,
     functions: Sequence[Function],
-    declared_access: Mapping[Table, Mapping[str, frozenset[str]]],
+    meant: Mapping[Table, Meant],
 ) -> Iterator[Change]:
+    # Before everything else: while somebody is a member of the owner, what he granted on is not revoked with his own.
+    for role, grantee, grantor in live.members:
+        if role in (audit.owner, audit.writer):
+            yield ExpelMember(audit.ref, audit.member, (audit.schema, role), role, grantee, grantor)
     for log in audit.logs():
         name = (audit.schema, log)
-        table = tables.get(name)
-        if table is None:
+        if name not in tables:
             yield MakeLog(audit.ref, audit.member, name, audit.owner, audit.writer)
             continue
-        if table.owner != audit.owner:
-            yield OwnLog(audit.ref, audit.member, name, audit.owner)
-        access = live.access.get(name, {})
-        if "INSERT" not in access.get(audit.writer, ()) or (audit.schema, audit.writer) not in live.schema_users:
+        for relation, owner in sorted(live.owners.get(name, {}).items()):
+            if owner != audit.owner:
+                yield OwnLog(audit.ref, audit.member, name, relation, audit.owner)
+        access = live.access.get(name, frozenset())
+        writes = any(
+            (x.relation, x.column, x.grantee, x.privilege) == (name, "", audit.writer, "INSERT") for x in access
+        )
+        if not writes or (audit.schema, audit.writer) not in live.schema_users:
             yield LetWrite(audit.ref, audit.member, name, audit.writer)
-        harmless = {"SELECT", "INSERT"} if log == EVENTS else {"SELECT"}
-        for grantee in sorted(access.keys() - {audit.owner}):
-            kept = harmless | declared_access.get(name, {}).get(grantee, frozenset())
-            kept |= {"INSERT"} if grantee == audit.writer else set()
-            excess = tuple(sorted(access[grantee] - kept))
-            if excess:
-                yield ProtectLog(audit.ref, audit.member, name, grantee, excess)
+        yield from _protect(audit, name, access, meant.get(name, {}))
     change = Change(audit.ref, audit.member)
     yield from put_functions(change, functions, live.functions)
     events = tables.get((audit.schema, EVENTS))
@@ -321,9 +301,23 @@ def _log(
     if audit.application_log:
         there = events.triggers if events is not None else {}
         yield from put_triggers(change, (audit.schema, EVENTS), [stamp], there, (STAMP,))
-    for role, grantee in live.members:
-        if role in (audit.owner, audit.writer):
-            yield ExpelMember(audit.ref, audit.member, (audit.schema, role), role, grantee)
+
+
+def _protect(audit: DesiredAudit, log: Table, access: Iterable[LogAccess], meant: Meant) -> Iterator[ProtectLog]:
+    """What is granted and not meant."""
+    excess: dict[tuple[Table, str, str], tuple[set[str], set[str], set[str]]] = {}
+    for one in access:
+        allowed = meant.get((one.column, one.grantee), frozenset()) if one.relation == log else frozenset()
+        if (one.relation, one.column, one.grantee) == (log, "", audit.writer):
+            allowed |= {"INSERT"}
+        if one.privilege in allowed and not one.grantable and not one.grantor:
+            continue
+        whole, options, grantors = excess.setdefault((one.relation, one.column, one.grantee), (set(), set(), set()))
+        (options if one.privilege in allowed and not one.grantor else whole).add(one.privilege)
+        grantors |= {one.grantor} - {""}
+    for (relation, column, grantee), found in sorted(excess.items()):
+        words = [tuple(sorted(some)) for some in found]
+        yield ProtectLog(audit.ref, audit.member, log, relation, column, grantee, *words)
 
 
 def _table_obstacle(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.audit import MakeLog
+from selvedge.core.postgres.audit_changes import MakeLog
 from selvedge.core.postgres.default_privileges import DefaultKey
 from selvedge.core.postgres.grants_wanted import base
 from selvedge.core.postgres.model import AclGroup, Membership

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from selvedge.core.postgres.audit import DesiredAudit, LiveAudit, diff_audit, log_obstacle
+from selvedge.core.postgres.audit_guard import guard_logs
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.changes import DropClaims
 from selvedge.core.postgres.cluster_diff import ClaimBook, conflict
@@ -68,7 +69,7 @@ class LiveTables:
     partitions: LivePartitions
     tables: Mapping[Table, LiveTable] = field(default_factory=dict)
     views: Mapping[Table, View] = field(default_factory=dict)
-    audit: LiveAudit = field(default_factory=lambda: LiveAudit({}, {}))
+    audit: LiveAudit = field(default_factory=lambda: LiveAudit({}))
 
 
 def wanted(desired: Desired, metadata_schema: str) -> Wanted:
@@ -128,8 +129,10 @@ def diff_tables(
     tables, held_by_others = _ours(tables, book)
     audits = [one for one in tables.audits if {one.owner, one.writer} <= roles and one.schema in snapshot.schemas]
     gone = [(member, name.removeprefix("audit:")) for member, name in left if name.startswith("audit:")]
-    changes, problems = diff_audit(audits, gone, live.tables, live.audit, tables.functions, _granted(desired))
-    kept = [audit for audit in audits if not log_obstacle(audit, live.tables)]
+    meant = guard_logs(desired, snapshot, book).meant
+    ours = {one.key for one in audits if book.mine(one.key, one.member)}
+    changes, problems = diff_audit(audits, gone, live.tables, live.audit, tables.functions, meant, ours)
+    kept = [audit for audit in audits if not log_obstacle(audit, live.tables, ours)]
     logs = [log for audit in kept for log in audit.partitions() if log.table in live.partitions.tables]
     accepted = {one.key: _retention(book, one) for one in tables.all_partitions() if one.key in book.claims}
     found, trouble = diff_partitions([*tables.partitions, *logs], live.partitions, accepted)
@@ -141,7 +144,7 @@ def diff_tables(
         # Where a shorter retention waits for approval, its claim waits with it.
         if one.ref not in failed and one.ref not in held and one.table in live.partitions.tables:
             book.want(one.key, one.member, {"retention": one.kept})
-    for audit in audits:
+    for audit in kept:
         book.want(audit.key, audit.member, {})
     changes += _conventions(tables, left, snapshot, live, book, adopt, metadata_schema, problems)
     if not any(isinstance(change, OnTable) for change in changes):  # else what it remembers is still there
@@ -236,17 +239,3 @@ def _conventions(
         if view not in made and view not in live.views:
             changes.append(DropClaims(_ref(view_key(view)), member, (view_key(view),)))
     return changes
-
-
-def _granted(desired: Desired) -> dict[Table, dict[str, frozenset[str]]]:
-    """What the declaration itself grants on tables, by table and role: that is meant."""
-    found: dict[Table, dict[str, frozenset[str]]] = {}
-    for grant in desired.grants:
-        names = [*grant.target.tables]
-        for schema in grant.target.tables_in:
-            names += [(schema, "database_operations"), (schema, "audit_logs")]
-        for name in names if not grant.absent else ():
-            for role in grant.to:
-                mine = found.setdefault(name, {})
-                mine[role] = mine.get(role, frozenset()) | grant.privileges
-    return found

@@ -7,16 +7,8 @@ from typing import Any
 
 from psycopg import sql
 
-from selvedge.core.postgres.audit import (
-    CHANGES,
-    EVENTS,
-    DesiredAudit,
-    ExpelMember,
-    LetWrite,
-    MakeLog,
-    OwnLog,
-    ProtectLog,
-)
+from selvedge.core.postgres.audit import CHANGES, EVENTS, DesiredAudit
+from selvedge.core.postgres.audit_changes import ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
 from selvedge.core.postgres.triggers import Function
 
 #: ``offset 0`` keeps the planner from computing a row's JSON once for each use of it.
@@ -176,35 +168,53 @@ CREATE INDEX ON {log} (user_id, created_at)""",
 def _make_log(change: MakeLog) -> sql.Composable:
     name = sql.Identifier(*change.table)
     body = sql.SQL(_LOGS[change.table[1]]).format(log=name)
-    rest = sql.SQL("; ALTER TABLE {} OWNER TO {}; REVOKE ALL ON {} FROM PUBLIC; {}").format(
-        name, sql.Identifier(change.owner), name, _let(change.table, change.writer)
-    )
-    return body + rest
+    return body + sql.SQL("; ALTER TABLE {} OWNER TO {}").format(name, sql.Identifier(change.owner))
 
 
-def _let(table: tuple[str, str], writer: str) -> sql.Composable:
+def let_write(table: tuple[str, str], writer: str) -> sql.Composable:
+    """What the writer needs on a log."""
     return sql.SQL("GRANT USAGE ON SCHEMA {} TO {role}; GRANT INSERT ON {} TO {role}").format(
         sql.Identifier(table[0]), sql.Identifier(*table), role=sql.Identifier(writer)
     )
 
 
 def _own_log(change: OwnLog) -> sql.Composable:
-    return sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(*change.table), sql.Identifier(change.owner))
+    return sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.Identifier(*change.relation), sql.Identifier(change.owner))
 
 
 def _let_write(change: LetWrite) -> sql.Composable:
-    return _let(change.table, change.writer)
+    return let_write(change.table, change.writer)
 
 
 def _protect(change: ProtectLog) -> sql.Composable:
+    relation = sql.Identifier(*change.relation)
     grantee = sql.SQL("PUBLIC") if change.grantee == "PUBLIC" else sql.Identifier(change.grantee)
-    # The words are the server's own.
-    words = sql.SQL(", ").join(sql.SQL(word) for word in change.privileges)
-    return sql.SQL("REVOKE {} ON {} FROM {} CASCADE").format(words, sql.Identifier(*change.table), grantee)
+
+    def listed(words: tuple[str, ...]) -> sql.Composable:
+        column = sql.SQL(" ({})").format(sql.Identifier(change.column)) if change.column else sql.SQL("")
+        # The words are the server's own.
+        return sql.SQL(", ").join(sql.SQL(word) + column for word in words)
+
+    parts: list[sql.Composable] = []
+    for grantor in change.grantors:
+        # With the right to give it what he gave hangs on the owner again, and goes with it.
+        restored = sql.SQL(
+            "GRANT {words} ON {on} TO {who} WITH GRANT OPTION; REVOKE {words} ON {on} FROM {who} CASCADE"
+        )
+        parts.append(restored.format(words=listed(change.privileges), on=relation, who=sql.Identifier(grantor)))
+    if change.privileges:
+        parts.append(sql.SQL("REVOKE {} ON {} FROM {} CASCADE").format(listed(change.privileges), relation, grantee))
+    if change.options:
+        revoked = sql.SQL("REVOKE GRANT OPTION FOR {} ON {} FROM {} CASCADE")
+        parts.append(revoked.format(listed(change.options), relation, grantee))
+    return sql.SQL("; ").join(parts)
 
 
 def _expel(change: ExpelMember) -> sql.Composable:
-    return sql.SQL("REVOKE {} FROM {} CASCADE").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+    statement = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
+    if change.grantor:
+        statement += sql.SQL(" GRANTED BY {}").format(sql.Identifier(change.grantor))
+    return statement + sql.SQL(" CASCADE")
 
 
 RENDERERS: dict[type, Callable[[Any], sql.Composable]] = {

@@ -15,14 +15,17 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.errors import ConflictError, InvalidError, NotPermittedError, RefusedError
+from selvedge.core.own_roles import PARTITIONS
+from selvedge.core.postgres.audit_changes import MakeLog
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.model import Snapshot
 from selvedge.core.postgres.partition_changes import CreatePartition, DropPartitions, FinalizeDetach
 from selvedge.core.postgres.partitions import PartitionedTable
 from selvedge.core.postgres.tables import DesiredTables, LiveTables
-from selvedge.core.postgres.triggers import OnTable, Table
+from selvedge.core.postgres.triggers import OnTable, PutFunction, Table
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
+from selvedge.engines.postgres.audit_sql import let_write
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
@@ -80,7 +83,8 @@ class Tables:
             return []
         auditors = {audit.owner for audit in desired.audits} if desired is not None else set()
         groups: dict[tuple[str, Table], list[OnTable]] = {}
-        for change in changes:
+        # A function stands before the triggers that call it, on whichever table.
+        for change in sorted(changes, key=lambda change: not isinstance(change, PutFunction)):
             groups.setdefault((_owner(change, live, auditors), change.table), []).append(change)
         made: list[Change] = []
         async with self.engine.pool.session(self.database) as admin:
@@ -91,7 +95,7 @@ class Tables:
             for (owner, _), mine in groups.items():
                 if not owner:
                     made += await self._transaction(send, mine, "")
-        login = RestrictedLogin(self.engine.target, self.database, "_partitions", "makes the partitions")
+        login = RestrictedLogin(self.engine.target, self.database, PARTITIONS, "makes the partitions")
         for owner in sorted({owner for owner, _ in groups if owner}):
             mine = [change for (name, _), found in groups.items() if name == owner for change in found]
             try:
@@ -100,7 +104,7 @@ class Tables:
                 for change in mine:
                     status = ObjectStatus(change.ref, ObjectState.FAILED, error.reason, error.message)
                     self._failed[change] = Problem(change.member, status)
-        return made
+        return [change for change in changes if change in made]
 
     async def _as_owner(self, login: RestrictedLogin, owner: str, changes: Sequence[OnTable]) -> list[Change]:
         made: list[Change] = []
@@ -135,6 +139,9 @@ class Tables:
                 await send(render_table_change(doing, self.engine.metadata_schema))
                 if isinstance(doing, CreatePartition):
                     await _close(send, (doing.table[0], doing.name))
+                if isinstance(doing, MakeLog):
+                    await _close(send, doing.table)
+                    await send(let_write(doing.table, doing.writer))
             self.may_write()
             await send(sql.SQL("COMMIT"))
         except psycopg.Error as error:
@@ -160,7 +167,10 @@ class Tables:
 
 
 async def _close(send: _Send, partition: Table) -> None:
-    """Default privileges opened it at its birth: policies of the parent do not protect what is read by its own name."""
+    """Default privileges opened it at its birth: policies of the parent do not protect what is read by its own name.
+
+    A log of an audit is closed by it too, before anybody can have used what they gave.
+    """
     name = sql.Identifier(*partition)
     grantees = await send(_GRANTEES.format(sql.Literal(name.as_string(None))))
     for oid, role in grantees:

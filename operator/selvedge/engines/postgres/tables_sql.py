@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
-from selvedge.core.postgres.audit import LiveAudit
+from selvedge.core.postgres.audit import LiveAudit, LogAccess
 from selvedge.core.postgres.partitions import Hypertable, LivePartitions, Partition, PartitionedTable
 from selvedge.core.postgres.periods import Range
 from selvedge.core.postgres.tables import LiveTables, Wanted
@@ -59,15 +59,24 @@ _FRAGMENT = sql.SQL("""
        WHERE e.grantee NOT IN (0, p.proowner))))
    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid
   WHERE n.nspname = ANY ({functions}) AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype),
- 'access', (SELECT json_agg(json_build_array(n.nspname, c.relname, CASE e.grantee WHEN 0 THEN 'PUBLIC'
-       ELSE pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type))
-   FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid,
-        pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) e
-  WHERE n.nspname = ANY ({logs}) AND c.relname IN ('database_operations', 'audit_logs') AND c.relkind = 'p'),
+ 'logs', (SELECT json_agg(json_build_array(n.nspname, l.relname, rn.nspname, c.relname,
+     pg_catalog.pg_get_userbyid(c.relowner), (
+       SELECT json_agg(json_build_array(x.name, CASE e.grantee WHEN 0 THEN 'PUBLIC'
+                ELSE pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type, e.is_grantable,
+                CASE WHEN e.grantor = c.relowner THEN '' ELSE pg_catalog.pg_get_userbyid(e.grantor) END))
+         FROM (SELECT '', c.relacl UNION ALL SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped) x(name, acl),
+              pg_catalog.aclexplode(x.acl) e WHERE e.grantee <> c.relowner)))
+   FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class l ON l.relnamespace = n.oid
+   CROSS JOIN LATERAL pg_catalog.pg_partition_tree(l.oid) pt
+   JOIN pg_catalog.pg_class c ON c.oid = pt.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = c.relnamespace
+  WHERE n.nspname = ANY ({logs}) AND l.relname IN ('database_operations', 'audit_logs') AND l.relkind = 'p'),
  'users', (SELECT json_agg(json_build_array(n.nspname, pg_catalog.pg_get_userbyid(e.grantee)))
    FROM pg_catalog.pg_namespace n, pg_catalog.aclexplode(n.nspacl) e
   WHERE n.nspname = ANY ({logs}) AND e.privilege_type = 'USAGE'),
- 'members', (SELECT json_agg(json_build_array(r.rolname, m.rolname)) FROM pg_catalog.pg_auth_members a
+ 'members', (SELECT json_agg(json_build_array(r.rolname, m.rolname,
+     CASE WHEN current_setting('server_version_num')::int >= 160000
+          THEN pg_catalog.pg_get_userbyid(a.grantor) ELSE '' END)) FROM pg_catalog.pg_auth_members a
    JOIN pg_catalog.pg_roles r ON r.oid = a.roleid JOIN pg_catalog.pg_roles m ON m.oid = a.member
   WHERE r.rolname = ANY ({roles}) AND NOT m.rolsuper AND m.rolname <> current_user),
  'partitioned', (SELECT json_agg(json_build_array(n.nspname, c.relname, pt.partstrat,
@@ -137,14 +146,18 @@ def parse_tables(raw: dict[str, Any] | None) -> LiveTables | None:
         return None
     now = datetime.fromtimestamp(float(raw["now"]), UTC)
     partitioned = {(row[0], row[1]): _partitioned(row) for row in raw["partitioned"] or ()}
-    access: dict[Table, dict[str, set[str]]] = {}
-    for schema, name, grantee, privilege in raw["access"] or ():
-        access.setdefault((schema, name), {}).setdefault(grantee, set()).add(privilege)
+    access: dict[Table, set[LogAccess]] = {}
+    log_owners: dict[Table, dict[Table, str]] = {}
+    for schema, name, in_schema, relation, owner, granted in raw["logs"] or ():
+        log_owners.setdefault((schema, name), {})[in_schema, relation] = owner
+        found = access.setdefault((schema, name), set())
+        found.update(LogAccess((in_schema, relation), *one) for one in granted or ())
     audit = LiveAudit(
         {(row[0], row[1]): _function(row) for row in raw["functions"] or ()},
-        {name: {who: frozenset(what) for who, what in found.items()} for name, found in access.items()},
+        {log: frozenset(found) for log, found in access.items()},
+        log_owners,
         frozenset((schema, role) for schema, role in raw["users"] or ()),
-        tuple(sorted((role, member) for role, member in raw["members"] or ())),
+        tuple(sorted((role, member, grantor) for role, member, grantor in raw["members"] or ())),
     )
     return LiveTables(
         LivePartitions(now, partitioned, raw["timescale"] or ""),

@@ -28,7 +28,7 @@ from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.drift import teller
 from selvedge.reconcile.outcome import Outcome, from_error
-from selvedge.reconcile.permits import permit
+from selvedge.reconcile.permits import check_database, permit
 from selvedge.reconcile.plans import keep_plan
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 from selvedge.reconcile.servers import Server
@@ -223,8 +223,33 @@ async def _settle(context: Context, candidate: _Candidate, unit: UnitResult, ser
 async def remove_schema(context: Context, obj: Object) -> None:
     """``deletionPolicy: Delete``: remove what this resource made; raises our errors until it is done.
 
-    With the server or its Secret gone for good, the resource is let go: there is nothing to remove it from.
+    With the server or its Secret gone for good, the resource is let go: there is nothing to remove it from. Why it is
+    not done yet stands in the status.
     """
+    try:
+        await _remove(context, obj)
+    except SelvedgeError as error:
+        await context.write_status(DATABASE_SCHEMAS, obj, from_error(error))
+        raise
+
+
+async def _may_remove(context: Context, server: Server, namespace: str, database: str) -> None:
+    """What holds for every change holds for the last one too: the server's access, and its floor for lost data."""
+    way_out = "or set spec.deletionPolicy to Retain, and the resource goes without touching the database"
+    try:
+        check_database(await permit(context, server, namespace), namespace, database)
+    except RefusedError as error:
+        raise RefusedError(error.reason, f"database {database} is not cleaned up: {error.message}, {way_out}") from None
+    policy = server.spec.policy
+    if policy is not None and policy.destructive is Destructive.REFUSE:
+        message = (
+            f"database {database} is not cleaned up: DatabaseServer {server.name} has spec.policy.destructive: Refuse; "
+            f"loosen that, {way_out}"
+        )
+        raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
+
+
+async def _remove(context: Context, obj: Object) -> None:
     spec: DatabaseSchemaSpec = parse(obj, strict=False).spec
     namespace = spec.server_ref.namespace or str(obj["metadata"]["namespace"])
     server_key = (namespace, spec.server_ref.name)
@@ -235,6 +260,7 @@ async def remove_schema(context: Context, obj: Object) -> None:
             await context.events.post(obj, Reason.RETAINED, message, type="Warning")
             return
         raise TransientError(Reason.WAITING_FOR_SERVER, _no_server(context, server_key))
+    await _may_remove(context, server, str(obj["metadata"]["namespace"]), spec.database)
     others = [o for o in context.store.unit(server_key, spec.database) if key_of(o) != key_of(obj)]
     members = [_member(context, obj, spec, deleting=True)]
     for other in others:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 
 from selvedge.api.databaseschema import Adoption, DatabaseSchemaSpec
 from selvedge.api.databaseserver import EngineType
@@ -14,21 +11,18 @@ from selvedge.api.databaseuser import DatabaseUserSpec, PasswordManagement, Rota
 from selvedge.api.resource import parse
 from selvedge.core.binding import Endpoint
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
-from selvedge.core.names import check_identifier, reserved_role, shorten
+from selvedge.core.names import check_identifier
+from selvedge.core.own_roles import SUFFIXES, ends_like_own, is_shortened, own_roles
 from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.users import Account, Credentials, RoleRef, Wish, default_username, resource_of
-from selvedge.engines.base import AccessRule
-from selvedge.kube.resources import DATABASE_SCHEMAS, NAMESPACES
-from selvedge.reconcile.access import access_rule, needs_labels
+from selvedge.kube.resources import DATABASE_SCHEMAS
 from selvedge.reconcile.binding import REQUEST
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.permits import check_database, check_role, permit
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of, unit_of
 
-_LABELS_SECONDS = 60.0
-#: The operator's own roles of a database: those that users' code runs as, and those that own what nobody else may.
-_OWN = ("_migrator", "_probe", "_policies", "_partitions", "_audit", "_audit_writer")
 _DEFAULT_PORT = {EngineType.POSTGRES: 5432, EngineType.MONGODB: 27017}
 
 
@@ -66,54 +60,23 @@ def place_of(context: Context, obj: Object, spec: DatabaseUserSpec) -> Place:
 async def check_access(context: Context, place: Place, obj: Object, spec: DatabaseUserSpec, base: str) -> None:
     """Whether the namespace may have this login with these roles; raises RefusedError and InvalidError."""
     namespace, _ = key_of(obj)
-    labels: Mapping[str, str] = {}
-    if needs_labels(place.server.spec):
-        at, labels = context.namespace_labels.get(namespace, (float("-inf"), {}))
-        if time.monotonic() - at > _LABELS_SECONDS:
-            found = await context.kube.get(NAMESPACES, None, namespace)
-            labels = ((found or {}).get("metadata") or {}).get("labels") or {}
-            context.namespace_labels[namespace] = (time.monotonic(), labels)
-    rule = access_rule(place.server.spec, place.server.key, namespace, labels)
-    _check_database(rule, namespace, place.database)
+    rule = await permit(context, place.server, namespace)
+    check_database(rule, namespace, place.database)
     check_identifier(base, "username")
-    if base.endswith(_OWN):
+    if ends_like_own(base):
         # Taken by somebody, it would keep every migration or probe of that database from running.
-        message = f"username {base} is refused: names that end in {', '.join(_OWN)} are the operator's own"
+        message = f"username {base} is refused: names that end in {', '.join(SUFFIXES)} are the operator's own"
         raise RefusedError(Reason.FORBIDDEN_NAME, message + "; choose another")
-    _check_name(rule, namespace, f"username {base}", base, listed=False)
-    own = {shorten(place.database, suffix) for suffix in _OWN}
+    check_role(rule, namespace, f"username {base}", base, listed=False)
+    own = own_roles(place.database)
     for role in spec.roles:
         if place.mongodb:
-            _check_database(rule, namespace, role.database or place.database)
-        else:
-            if role.role in own:
-                message = f"role {role.role} of spec.roles is the operator's own in database {place.database}"
-                raise RefusedError(Reason.FORBIDDEN_NAME, message + "; name another")
-            _check_name(rule, namespace, f"role {role.role} of spec.roles", role.role, listed=True)
-
-
-def _check_database(rule: AccessRule, namespace: str, database: str) -> None:
-    if not any(fnmatchcase(database, pattern) for pattern in rule.databases):
-        raise RefusedError(
-            Reason.ACCESS_DENIED,
-            f"the DatabaseServer's access does not let namespace {namespace} use database {database}: add it to "
-            "spec.access there",
-        )
-
-
-def _check_name(rule: AccessRule, namespace: str, what: str, name: str, *, listed: bool) -> None:
-    """``listed``: a reserved role is allowed where the access entry names it in full; never as a login."""
-    if listed and name in rule.role_prefixes:
-        return
-    why = reserved_role(name)
-    if why:
-        raise RefusedError(Reason.FORBIDDEN_NAME, f"{what} is refused: {why}; choose another")
-    if not any(name.startswith(prefix) for prefix in rule.role_prefixes):
-        raise RefusedError(
-            Reason.ACCESS_DENIED,
-            f"{what} is none that the DatabaseServer's access gives to namespace {namespace}: add its prefix to "
-            "spec.access there",
-        )
+            check_database(rule, namespace, role.database or place.database)
+            continue
+        if role.role in own or is_shortened(role.role):
+            message = f"role {role.role} of spec.roles is the operator's own in database {place.database}"
+            raise RefusedError(Reason.FORBIDDEN_NAME, message + "; name another")
+        check_role(rule, namespace, f"role {role.role} of spec.roles", role.role)
 
 
 def base_of(obj: Object, spec: DatabaseUserSpec) -> str:

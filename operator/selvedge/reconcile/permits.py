@@ -41,12 +41,12 @@ def check_database(rule: AccessRule, namespace: str, database: str) -> None:
         )
 
 
-def check_role(rule: AccessRule, namespace: str, what: str, role: str) -> None:
+def check_role(rule: AccessRule, namespace: str, what: str, role: str, *, listed: bool = True) -> None:
     """Raise RefusedError for a role that the rule does not give; ``what`` names it, as in ``role x of the migrations``.
 
-    A reserved name passes where an access entry lists it in full.
+    A reserved name passes where an access entry lists it in full; not so, without ``listed``, for what is to be made.
     """
-    if role in rule.role_prefixes:
+    if listed and role in rule.role_prefixes:
         return
     why = reserved_role(role)
     if why:

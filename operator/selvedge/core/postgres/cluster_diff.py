@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from selvedge.core.own_roles import databases_of, is_own_comment, own_roles
 from selvedge.core.postgres.changes import (
     AlterRole,
     Change,
@@ -151,9 +152,10 @@ def diff_cluster(
     changes: list[Change] = []
     problems: list[Problem] = []
     database = desired.database
+    databases = frozenset(databases)
     ref = ObjectRef("database", database.name)
     key = f"database:{database.name}"
-    exists = database.name in set(databases)
+    exists = database.name in databases
     holder = book.foreign(key)
     if holder is not None:
         return [], [conflict(ref, database.member, holder, book.cluster)]
@@ -178,10 +180,13 @@ def diff_cluster(
     changes += rename_changes(renamed)
     changes += [DropClaims(one.ref, one.member, (one.old_key,)) for one in renamed if one.new_key in book.moved]
     problems += trouble
-    kept_back = {problem.status.ref for problem in trouble}
-    declared = {role.name for role in desired.roles if not role.absent}
     going = dropped_roles(desired, book)
     staying = {name: role for name, role in roles.items() if name not in going}
+    own = [found for role in desired.roles for found in _is_own(role, staying, database.name, databases, book)]
+    problems += own
+    kept_back = {problem.status.ref for problem in (*trouble, *own)}
+    strange = {problem.status.ref.name for problem in own}
+    declared = {role.name for role in desired.roles if not role.absent} - strange
     for role in desired.roles:
         if ObjectRef("role", role.name) not in kept_back:
             found, trouble = _diff_role(role, staying, declared, book, adopt[role.member], version)
@@ -211,6 +216,25 @@ def _renames(
     )
     privileged = frozenset(name for name, role in roles.items() if role.privileged)
     return plan_renames(wanted, frozenset(roles), book, adopt, privileged)
+
+
+def _is_own(
+    role: DesiredRole, roles: Mapping[str, CurrentRole], database: str, databases: frozenset[str], book: ClaimBook
+) -> list[Problem]:
+    """Whether the role is, or will be, the operator's own of some other database: nobody's to make or to take over.
+
+    Those of this database were refused before; what is declared under such a name is the operator's itself.
+    """
+    if role.absent or role.name in own_roles(database) or book.mine(f"role:{role.name}", role.member):
+        return []
+    live = roles.get(role.name)
+    place = next((name for name in databases_of(role.name) if name in databases), "")
+    if not place and not (live is not None and is_own_comment(live.comment)):
+        return []
+    where = f" of database {place}" if place else ""
+    message = f"role {role.name} is the operator's own{where}: choose another name"
+    status = ObjectStatus(ObjectRef("role", role.name), ObjectState.FAILED, Reason.FORBIDDEN_NAME, message)
+    return [Problem(role.member, status)]
 
 
 def _diff_role(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from selvedge.core.names import reserved_role
+from selvedge.core.own_roles import is_own_comment
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.changes import GrantRole, RevokeAdminOption, RevokeRole
 from selvedge.core.postgres.model import CurrentRole, DesiredRole, Membership
@@ -40,6 +41,12 @@ def diff_memberships(
             message = f"role {role.name} is to be a member of role {name}, which does not exist: declare it"
             status = ObjectStatus(ref, ObjectState.WAITING, Reason.ROLE_NOT_FOUND, message)
             problems.append(Problem(role.member, status))
+            continue
+        if name in roles and is_own_comment(roles[name].comment) and name not in declared:
+            # Its login may become what runs users' code or owns what nobody else may; so could a member.
+            message = f"role {name} is the operator's own: role {role.name} cannot be its member; name another role"
+            problems.append(Problem(role.member, ObjectStatus(ref, ObjectState.FAILED, Reason.FORBIDDEN_NAME, message)))
+            wanted = {other: kept for other, kept in wanted.items() if other != name}
             continue
         # Reserved names passed the server's access by being listed there; what is declared is checked by itself.
         if name in roles and roles[name].privileged and name not in declared and not reserved_role(name):

@@ -27,6 +27,7 @@ from selvedge.api.databaseschema import (
 from selvedge.api.postgres_data import RowLevelSecurity
 from selvedge.api.postgres_grants import DefaultPrivilegeObjects
 from selvedge.core.names import PUBLIC, reserved_role
+from selvedge.core.own_roles import is_shortened, own_roles
 from selvedge.core.postgres.gate import Policy
 from selvedge.core.postgres.model import (
     AuthoritativeScope,
@@ -88,6 +89,7 @@ class _Builder:
     def __init__(self, unit: Unit, metadata_schema: str) -> None:
         self.unit = unit
         self.metadata_schema = metadata_schema
+        self.own_roles = own_roles(unit.database)
         self.owner: dict[ObjectRef, Member] = {}
         self.renamed: dict[ObjectRef, ObjectRef] = {}
         self.members: list[Member] = []
@@ -177,6 +179,10 @@ class _Builder:
         return holder is member
 
     def _may_use_role(self, member: Member, ref: ObjectRef, name: str, access: AccessRule) -> bool:
+        if name in self.own_roles or is_shortened(name):
+            message = f"{ref} names role {name}, which is the operator's own: choose another"
+            self.problem(member, ref, Reason.FORBIDDEN_NAME, message)
+            return False
         if name in access.role_prefixes:
             return True
         why = reserved_role(name)

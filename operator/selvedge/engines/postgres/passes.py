@@ -11,6 +11,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 
 from selvedge.core.errors import TransientError
+from selvedge.core.own_roles import databases_of
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.audit_guard import guard_logs
 from selvedge.core.postgres.changes import HandOverDatabase, RetireElsewhere
@@ -288,8 +289,9 @@ class Pass:
     @property
     def keys(self) -> tuple[str, ...]:
         """The server-wide objects that the unit declares, as claims name them."""
-        names = [f"role:{role.name}" for role in self.desired.roles]
-        return (f"database:{self.desired.database.name}", *names)
+        roles = [role.name for role in self.desired.roles]
+        databases = {self.desired.database.name, *(name for role in roles for name in databases_of(role))}
+        return (*(f"database:{name}" for name in sorted(databases)), *(f"role:{role}" for role in roles))
 
     def _book(self, claims: Snapshot) -> ClaimBook:
         return self.work.book(claims)

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import sql
 
 from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.own_roles import POLICIES
 from selvedge.core.postgres.changes import Change
 from selvedge.core.postgres.model import PUBLIC
 from selvedge.core.postgres.rls_changes import (
@@ -78,7 +79,7 @@ class Applied:
 
 def policies_login(target: ServerTarget, database: str) -> RestrictedLogin:
     """The login that becomes a table's owner to change its policies."""
-    return RestrictedLogin(target, database, "_policies", "makes the policies")
+    return RestrictedLogin(target, database, POLICIES, "makes the policies")
 
 
 async def learn(

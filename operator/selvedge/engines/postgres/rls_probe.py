@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import sql
 
+from selvedge.core.own_roles import PROBE
 from selvedge.core.postgres.rls_changes import TableKey
 from selvedge.core.postgres.rls_model import DesiredRowSecurity, Expectation, TableState, TenantProbe
 from selvedge.engines.base import ServerTarget
@@ -40,7 +41,7 @@ class Verdict:
 
 def probe_login(target: ServerTarget, database: str) -> RestrictedLogin:
     """The login as which probes run."""
-    return RestrictedLogin(target, database, "_probe", "proves the policies")
+    return RestrictedLogin(target, database, PROBE, "proves the policies")
 
 
 async def prove(pool: Connections, login: RestrictedLogin, entry: DesiredRowSecurity, table: TableState) -> Verdict:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from selvedge.api.postgres import PostgresDatabase
 from selvedge.api.postgres_data import Audit, Conventions, PartitionBy, PartitionedTable
-from selvedge.core.names import shorten
+from selvedge.core.own_roles import AUDIT, AUDIT_WRITER, own_role
 from selvedge.core.postgres.audit import DesiredAudit
 from selvedge.core.postgres.conventions import ColumnTrigger, DesiredConventions, SoftDelete
 from selvedge.core.postgres.model import DesiredRole, DesiredSchema
@@ -23,7 +23,7 @@ from selvedge.engines.postgres import audit_sql, conventions_sql
 
 def audit_roles(database: str) -> tuple[str, str]:
     """The role that owns a database's audit logs, and the one that may write them; nobody logs in as either."""
-    return shorten(database, "_audit"), shorten(database, "_audit_writer")
+    return own_role(database, AUDIT), own_role(database, AUDIT_WRITER)
 
 
 def audit(member: str, database: str, declared: Audit) -> DesiredAudit:

@@ -63,15 +63,15 @@ class Migration:
     @cached_property
     def commands(self) -> tuple[mongo.Command, ...]:
         """The up part as MongoDB's commands; raises InvalidError for what is no command."""
-        return mongo.commands(self._substituted(self.up, self.file, self.up_line), file=self.file, line=self.up_line)
+        text = self._substituted(self.up, self.file, self.up_line)
+        return mongo.commands(text, file=self.file, line=self.up_line, transaction=self.directives.transaction)
 
     @cached_property
     def down_commands(self) -> tuple[mongo.Command, ...]:
         """The down part as MongoDB's commands, none where there is none; raises InvalidError as ``commands`` does."""
         file = self.down_file or self.file
-        return mongo.commands(
-            self._substituted(self.down or "[]", file, self.down_line), file=file, line=self.down_line
-        )
+        text = self._substituted(self.down or "[]", file, self.down_line)
+        return mongo.commands(text, file=file, line=self.down_line, transaction=self.down_directives.transaction)
 
     @property
     def reversible(self) -> bool:

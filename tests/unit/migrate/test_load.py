@@ -247,9 +247,11 @@ def test_the_way_down_that_the_history_keeps() -> None:
     assert kept.down_directives == found.down_directives
     assert (kept.down_directives.transaction, kept.down_directives.lock_timeout) == (False, 1.5)
     assert [one.text for one in kept.down_script.statements] == ["SELECT 2"]
-    (json_file,) = load({"1_a.json": '{"transaction": true, "up": [{"ping": 1}], "down": [{"ping": 2}]}'}, "MongoDB")
+    (json_file,) = load(
+        {"1_a.json": '{"transaction": true, "up": [{"find": "a"}], "down": [{"find": "b"}]}'}, "MongoDB"
+    )
     kept = undo_only(1, "a", json_file.stored_down, file="1_a.json", engine="MongoDB")
-    assert (kept.down_directives.transaction, kept.down_commands[0].document) == (True, {"ping": 2})
+    assert (kept.down_directives.transaction, kept.down_commands[0].document) == (True, {"find": "b"})
     (plain,) = load({"1_a.json": '{"up": [{"ping": 1}], "down": [{"ping": 2}]}'}, "MongoDB")
     assert undo_only(1, "a", plain.stored_down, file="1_a.json", engine="MongoDB").down == plain.down
     assert undo_only(1, "a", None, file="1_a.sql").reversible is False

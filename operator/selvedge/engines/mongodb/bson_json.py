@@ -34,7 +34,9 @@ def to_bson(value: Any) -> Any:
     """The reverse. Only unmistakable wrappers are unwrapped: ``{$regex: …}`` in a query is the query's own."""
     if isinstance(value, Mapping):
         if len(value) == 1 and next(iter(value)) in _WRAPPERS:
-            return json_util.object_hook(dict(value), _OPTIONS)
+            # a wrapper may hold another one: {"$date": {"$numberLong": …}}
+            inside = {word: to_bson(inner) for word, inner in value.items()}
+            return json_util.object_hook(inside, _OPTIONS)
         return {key: to_bson(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [to_bson(inner) for inner in value]

@@ -137,11 +137,14 @@ class MongoEngine:
         owner: str = "",
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
+        login: tuple[str, str] | None = None,
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as."""
         # Its user may write everything in the database: in the operator's own that would be all claims.
         if claims.is_metadata(database, self.metadata_schema):
             raise InvalidError(Reason.INVALID_SPEC, claims.own_database(database))
+        if login is not None:
+            raise InvalidError(Reason.UNSUPPORTED, "migrations of MongoDB run as a user of their own: remove runAs")
         async with open_session(
             self._target, self._server, database=database, observer=self._observer, run=run
         ) as session:

@@ -30,7 +30,7 @@ _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 class Lease:
-    """The lease; :meth:`check` before every write."""
+    """The lease; :meth:`check` before every write. Once lost it stays lost: a new run takes a new one."""
 
     def __init__(self, server: Server, database: str, lease: float = LEASE) -> None:
         self.fence = 0
@@ -39,11 +39,12 @@ class Lease:
         self._lease = lease
         self._holder = uuid.uuid4().hex
         self._renewed = 0.0
+        self._lost = False
         self._task: asyncio.Task[None] | None = None
 
     def check(self) -> None:
         """Raise TransientError when the lease may have gone to somebody else."""
-        if time.monotonic() - self._renewed > self._lease - min(_MARGIN, self._lease / 4):
+        if self._lost or time.monotonic() - self._renewed > self._lease - min(_MARGIN, self._lease / 4):
             raise TransientError(
                 Reason.WAITING_FOR_LOCK,
                 f"the migrations' lease of database {self._database} could not be renewed in time; tried again",
@@ -89,6 +90,22 @@ class Lease:
             self._task = asyncio.create_task(self._beat())
         return True
 
+    async def confirm(self) -> bool:
+        """Renew the lease if it is still ours; never take it again once it was another's."""
+        sent = time.monotonic()
+        reply = await self._send(
+            {
+                "findAndModify": COLLECTION,
+                "query": {"_id": _NAME, "holder": self._holder, "fence": self.fence},
+                "update": [{"$set": {"expires": {"$add": ["$$NOW", int(self._lease * 1000)]}}}],
+            }
+        )
+        if reply.get("value") is None:
+            self._lost = True
+        elif not self._lost:
+            self._renewed = sent
+        return not self._lost
+
     async def publish(self) -> None:
         """Make our fence the newest: from here on nobody who held the lease before can commit.
 
@@ -120,8 +137,7 @@ class Lease:
         while True:
             await asyncio.sleep(self._lease / 4)
             try:
-                if not await self.acquire():
-                    self._renewed = 0.0
+                if not await self.confirm():
                     return
             except SelvedgeError:
                 continue  # check() says so when it lasts

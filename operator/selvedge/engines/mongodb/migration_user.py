@@ -1,0 +1,116 @@
+"""The user that runs a database's migrations: made for a run with a random password, and dropped after it.
+
+It is a fence as well: a connection loses its rights when its user is dropped, also when another user takes the name. So
+a runner that was paused, lost its lease and wakes up can send what it likes; the server runs none of it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pymongo.errors import OperationFailure, PyMongoError
+
+from selvedge.core.names import shorten
+from selvedge.engines.mongodb.connect import Server
+
+if TYPE_CHECKING:
+    from selvedge.engines.base import Observer, ServerTarget
+
+ROLES = ("readWrite", "dbAdmin")
+"""What it may do, in the database that it migrates and in no other."""
+
+_USER_NOT_FOUND = 11
+
+Doc = dict[str, Any]
+
+
+def user_name(database: str) -> str:
+    """The user of a database's migrations."""
+    return shorten(database, "_migrator")
+
+
+class Migrator:
+    """The user and its connections. ``server`` is there after :meth:`make`."""
+
+    def __init__(self, target: ServerTarget, admin: Server, database: str, observer: Observer) -> None:
+        self.name = user_name(database)
+        self._target = target
+        self._admin = admin
+        self._database = database
+        self._observer = observer
+        self._server: Server | None = None
+        self._identity: object = None
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a user to drop."""
+        return self._server is not None
+
+    @property
+    def server(self) -> Server:
+        """The connections of the user."""
+        if self._server is None:
+            raise AssertionError("lock() comes before attempt()")
+        return self._server
+
+    async def make(self) -> None:
+        """Make the user anew, which ends the rights of whoever was it before."""
+        await self.drop()
+        password = secrets.token_urlsafe(32)
+        limit = self._target.limits.statement_timeout
+        roles = [{"role": role, "db": self._database} for role in ROLES]
+        command = {"createUser": self.name, "pwd": password, "roles": roles, "mechanisms": ["SCRAM-SHA-256"]}
+        await self._admin.command(self._database, command, limit, read=False)
+        self._identity = await self._look()
+        target = replace(
+            self._target,
+            username=self.name,
+            password=password,
+            auth_source=self._database,
+            limits=replace(self._target.limits, max=3),
+        )
+        self._server = Server(target, self._observer)
+
+    async def still_there(self) -> bool:
+        """Whether the user is the one that was made here."""
+        found = await self._look()
+        return found is not None and found == self._identity
+
+    async def end_leftovers(self) -> None:
+        """End commands and transactions of a run that was killed: both would go on on the server for a while."""
+        try:
+            client = await self.server.client()
+            async with client.start_session() as session:
+                sessions = {"aggregate": 1, "pipeline": [{"$listLocalSessions": {}}], "cursor": {}}
+                reply: Doc = await client["admin"].command(sessions, session=session)
+                ours = session.session_id["id"]
+                others = [{"id": one["_id"]["id"]} for one in reply["cursor"]["firstBatch"] if one["_id"]["id"] != ours]
+                if others:
+                    await client["admin"].command({"killSessions": others}, session=session)
+        except (PyMongoError, OSError) as error:
+            raise self.server.error(error, "ending the sessions of an earlier run") from None
+
+    async def drop(self) -> None:
+        """Drop the user, if there is one."""
+        command = {"dropUser": self.name}
+        try:
+            await self._admin.run(self._database, command, self._target.limits.statement_timeout, read=False)
+        except OperationFailure as error:
+            if error.code != _USER_NOT_FOUND:
+                raise self._admin.error(error, "dropping the migrations' user") from None
+        except (PyMongoError, OSError) as error:
+            raise self._admin.error(error, "dropping the migrations' user") from None
+
+    async def disconnect(self) -> None:
+        """Close the user's connections."""
+        server, self._server = self._server, None
+        if server is not None:
+            await server.close()
+
+    async def _look(self) -> object:
+        command = {"usersInfo": {"user": self.name, "db": self._database}}
+        reply = await self._admin.command(self._database, command, self._target.limits.statement_timeout)
+        users = reply["users"]
+        return users[0].get("userId") if users else None

@@ -12,6 +12,8 @@ import pytest
 from sandbox import PostgresEndpoint
 from selvedge.engines.postgres.engine import PostgresEngine
 from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run
+from tests.engines.tables_support import TABLES, declaration
+from tests.engines.test_postgres_audit import AUDIT
 
 pytestmark = pytest.mark.engines
 
@@ -266,3 +268,53 @@ async def test_nothing_of_a_tenant_is_read_with_the_operators_rights(operator: O
         pytest.raises(psycopg.errors.InsufficientPrivilege),
     ):
         connection.execute("SELECT * FROM shared.t")
+
+
+async def test_row_security_audit_conventions_and_partitions_by_a_login_without_superuser(operator: Operator) -> None:
+    """Roles, logs, functions, triggers and partitions get their owners, and what it added to its rights is gone."""
+    name, postgres = operator.database, operator.postgres
+    declared = declaration(
+        name,
+        audit=AUDIT,
+        conventions={
+            "updatedAt": {"column": "updated_at", "tablesIn": ["shared"]},
+            "softDelete": {"column": "deleted_at", "byColumn": "deleted_by", "views": "active_{table}",
+                           "tablesIn": ["shared"]},
+        },
+        partitions=[{"table": "shared.readings", "by": "Time", "column": "at", "every": "Day", "ahead": 1}],
+        rowLevelSecurity=[
+            {"table": "shared.users", "force": True,
+             "policies": [{"name": "all", "to": [f"{name}_app"], "using": "true"}]},
+        ],
+    )  # fmt: skip
+    one = member(name, declared)
+    writer, owner, audit = f"{name}_audit_writer", f"{name}_owner", f"{name}_audit"
+    inherits = (
+        "SELECT r.rolname FROM pg_auth_members m JOIN pg_roles r ON r.oid = m.roleid WHERE m.member = %s::regrole "
+        "AND (to_jsonb(m) ->> 'inherit_option')::boolean AND r.rolname LIKE %s"
+    )
+    async with operator.engine() as server:
+        await only(server, one)
+        run(postgres, TABLES.replace("{owner}", owner), name)
+        await ready(server, one)
+        assert (await ready(server, one)).applied == ()
+        assert operator.ask("SELECT has_schema_privilege(%s, 'audit', 'CREATE')", writer) == [(False,)]
+        assert operator.ask(inherits, operator.login, f"{name}%") == []
+        for statement in (
+            f"ALTER TABLE audit.database_operations OWNER TO {owner}",
+            f"ALTER FUNCTION audit.record_changes() OWNER TO {owner}",
+            f"GRANT DELETE ON audit.database_operations TO {name}_app",
+            "DROP TRIGGER selvedge_audit_insert ON shared.users",
+            "CREATE OR REPLACE FUNCTION audit.record_change() RETURNS trigger LANGUAGE plpgsql AS 'begin end'",
+            "DROP VIEW shared.active_users",
+            f"ALTER VIEW shared.active_users OWNER TO {audit}",
+        ):
+            run(postgres, f"BEGIN; {statement}; COMMIT", name)
+            repaired = await ready(server, one)
+            assert repaired.applied != (), statement
+            assert (await ready(server, one)).applied == (), statement
+    run(postgres, f"SET ROLE {name}_app; INSERT INTO shared.users (email) VALUES ('a@b')", name)
+    assert operator.ask("SELECT operation, table_name FROM audit.database_operations") == [("INSERT", "shared.users")]
+    kept = "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relnamespace = 'audit'::regnamespace"
+    assert operator.ask(kept) == [(audit,)]
+    assert operator.ask(inherits, operator.login, f"{name}%") == []

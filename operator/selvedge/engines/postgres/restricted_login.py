@@ -20,6 +20,7 @@ from selvedge.core.errors import NotPermittedError, RefusedError, TransientError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ServerTarget
+from selvedge.engines.postgres.acting import as_role
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
 from selvedge.engines.postgres.session import Session
@@ -33,7 +34,8 @@ _KNOWN = sql.SQL("""
 SELECT r.oid IS NOT NULL, pg_catalog.shobj_description(r.oid, 'pg_authid'),
   (pg_catalog.clock_timestamp() + {valid}::interval)::text, current_setting('is_superuser') = 'on',
   current_setting('server_version_num')::int,
-  r.oid IS NOT NULL AND pg_catalog.has_database_privilege(r.oid, current_database(), 'CONNECT'),
+  pg_catalog.has_database_privilege(coalesce(r.rolname, 'public'), current_database(), 'CONNECT'),
+  (SELECT pg_catalog.pg_get_userbyid(d.datdba) FROM pg_catalog.pg_database d WHERE d.datname = current_database()),
   (SELECT json_agg(json_build_array(g.rolname, pg_catalog.pg_get_userbyid(m.grantor)))
      FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid)
 FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles r ON r.rolname = {name}
@@ -88,7 +90,7 @@ class RestrictedLogin:
         administrator lacks a right.
         """
         rows = await admin.run("login", _KNOWN.format(valid=sql.Literal(_VALID_FOR), name=sql.Literal(self.name)))
-        exists, comment, until, superuser, version, connects, members = rows[0][0]
+        exists, comment, until, superuser, version, connects, owner, members = rows[0][0]
         if exists and comment != self._comment:
             message = f"role {self.name} exists and was not made by selvedge, which needs the name: rename or drop it"
             raise RefusedError(Reason.ADOPTION_REQUIRED, message)
@@ -111,9 +113,9 @@ class RestrictedLogin:
             statements.append(sql.SQL("COMMENT ON ROLE {} IS {}").format(login, sql.Literal(self._comment)))
         statements += _memberships(login, role, members if isinstance(members, list) else [], int(str(version)))
         if not connects:
-            statements.append(
-                sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(self.database), login)
-            )
+            connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(self.database), login)
+            mine = superuser or owner == admin.connection.info.user
+            statements.append(as_role(connect, "" if mine else str(owner)))
         try:
             await admin.run("login", *statements, sql.SQL("COMMIT"))
         except psycopg.errors.InsufficientPrivilege as error:

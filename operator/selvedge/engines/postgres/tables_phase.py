@@ -29,6 +29,7 @@ from selvedge.engines.postgres.audit_sql import let_write
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
+from selvedge.engines.postgres.tables_acting import Statements, added_rights
 from selvedge.engines.postgres.tables_render import render_table_change
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Tables:
 
             for (owner, _), mine in groups.items():
                 if not owner:
-                    made += await self._transaction(send, mine, "")
+                    made += await self._transaction(send, mine, "", added_rights(mine, snapshot, live))
         login = RestrictedLogin(self.engine.target, self.database, PARTITIONS, "makes the partitions")
         for owner in sorted({owner for owner, _ in groups if owner}):
             mine = [change for (name, _), found in groups.items() if name == owner for change in found]
@@ -125,8 +126,10 @@ class Tables:
                     made += await self._transaction(send, mine, owner)
         return made
 
-    async def _transaction(self, send: _Send, changes: Sequence[OnTable], owner: str) -> list[Change]:
-        """All changes of one table, or none of them."""
+    async def _transaction(
+        self, send: _Send, changes: Sequence[OnTable], owner: str, rights: Statements = ([], [])
+    ) -> list[Change]:
+        """All changes of one table, or none of them; as ``owner``, or with ``rights`` added to the login's own."""
         doing = changes[0]
         try:
             await send(sql.SQL("BEGIN"))
@@ -135,6 +138,8 @@ class Tables:
             self.may_write()
             if owner:
                 await send(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(owner)))
+            for right in rights[0]:
+                await send(right)
             for doing in changes:
                 await send(render_table_change(doing, self.engine.metadata_schema))
                 if isinstance(doing, CreatePartition):
@@ -142,6 +147,8 @@ class Tables:
                 if isinstance(doing, MakeLog):
                     await _close(send, doing.table)
                     await send(let_write(doing.table, doing.writer))
+            for right in rights[1]:
+                await send(right)
             self.may_write()
             await send(sql.SQL("COMMIT"))
         except psycopg.Error as error:

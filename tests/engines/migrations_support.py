@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +13,29 @@ from psycopg import sql
 
 from selvedge.engines.base import ConnectionLimits, ServerTarget, TlsOptions
 from selvedge.engines.postgres.migrator import open_session
-from selvedge.migrate import Progress, RunResult, Timeouts, load, make_plan, run
+from selvedge.migrate import Progress, RunPlan, RunResult, Timeouts, load, make_plan, run, split_hooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sandbox import PostgresEndpoint
+
+
+@contextmanager
+def fresh_shop(endpoint: PostgresEndpoint) -> Iterator[Shop]:
+    """A shop in a database of its own, dropped afterwards: for what is seen on one version of the server."""
+    name = f"db_{secrets.token_hex(6)}"
+    with endpoint.connect() as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    shop = Shop(endpoint, name)
+    try:
+        shop.create()
+        yield shop
+    finally:
+        with endpoint.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+            for role in (shop.login, shop.run_as, shop.owner):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
 @dataclass
@@ -26,6 +45,7 @@ class Shop:
     endpoint: PostgresEndpoint
     database: str
     rows: list[Progress] = field(default_factory=list)
+    plan: RunPlan | None = None
 
     @property
     def owner(self) -> str:
@@ -71,39 +91,65 @@ class Shop:
     def value(self, text: str, *values: object) -> Any:
         return self.query(text, *values)[0][0]
 
-    async def up(
+    async def up(self, files: dict[str, str], **options: Any) -> RunResult:
+        """Everything that a MigrationRun of action Up does, except Kubernetes."""
+        return await self.do(files, "Up", **options)
+
+    async def do(
         self,
         files: dict[str, str],
+        action: str,
+        target: str | None = None,
         *,
         timeouts: Timeouts = Timeouts(),  # noqa: B008 - frozen
         stop: asyncio.Event | None = None,
         may_write: Callable[[], None] = lambda: None,
         owner: str | None = "",
+        session: dict[str, Any] | None = None,
+        running: dict[str, Any] | None = None,
+        server: ServerTarget | None = None,
         **choices: Any,
     ) -> RunResult:
-        """Everything that a MigrationRun of action Up does, except Kubernetes."""
+        """One action; ``session`` are options of open_session, ``running`` of run, ``choices`` of the plan."""
         self.rows = []
 
         async def remember(row: Progress) -> None:
             self.rows.append(row)
 
+        hooks, rest = split_hooks(files)
         async with (
             await psycopg.AsyncConnection.connect(self.endpoint.conninfo(self.database), autocommit=True) as admin,
             open_session(
-                self.target(),
+                server or self.target(),
                 admin,
                 database=self.database,
                 run_as=self.run_as,
                 owner=self.owner if owner == "" else owner,
                 run="run-uid",
-            ) as session,
+                **(session or {}),
+            ) as opened,
         ):
-            plan = make_plan(load(files), await session.history(), **choices)
+            plan = make_plan(load(rest), await opened.history(), action, target, **choices)
+            self.plan = plan
             return await run(
-                session,
+                opened,
                 plan,
                 timeouts=timeouts,
                 on_progress=remember,
                 stop=stop or asyncio.Event(),
                 may_write=may_write,
+                hooks=hooks,
+                **(running or {}),
             )
+
+    def tables(self, schema: str = "shop") -> list[str]:
+        return [
+            str(row[0])
+            for row in self.query("SELECT tablename FROM pg_tables WHERE schemaname = %s ORDER BY 1", schema)
+        ]
+
+    def history(self) -> list[str]:
+        return [str(row[0]) for row in self.query("SELECT key FROM selvedge.history ORDER BY version, key")]
+
+    def events(self) -> list[tuple[Any, ...]]:
+        return self.query("SELECT event, version::text, actor, message FROM selvedge.events ORDER BY id")

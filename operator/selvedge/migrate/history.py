@@ -47,7 +47,7 @@ class HistoryRow:
     @property
     def key(self) -> str:
         """See :attr:`Migration.key`."""
-        return str(self.version)
+        return str(self.version) if self.kind == "Versioned" else f"{self.kind}:{self.name}"
 
     @property
     def half_undone(self) -> bool:

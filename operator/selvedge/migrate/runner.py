@@ -248,6 +248,11 @@ class _Runner:
             for index in indexes:
                 await self._tell(index, state=MigrationState.PENDING, waiting_for="")
             raise
+        except SelvedgeError:
+            for index in indexes:
+                state = MigrationState.FAILED if index == indexes[0] else MigrationState.PENDING
+                await self._tell(index, state=state, waiting_for="")
+            raise
         duration = time.monotonic() - started
         if failure is None:
             for index in indexes:

@@ -74,7 +74,7 @@ def test_target(target: str) -> None:
 
 
 def test_other_actions() -> None:
-    with pytest.raises(InvalidError, match="action Sideways"):
+    with pytest.raises(InvalidError, match="action Sideways is not known; use one of Up, Down"):
         make_plan(files(1), [], "Sideways")
 
 

@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
 _DEFERRED = """
 SELECT n.nspname, c.conname FROM pg_catalog.pg_constraint c JOIN pg_catalog.pg_namespace n ON n.oid = c.connamespace
-GROUP BY 1, 2 HAVING pg_catalog.bool_and(c.condeferred)
+WHERE pg_catalog.has_schema_privilege(n.oid, 'USAGE') GROUP BY 1, 2 HAVING pg_catalog.bool_and(c.condeferred)
 """
+_BETWEEN = sql.SQL("RESET ALL; DISCARD TEMP")
 _SETTLE = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE; RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp")
 
 
@@ -97,8 +98,15 @@ class Attempt:
         await self.commit()
 
     async def within(self, mode: str, *, begin: bool = False) -> None:
-        """All statements and the history's row, in a transaction that ``begin`` opens; it is not committed yet."""
+        """All statements and the history's row, in a transaction that ``begin`` opens; it is not committed yet.
+
+        Without ``begin`` it goes on in the transaction of another migration, of which nothing else reaches this one.
+        """
+        if not begin:
+            await send(self.work, _BETWEEN)
         await self._settings(begin=begin)
+        if not begin:
+            await self._restore_deferral()
         await self._script(self.control.before)
         for done, statement in enumerate(self.statements):
             self.control.checkpoint()
@@ -119,8 +127,8 @@ class Attempt:
                 raise CommitUnknownError(self.file, error) from None
             raise commit_failed(self.file, self.line, error) from None
 
-    async def restore_deferral(self) -> None:
-        """Constraints that are deferred by their own declaration are so again, for the next migration."""
+    async def _restore_deferral(self) -> None:
+        """Constraints that are deferred by their own declaration are so again, after another migration's end."""
         cursor = await self.work.execute(_DEFERRED)
         names = [sql.Identifier(*names) for names in await cursor.fetchall()]
         if names:

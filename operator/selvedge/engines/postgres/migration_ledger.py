@@ -31,13 +31,13 @@ _MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS {schema};
 CREATE TABLE IF NOT EXISTS {history} (
-  scope text NOT NULL DEFAULT '', version numeric(20) NOT NULL, name text NOT NULL,
+  scope text NOT NULL DEFAULT '', key text NOT NULL, version numeric(20) NOT NULL, name text NOT NULL,
   kind text NOT NULL DEFAULT 'Versioned', checksum_up text NOT NULL, checksum_down text, up_text text NOT NULL,
   down_text text, state text NOT NULL, direction text NOT NULL DEFAULT 'up', statements_done integer NOT NULL,
   statements_total integer NOT NULL, cursor_hash text NOT NULL DEFAULT '', started boolean NOT NULL DEFAULT false,
   transaction_mode text NOT NULL, applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   duration_ms bigint, applied_by text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
-  tool_version text NOT NULL, error text, PRIMARY KEY (scope, version));
+  tool_version text NOT NULL, error text, PRIMARY KEY (scope, key));
 CREATE TABLE IF NOT EXISTS {events} (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   scope text NOT NULL DEFAULT '', version numeric(20), name text NOT NULL DEFAULT '', event text NOT NULL,
@@ -51,15 +51,16 @@ _READ = """
 SELECT version, name, checksum_up, state, statements_done, statements_total, cursor_hash, started, kind, direction,
   checksum_down, CASE WHEN pg_catalog.octet_length(up_text) <= 1048576 THEN up_text ELSE '' END, down_text,
   extract(epoch FROM applied_at)::float8, duration_ms, applied_by
-FROM {history} WHERE scope = %s ORDER BY version
+FROM {history} WHERE scope = %s ORDER BY version, name
 """
 
 _WRITE = """
-INSERT INTO {history} (scope, version, name, kind, checksum_up, checksum_down, up_text, down_text, state, direction,
-  statements_done, statements_total, cursor_hash, started, transaction_mode, duration_ms, run_uid, tool_version)
-VALUES (%(scope)s, %(version)s, %(name)s, %(kind)s, %(checksum)s, %(down_checksum)s, %(up)s, %(down)s, %(state)s,
-  %(direction)s, %(done)s, %(total)s, %(cursor)s, %(started)s, %(mode)s, %(duration)s, %(run)s, %(tool)s)
-ON CONFLICT (scope, version) DO UPDATE SET name = excluded.name, checksum_up = excluded.checksum_up,
+INSERT INTO {history} (scope, key, version, name, kind, checksum_up, checksum_down, up_text, down_text, state,
+  direction, statements_done, statements_total, cursor_hash, started, transaction_mode, duration_ms, run_uid,
+  tool_version)
+VALUES (%(scope)s, %(key)s, %(version)s, %(name)s, %(kind)s, %(checksum)s, %(down_checksum)s, %(up)s, %(down)s,
+  %(state)s, %(direction)s, %(done)s, %(total)s, %(cursor)s, %(started)s, %(mode)s, %(duration)s, %(run)s, %(tool)s)
+ON CONFLICT (scope, key) DO UPDATE SET name = excluded.name, checksum_up = excluded.checksum_up,
   checksum_down = excluded.checksum_down, up_text = excluded.up_text, down_text = excluded.down_text,
   state = excluded.state, direction = excluded.direction, statements_done = excluded.statements_done,
   statements_total = excluded.statements_total, cursor_hash = excluded.cursor_hash, started = excluded.started,
@@ -70,15 +71,15 @@ ON CONFLICT (scope, version) DO UPDATE SET name = excluded.name, checksum_up = e
 # What ran stays as it is written: only how far it is on its way back changes.
 _UNDOING = """
 UPDATE {history} SET state = 'Partial', direction = 'down', statements_done = %(done)s, statements_total = %(total)s,
-  cursor_hash = %(cursor)s, started = %(started)s WHERE scope = %(scope)s AND version = %(version)s
+  cursor_hash = %(cursor)s, started = %(started)s WHERE scope = %(scope)s AND key = %(key)s
 """
 
 _ACCEPT = """
 UPDATE {history} SET name = %(name)s, checksum_up = %(checksum)s, checksum_down = %(down_checksum)s, up_text = %(up)s,
-  down_text = %(down)s, run_uid = %(run)s, tool_version = %(tool)s WHERE scope = %(scope)s AND version = %(version)s
+  down_text = %(down)s, run_uid = %(run)s, tool_version = %(tool)s WHERE scope = %(scope)s AND key = %(key)s
 """
 
-_DELETE = "DELETE FROM {history} WHERE scope = %s AND version = %s"
+_DELETE = "DELETE FROM {history} WHERE scope = %s AND key = %s"
 
 _EVENT = """
 INSERT INTO {events} (scope, version, name, event, checksum, actor, run_uid, message)
@@ -181,11 +182,11 @@ class Ledger:
     async def undoing(self, connection: psycopg.AsyncConnection, migration: Migration, row: HistoryRow) -> None:
         """Say how far a migration is on its way down."""
         values = {"done": row.done, "total": row.total, "cursor": row.cursor, "started": row.started}
-        await connection.execute(self._sql(_UNDOING), {**values, "scope": self.scope, "version": migration.version})
+        await connection.execute(self._sql(_UNDOING), {**values, "scope": self.scope, "key": migration.key})
 
     async def undone(self, connection: psycopg.AsyncConnection, migration: Migration) -> None:
         """The migration is gone from the history; the event stays."""
-        await connection.execute(self._sql(_DELETE), [self.scope, migration.version])
+        await connection.execute(self._sql(_DELETE), [self.scope, migration.key])
         await self.event(connection, migration, "Undone", checksum=migration.down_checksum or "")
 
     async def mark(
@@ -207,7 +208,7 @@ class Ledger:
             }
             await connection.execute(self._sql(_WRITE), values)
         elif direction == "unmark":
-            await connection.execute(self._sql(_DELETE), [self.scope, migration.version])
+            await connection.execute(self._sql(_DELETE), [self.scope, migration.key])
         else:
             await connection.execute(self._sql(_ACCEPT), self._texts(migration))
         await self.event(connection, migration, _MARKS[direction], reason, actor=actor)
@@ -230,6 +231,7 @@ class Ledger:
     def _texts(self, migration: Migration) -> dict[str, Any]:
         return {
             "scope": self.scope,
+            "key": migration.key,
             "version": migration.version,
             "name": migration.name,
             "checksum": migration.checksum,

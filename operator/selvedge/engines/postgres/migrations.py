@@ -55,8 +55,6 @@ _ABSENT = """
 SELECT name FROM pg_catalog.unnest(%s::text[]) AS name
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = name)
 """
-# what one migration set does not reach the next of the same transaction
-_BETWEEN = sql.SQL("RESET ALL; DISCARD TEMP")
 _LEFTOVERS = """
 SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
 WHERE usename = session_user AND pid <> pg_catalog.pg_backend_pid() AND backend_type = 'client backend'
@@ -182,9 +180,6 @@ class PostgresMigrations:
                     direction: Literal["up", "down"] = "down" if step.direction == "down" else "up"
                     one = Attempt(self._ground, work, step.migration, direction, control)
                     async with self._watching(work, control):
-                        if attempts:
-                            await send(work, _BETWEEN)
-                            await attempts[-1].restore_deferral()
                         attempts.append(one)
                         await one.within("All", begin=len(attempts) == 1)
                 await attempts[-1].commit()

@@ -1,9 +1,10 @@
 """A lint rule: in ``engines/`` no statement is pasted together from text; ``psycopg.sql`` composes it.
 
 Refused are f-strings, ``+`` and ``%`` with a text, ``str.format`` and ``join`` on the way into ``sql.SQL``, ``execute``
-and what else sends a statement, and any ``sql.SQL`` of something that is not written out in the source. Names for
-a literal of the same module, and a choice between literals, count as written out. What is left is in a list of what was
-looked at, with the reason why no text of a declaration gets there.
+and what else sends a statement, and any ``sql.SQL`` of something that is not written out in the source. The way is
+followed: through names that a text was bound to before, ``+=``, ``encode()``, choices, and functions of the same
+module that return one. Names for a literal of the same module, and a choice between literals, count as written out.
+What is left is in a list of what was looked at, with the reason why no text of a declaration gets there.
 """
 
 from __future__ import annotations
@@ -49,7 +50,28 @@ class _Constants(ast.NodeVisitor):
 
     def __init__(self, tree: ast.AST) -> None:
         self.bound: dict[str, list[ast.expr]] = {}
+        self.returned: dict[str, list[ast.expr]] = {}
         self.visit(tree)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._function(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._function(node)
+
+    def _function(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+        found = [x.value for x in ast.walk(node) if isinstance(x, (ast.Return, ast.Yield)) and x.value is not None]
+        self.returned.setdefault(node.name, []).extend(found)
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        if isinstance(node.target, ast.Name):  # what was there before is bound to the name already
+            self.bound.setdefault(node.target.id, []).append(ast.BinOp(ast.Constant(""), node.op, node.value))
+        self.generic_visit(node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self.bound.setdefault(node.target.id, []).append(node.value)
+        self.generic_visit(node)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
@@ -80,6 +102,30 @@ def pasted(node: ast.expr) -> str:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_text(node.func.value):
         return f"text.{node.func.attr}()" if node.func.attr in ("format", "join", "format_map", "replace") else ""
     return ""
+
+
+def sent(node: ast.expr, constants: _Constants, depth: int = 0) -> str:
+    """How what is sent was pasted together on its way, or nothing."""
+    found = pasted(node)
+    if found or depth > 8:
+        return found
+    ways: list[ast.expr] = []
+    match node:
+        case ast.Name(id=name):
+            ways = constants.bound.get(name, [])
+        case ast.IfExp(body=body, orelse=orelse):
+            ways = [body, orelse]
+        case ast.BinOp(left=left, right=right):
+            ways = [left, right]
+        case ast.BoolOp(values=values):
+            ways = values
+        case ast.Await(value=value) | ast.NamedExpr(value=value):
+            ways = [value]
+        case ast.Call(func=ast.Attribute(value=text, attr="encode" | "strip" | "lstrip" | "rstrip" | "replace")):
+            ways = [text]
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(value=ast.Name(id="self" | "cls"), attr=name)):
+            ways = constants.returned.get(name, [])
+    return next((found for found in (sent(way, constants, depth + 1) for way in ways) if found), "")
 
 
 def written_out(node: ast.expr, constants: _Constants, depth: int = 0) -> bool:
@@ -119,8 +165,8 @@ def faults(source: str) -> list[tuple[str, str]]:
             found.append(
                 (f"line {node.lineno}: sql.SQL of {pasted(first) or 'a text from elsewhere'}", ast.unparse(first))
             )
-        elif name in SENDING and pasted(first):
-            found.append((f"line {node.lineno}: {name}() of {pasted(first)}", ast.unparse(first)))
+        elif name in SENDING and sent(first, constants):
+            found.append((f"line {node.lineno}: {name}() of {sent(first, constants)}", ast.unparse(first)))
     return found
 
 
@@ -142,6 +188,17 @@ BAD = (
     'connection.execute("DROP ROLE {}".format(name))',
     'connection.execute("DROP ROLE " + name)',
     'connection.execute(", ".join(names))',
+    'query = f"DROP ROLE {name}"\nconnection.execute(query)',
+    'query = f"DROP ROLE {name}"\nconnection.execute(query.encode())',
+    'query = "DROP ROLE "\nquery += name\nconnection.execute(query)',
+    'first = "DROP ROLE %s" % name\nsecond = first if x else "SELECT 1"\nawait connection.execute(second)',
+    'if (query := f"DROP ROLE {name}"):\n    connection.execute(query)',
+    'def drop(name):\n    return f"DROP ROLE {name}"\nconnection.execute(drop(name))',
+    (
+        'class A:\n    def drop(self, name):\n        return "DROP ROLE " + name\n    def run(self):\n'
+        "        self.connection.execute(self.drop(1))"
+    ),
+    'query = "SELECT 1" + suffix + ";"\nconnection.execute(query)',
     'sql.SQL(f"DROP ROLE {name}")',
     "sql.SQL(name)",
     "sql.SQL(change.privilege)",
@@ -159,6 +216,9 @@ GOOD = (
     'WORDS = {"a": "GRANT"}\nsql.SQL(WORDS[x])',
     'sql.SQL(", ").join(parts)',
     'log.info(f"role {name}")',
+    'query = "SELECT 1"\nconnection.execute(query)',
+    'query = sql.SQL("DROP ROLE {}").format(sql.Identifier(name))\nconnection.execute(query)',
+    'message = f"dropping {name}"\nlog.info(message)\nconnection.execute("SELECT 1")',
 )
 
 

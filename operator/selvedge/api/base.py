@@ -180,6 +180,13 @@ def listed(max_items: int, key: str = "", *, min_items: int = 0, default: Any = 
     return Field(default=default, max_length=max_items, min_length=min_items or None, json_schema_extra=extra)
 
 
+class SecretRef(Model):
+    """A Secret in the resource's own namespace."""
+
+    name: ResourceName
+    """Name of the Secret."""
+
+
 class Ensure(StrEnum):
     """Whether an object is to be there."""
 
@@ -240,22 +247,36 @@ class Column:
     type: str = "string"
 
 
-READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status', "Whether everything is as declared")
-REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', "Why it is so")
-AGE = Column("Age", ".metadata.creationTimestamp", "Time since it was created", "date")
+_READY = Column("Ready", '.status.conditions[?(@.type=="Ready")].status', "Whether everything is as declared")
+_REASON = Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', "Why it is so")
+_AGE = Column("Age", ".metadata.creationTimestamp", "Time since it was created", "date")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """The names of a custom resource, its parts, and its columns in ``kubectl get``."""
+    """The names of a custom resource, its parts, and its columns in ``kubectl get``.
+
+    Ready, Reason and Age are every kind's: ``first`` are the columns before them, ``more`` those between Reason and
+    Age.
+    """
 
     kind: str
-    plural: str
     short: str
     spec: type[Model]
     status: type[Status]
-    columns: tuple[Column, ...]
     description: str
+    first: tuple[Column, ...]
+    more: tuple[Column, ...] = ()
+
+    @property
+    def plural(self) -> str:
+        """The name in URLs and of the CRD."""
+        return self.kind.lower() + "s"
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """All of them, in order."""
+        return (*self.first, _READY, _REASON, *self.more, _AGE)
 
 
 def document(model: Model) -> dict[str, Any]:

@@ -8,9 +8,6 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
-    AGE,
-    READY,
-    REASON,
     Bool,
     Checked,
     Column,
@@ -26,6 +23,7 @@ from selvedge.api.base import (
     ResourceName,
     Rule,
     Seconds,
+    SecretRef,
     Status,
     Text,
     Time,
@@ -128,13 +126,6 @@ class ServerRef(Model):
     """Name of the DatabaseServer."""
     namespace: Namespace | None = None
     """Its namespace; this resource's where it is left out. The server's access has to allow it."""
-
-
-class SecretRef(Model):
-    """A Secret in the resource's own namespace."""
-
-    name: ResourceName
-    """Name of the Secret."""
 
 
 class RunAs(Model):
@@ -344,18 +335,16 @@ class DatabaseSchemaStatus(Status):
 
 KIND = Kind(
     kind="DatabaseSchema",
-    plural="databaseschemas",
     short="dbs",
     spec=DatabaseSchemaSpec,
     status=DatabaseSchemaStatus,
-    columns=(
+    description="What is in one database of a DatabaseServer.",
+    first=(
         Column("Server", ".spec.serverRef.name", "The DatabaseServer"),
         Column("Database", ".spec.database", "The database"),
-        READY,
-        REASON,
+    ),
+    more=(
         Column("Drift", ".status.drift", "Objects that were changed by hand", "integer"),
         Column("Pending", ".status.pending", "Changes that wait", "integer"),
-        AGE,
     ),
-    description="What is in one database of a DatabaseServer.",
 )

@@ -8,9 +8,6 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
-    AGE,
-    READY,
-    REASON,
     Bool,
     Checked,
     Column,
@@ -23,6 +20,7 @@ from selvedge.api.base import (
     Rule,
     Seconds,
     SecretKey,
+    SecretRef,
     Status,
     Text,
     Word,
@@ -86,13 +84,6 @@ class HostPort(Model):
     """DNS name or address."""
     port: Port | None = None
     """TCP port; 5432 for Postgres and 27017 for MongoDB where it is left out."""
-
-
-class SecretRef(Model):
-    """A Secret in the resource's own namespace."""
-
-    name: ResourceName
-    """Name of the Secret."""
 
 
 class SecretKeyRef(Model):
@@ -344,18 +335,14 @@ class DatabaseServerStatus(Status):
 
 KIND = Kind(
     kind="DatabaseServer",
-    plural="databaseservers",
     short="dbsrv",
     spec=DatabaseServerSpec,
     status=DatabaseServerStatus,
-    columns=(
+    description="A Postgres or MongoDB server that exists: how to log in, and who may use it for what.",
+    first=(
         Column("Engine", ".spec.engine", "Postgres or MongoDB"),
         Column("Version", ".status.version", "Version of the server"),
         Column("Role", ".status.role", "Primary or Standby"),
         Column("Replicas", ".status.replicasReady", "Members that can be used, of all"),
-        READY,
-        REASON,
-        AGE,
     ),
-    description="A Postgres or MongoDB server that exists: how to log in, and who may use it for what.",
 )

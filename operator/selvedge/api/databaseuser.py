@@ -9,9 +9,6 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
-    AGE,
-    READY,
-    REASON,
     Bool,
     Checked,
     Column,
@@ -232,18 +229,14 @@ class DatabaseUserStatus(Status):
 
 KIND = Kind(
     kind="DatabaseUser",
-    plural="databaseusers",
     short="dbu",
     spec=DatabaseUserSpec,
     status=DatabaseUserStatus,
-    columns=(
+    description="A login for one database, with its password and the Secret that an application reads.",
+    first=(
         Column("Schema", ".spec.schemaRef.name", "The DatabaseSchema"),
         Column("Username", ".status.currentUsername", "The login in use"),
         Column("Secret", ".status.binding.name", "The Secret with the credentials"),
         Column("Next Rotation", ".status.nextRotationTime", "When the password is changed next"),
-        READY,
-        REASON,
-        AGE,
     ),
-    description="A login for one database, with its password and the Secret that an application reads.",
 )

@@ -8,9 +8,6 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from selvedge.api.base import (
-    AGE,
-    READY,
-    REASON,
     Checked,
     Column,
     Destructive,
@@ -249,19 +246,15 @@ class MigrationRunStatus(Status):
 
 KIND = Kind(
     kind="MigrationRun",
-    plural="migrationruns",
     short="mig",
     spec=MigrationRunSpec,
     status=MigrationRunStatus,
-    columns=(
+    description="Migrations that are run once on the database of a DatabaseSchema.",
+    first=(
         Column("Schema", ".spec.schemaRef.name", "The DatabaseSchema"),
         Column("Action", ".spec.action", "What the run does"),
         Column("Phase", ".status.phase", "How far it is"),
         Column("Progress", ".status.progress", "Migrations that are done, of all"),
         Column("Version", ".status.version", "Newest version in the history"),
-        READY,
-        REASON,
-        AGE,
     ),
-    description="Migrations that are run once on the database of a DatabaseSchema.",
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 from selvedge.core.postgres.cluster_diff import ClaimBook, dropped_roles, retired_roles, retiring
-from selvedge.core.postgres.model import Desired, DesiredDefault, DesiredGrant, GrantTarget, Remembered
+from selvedge.core.postgres.model import Claim, Desired, DesiredDefault, DesiredGrant, GrantTarget, Remembered
 from selvedge.core.postgres.rls_record import remembered_tables
 from selvedge.core.postgres.tables import left_tables
+
+Entry = TypeVar("Entry")
 
 
 def grant_key(grant: DesiredGrant, book: ClaimBook) -> str:
@@ -43,12 +47,14 @@ def grant_detail(grant: DesiredGrant) -> dict[str, object]:
     }
 
 
+def _strings(detail: Mapping[str, object], key: str) -> tuple[str, ...]:
+    value = detail.get(key)
+    return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
+
+
 def _grant_of(name: str, member: str, detail: Mapping[str, object]) -> DesiredGrant:
     """The declaration that a claim remembers."""
-
-    def strings(key: str) -> tuple[str, ...]:
-        value = detail.get(key)
-        return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
+    strings = partial(_strings, detail)
 
     def pairs(key: str) -> tuple[tuple[str, str], ...]:
         value = detail.get(key)
@@ -94,72 +100,73 @@ def default_detail(default: DesiredDefault) -> dict[str, object]:
 
 
 def _default_of(name: str, member: str, detail: Mapping[str, object]) -> DesiredDefault:
-    def strings(key: str) -> tuple[str, ...]:
-        value = detail.get(key)
-        return tuple(str(item) for item in value) if isinstance(value, (list, tuple)) else ()
-
+    strings = partial(_strings, detail)
     kind, privileges = str(detail.get("kind")), frozenset(strings("privileges"))
     return DesiredDefault(member, name, strings("creators"), strings("schemas"), kind, privileges, strings("to"))
 
 
+#: What one kind of entry makes of a claim: its name without the prefix, the member, and what is remembered.
+_Read = Callable[[str, str, Mapping[str, object]], Entry]
+
+
+def _claimed(kind: str, book: ClaimBook, read: _Read[Entry]) -> list[Entry]:
+    """What the members' claims of this kind say that they declared before, but for what was declared absent."""
+    return [
+        read(claim.object.removeprefix(prefix), member, claim.detail)
+        for prefix, member, claim in _claims(kind, book)
+        if not claim.detail.get("absent")
+    ]
+
+
+def _left(
+    kind: str, now: Mapping[str, Mapping[str, object]], desired: Desired, book: ClaimBook, read: _Read[Entry]
+) -> tuple[list[Entry], list[str]]:
+    """Entries that were declared differently before, and the claims of those that are gone altogether.
+
+    ``now`` is what the claims of the present entries are to remember.
+    """
+    left: list[Entry] = []
+    dropped: list[str] = []
+    for prefix, member, claim in _claims(kind, book):
+        before = {key: value for key, value in claim.detail.items() if key != "created"}
+        if now.get(claim.object) == before or claim.object in desired.refused:
+            continue
+        if not claim.detail.get("absent"):
+            left.append(read(claim.object.removeprefix(prefix), member, claim.detail))
+        if claim.object not in now:
+            dropped.append(claim.object)
+    return left, dropped
+
+
+def _claims(kind: str, book: ClaimBook) -> Iterator[tuple[str, str, Claim]]:
+    for member, resource in book.resources.items():
+        prefix = f"{kind}:{resource}:"
+        for claim in book.owned(prefix, member):
+            yield prefix, member, claim
+
+
 def remembered_defaults(book: ClaimBook) -> list[DesiredDefault]:
     """What the members' claims say of default privileges that they declared before."""
-    found: list[DesiredDefault] = []
-    for member, resource in book.resources.items():
-        prefix = f"defaultPrivilege:{resource}:"
-        for claim in book.owned(prefix, member):
-            if not claim.detail.get("absent"):
-                found.append(_default_of(claim.object.removeprefix(prefix), member, claim.detail))
-    return found
+    return _claimed("defaultPrivilege", book, _default_of)
 
 
 def left_defaults(desired: Desired, book: ClaimBook) -> tuple[list[DesiredDefault], list[str]]:
-    """Entries that were declared differently before, and the claims of those that are gone altogether."""
+    """Default privileges that were declared differently before, and the claims of those that are gone altogether."""
     now = {default_key(one, book): default_detail(one) for one in desired.defaults}
-    left: list[DesiredDefault] = []
-    dropped: list[str] = []
-    for member, resource in book.resources.items():
-        prefix = f"defaultPrivilege:{resource}:"
-        for claim in book.owned(prefix, member):
-            remembered_detail = {key: value for key, value in claim.detail.items() if key != "created"}
-            if now.get(claim.object) == remembered_detail or claim.object in desired.refused:
-                continue
-            if not claim.detail.get("absent"):
-                one = _default_of(claim.object.removeprefix(prefix), member, claim.detail)
-                left.append(_renamed_default(one, desired))
-            if claim.object not in now:
-                dropped.append(claim.object)
-    return left, dropped
+    left, dropped = _left("defaultPrivilege", now, desired, book, _default_of)
+    return [_renamed_default(one, desired) for one in left], dropped
 
 
 def remembered_grants(book: ClaimBook) -> list[DesiredGrant]:
     """What the members' claims say they granted before; the snapshot has to show those objects too."""
-    grants: list[DesiredGrant] = []
-    for member, resource in book.resources.items():
-        prefix = f"grant:{resource}:"
-        for claim in book.owned(prefix, member):
-            if not claim.detail.get("absent"):
-                grants.append(_grant_of(claim.object.removeprefix(prefix), member, claim.detail))
-    return grants
+    return _claimed("grant", book, _grant_of)
 
 
 def left_grants(desired: Desired, book: ClaimBook) -> tuple[list[DesiredGrant], list[str]]:
     """Grants that were declared differently before, and the claims of those that are gone altogether."""
     now = {grant_key(grant, book): grant_detail(grant) for grant in desired.grants}
-    left: list[DesiredGrant] = []
-    dropped: list[str] = []
-    for member, resource in book.resources.items():
-        prefix = f"grant:{resource}:"
-        for claim in book.owned(prefix, member):
-            remembered = {key: value for key, value in claim.detail.items() if key != "created"}
-            if now.get(claim.object) == remembered or claim.object in desired.refused:
-                continue
-            if not claim.detail.get("absent"):
-                one = _grant_of(claim.object.removeprefix(prefix), member, claim.detail)
-                left.append(_renamed_grant(one, desired))
-            if claim.object not in now:
-                dropped.append(claim.object)
-    return left, dropped
+    left, dropped = _left("grant", now, desired, book, _grant_of)
+    return [_renamed_grant(one, desired) for one in left], dropped
 
 
 def _new_names(desired: Desired) -> tuple[Mapping[str, str], Mapping[str, str]]:

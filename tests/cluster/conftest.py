@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import yaml
 from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.spares import Spare, Spares
 from tests.cluster.world import World, wait_for
 from tests.conftest import Kubectl
 
@@ -74,11 +76,58 @@ def apply(kubectl: Kubectl, namespace: str, served: None) -> Callable[..., subpr
     return call
 
 
+@pytest.fixture(scope="session")
+def spares(kubeconfig: Path, served: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spares]:
+    """Operators that are started ahead, one at a time."""
+    spares = Spares(kubeconfig, tmp_path_factory.mktemp("spares"))
+    yield spares
+    spares.close()
+
+
 @pytest.fixture
-def operator(kubeconfig: Path, namespace: str, served: None, tmp_path: Path) -> Iterator[OperatorProcess]:
+def operator_env(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings of the test's operator beside the usual ones; ``parametrize`` it indirectly, or override it."""
+    return getattr(request, "param", {})
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest, kubeconfig: Path, operator_env: dict[str, str]) -> Iterator[str]:
+    """A fresh namespace; its deletion is not waited for."""
+    if "operator" in request.fixturenames and not operator_env:
+        name = request.getfixturevalue("spare").namespace
+        yield name
+    else:
+        name = f"test-{uuid.uuid4().hex[:12]}"
+        with closing(KubeApi(kubeconfig, name)) as api:
+            api.create_namespace(name)
+        yield name
+    with closing(KubeApi(kubeconfig, name)) as api:
+        api.delete_namespace(name)
+
+
+@pytest.fixture
+def spare(spares: Spares) -> Iterator[Spare]:
+    """An operator with the usual settings, and its namespace."""
+    spare = spares.take()
+    yield spare
+    spare.operator.kill()
+
+
+@pytest.fixture
+def operator(
+    request: pytest.FixtureRequest,
+    kubeconfig: Path,
+    namespace: str,
+    operator_env: dict[str, str],
+    served: None,
+    tmp_path: Path,
+) -> Iterator[OperatorProcess]:
     """A running operator that watches only the test's namespace."""
+    if not operator_env:
+        yield request.getfixturevalue("spare").operator
+        return
     operator = OperatorProcess(
-        kubeconfig, tmp_path / "operator.log", namespaces=(namespace,), lease_namespace=namespace
+        kubeconfig, tmp_path / "operator.log", namespaces=(namespace,), lease_namespace=namespace, env=operator_env
     )
     operator.start()
     yield operator

@@ -89,6 +89,14 @@ class KubeApi:
         """Delete one object, or all of a kind."""
         self._call("DELETE", self._path(kind, name))
 
+    def create_namespace(self, name: str) -> None:
+        """Make a namespace."""
+        self._call("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+
+    def delete_namespace(self, name: str) -> None:
+        """Have a namespace deleted with all that is in it; that is not waited for."""
+        self._call("DELETE", f"/api/v1/namespaces/{name}")
+
     def events(self, name: str, reason: str = "") -> list[Document]:
         """The events about an object."""
         found = self.list("Event")

@@ -7,9 +7,8 @@ sessions that still live, a lock that is still held. With an identity of its own
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -17,7 +16,6 @@ import pytest
 from psycopg import sql
 
 from tests.cluster.kube_api import Document, KubeApi
-from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.world import World, wait_for
 
 LONG_CUTS = 14
@@ -45,15 +43,9 @@ Cut = Callable[["Case"], None]
 
 
 @pytest.fixture
-def operator(kubeconfig: Path, namespace: str, served: None, tmp_path: Path) -> Iterator[OperatorProcess]:
+def operator_env() -> dict[str, str]:
     """An operator that keeps its identity when it is started again."""
-    env = {"SELVEDGE_IDENTITY": "the-same"}
-    operator = OperatorProcess(
-        kubeconfig, tmp_path / "operator.log", namespaces=(namespace,), lease_namespace=namespace, env=env
-    )
-    operator.start()
-    yield operator
-    operator.kill()
+    return {"SELVEDGE_IDENTITY": "the-same"}
 
 
 class Case:

@@ -19,6 +19,7 @@ HANDOVER_SECONDS = 20.0
 QUICK = {"SELVEDGE_LEASE_DURATION": "3s", "SELVEDGE_RENEW_DEADLINE": "2s", "SELVEDGE_RETRY_PERIOD": "400ms"}
 
 Second = Callable[..., OperatorProcess]
+short_lease = pytest.mark.parametrize("operator_env", [QUICK], indirect=True, ids=["short-lease"])
 
 
 @pytest.fixture
@@ -45,17 +46,10 @@ def second(kubeconfig: Path, namespace: str, tmp_path: Path) -> Iterator[Second]
 
 
 @pytest.fixture
-def quick(kubeconfig: Path, namespace: str, served: None, tmp_path: Path, bare: World) -> Iterator[World]:
-    """The world with an operator whose Lease lasts three seconds instead of fifteen."""
-    bare.operator.stop()
-    operator = OperatorProcess(
-        kubeconfig, tmp_path / "quick.log", namespaces=(namespace,), lease_namespace=namespace, env=QUICK
-    )
-    operator.start()
-    bare.operator = operator
-    bare.server()
-    yield bare
-    operator.kill()
+def quick(world: World, operator_env: dict[str, str]) -> World:
+    """The world with an operator whose Lease lasts three seconds instead of fifteen; see :data:`short_lease`."""
+    assert operator_env == QUICK
+    return world
 
 
 @contextmanager
@@ -122,6 +116,7 @@ MIGRATIONS = {
 MIGRATIONS["20250101000000_m.sql"] = "-- migrate:up\nCREATE TABLE shop.log (what text);\n"
 
 
+@short_lease
 def test_a_leader_that_stood_still_writes_nothing_more_and_exits(quick: World, second: Second):
     """It is stopped in the middle of a migration, and wakes when another one leads and wants to go on with it."""
     world, owner = quick, quick.role("owner")
@@ -150,6 +145,7 @@ def test_a_leader_that_stood_still_writes_nothing_more_and_exits(quick: World, s
     assert world.ask("SELECT count(*) FROM selvedge.history WHERE state = 'Applied'") == 4
 
 
+@short_lease
 def test_a_leader_whose_lease_was_taken_exits_and_does_not_act_on_what_comes(quick: World):
     world = quick
     world.schema("shop", postgres={"schemas": [{"name": "shared"}]})
@@ -167,6 +163,7 @@ def test_a_leader_whose_lease_was_taken_exits_and_does_not_act_on_what_comes(qui
     world.ready("DatabaseSchema", "shop")
 
 
+@short_lease
 def test_a_deleted_lease_is_made_again_and_the_work_goes_on(quick: World):
     world, name = quick, quick.operator.lease_name
     pid = world.operator.daemon.pid

@@ -10,7 +10,7 @@ from selvedge.core.rowcount import Counted
 from selvedge.engines.postgres import counting
 from selvedge.engines.postgres.approvals import Approvals
 from tests.engines.postgres_support import engine, member, only, ready, rows, run, unit
-from tests.engines.tables_support import migrate
+from tests.engines.tables_support import declaration, migrate
 from tests.engines.test_postgres_partitions import DAILY, OLD, partitioned
 
 if TYPE_CHECKING:
@@ -234,3 +234,24 @@ async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates
             async with reader.pool.session(name) as session:
                 counted = await counting.count_rows(session, [drop])
     assert str(counted[drop]) == "about 2 rows (the server's estimate)"
+
+
+async def test_nothing_in_a_database_that_is_not_there_counts_as_ready(
+    postgres18: PostgresEndpoint, database_name: str
+) -> None:
+    name = database_name
+    run(postgres18, f"CREATE ROLE {name}_app")
+    spec = declaration(name, partitions=[DAILY], audit={"schema": "trail", "every": "Month", "tablesIn": ["shared"]})
+    async with engine(postgres18) as one:
+        asked = member(name, spec, apply="OnApproval", adoption="Allow")
+        found = await only(one, asked)
+        assert f"role {name}_app" not in {str(x.ref) for x in found.pending}
+        assert found.ready == 1, "the role that is there"
+        run(postgres18, f"DROP ROLE {name}_app")
+        assert (await only(one, asked)).ready == 0
+        waits = {**spec, "owner": f"{name}_nobody"}
+        found = await only(one, member(name, waits))
+        assert (found.ready, found.problems[0].reason) == (0, "RoleNotFound")
+        run(postgres18, f"CREATE DATABASE {name}")
+        found = await only(one, member(name, spec))
+        assert (found.ready, found.problems[0].reason) == (0, "AdoptionRequired")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from selvedge.core.postgres.model import Problem
-from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, Risk, TableProof
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectStatus, Risk, TableProof
 from selvedge.engines.postgres.compile import Compiled
 
 #: What migrations need: while one of these is missing, the member is not Provisioned.
@@ -39,7 +40,7 @@ def results(
     )
     bad = {status.ref for status in mine} | {change.ref for change in found.pending}
     return MemberResult(
-        ready=max(0, compiled.declared[uid] - len(bad)),
+        ready=_ready(compiled, uid, mine, bad, exists=exists),
         problems=tuple(mine),
         applied=found.applied,
         pending=found.pending,
@@ -50,6 +51,18 @@ def results(
         provisioned=exists and not blocked,
         digest=found.digest,
     )
+
+
+def _ready(
+    compiled: Compiled, uid: str, problems: Collection[ObjectStatus], bad: Collection[ObjectRef], *, exists: bool
+) -> int:
+    """How many objects are as declared; not what nobody looked at, in a database that is somebody else's or gone."""
+    if any(status.ref.kind == "database" for status in problems):
+        return 0
+    if exists:
+        return max(0, compiled.declared[uid] - len(bad))
+    roles = (ObjectRef("role", role.name) for role in compiled.desired.roles if role.member == uid)
+    return sum(ref not in bad for ref in roles)
 
 
 def _advice(compiled: Compiled, uid: str, version: int, available: frozenset[str] | None) -> tuple[str, ...]:

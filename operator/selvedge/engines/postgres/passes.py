@@ -93,7 +93,7 @@ class Pass:
                     if self._must_learn:
                         await self.rows.learn()
                         cluster, inside = await self._look(view)
-                    if not cluster and not inside:
+                    if not cluster and not inside and not self.rows.may_succeed_now(self.work.applied):
                         await self._finish()
                         return
                     await self.work.tell([*cluster, *inside])
@@ -171,12 +171,12 @@ class Pass:
         for _ in range(_ROUNDS):
             async with self.engine.pool.session(self.desired.database.name) as session:
                 snapshot = await self._database_phase(session)
-            if snapshot is not None:
-                if not self.tables_now:
+            if snapshot is not None and not self.tables_now:
+                if not self.rows.may_succeed_now(self.work.applied):
                     return snapshot
+            elif snapshot is not None:
                 self.work.applied += await self.work.tables.make(self.tables_now, snapshot, self.desired.tables)
-                continue
-            if self._must_learn:
+            elif self._must_learn:
                 await self.rows.learn()
             else:
                 self.work.applied += await self.rows.make(self.rows_now, self.desired)

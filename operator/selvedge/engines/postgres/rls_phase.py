@@ -27,6 +27,7 @@ from selvedge.core.postgres.rls_model import (
     question,
 )
 from selvedge.core.postgres.rls_record import Broken, Canonical, PreImage, Proof, TableRecord, record_of
+from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus, TableProof
 from selvedge.engines.postgres.rls_apply import Known, apply_tables, learn, policies_login
 from selvedge.engines.postgres.rls_lint_sql import lint
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 #: What waiting does not change; it concerns the tables and not the whole database.
 _LASTING = (ConflictError, InvalidError, NotPermittedError, RefusedError)
 _NOTES = 5
+#: What a refusal that only a right is missing for says.
+_LACK = "(SQLSTATE 42501)"
 
 Update = Callable[[TableRecord, TableState], TableRecord]
 
@@ -66,6 +69,7 @@ class RowSecurity:
         self._book_of = book
         self._learned: Known = {}
         self._asked: set[object] = set()
+        self._tried_again = False
         self._failed: dict[TableKey, Problem] = {}
         self._found = RowSecurityDiff()
         self._tables: Mapping[TableKey, TableState] = {}
@@ -165,6 +169,25 @@ class RowSecurity:
         for key, status in applied.failed.items():
             self._failed[key] = Problem(members[key], status)
         return applied.made
+
+    def may_succeed_now(self, applied: Iterable[c.Change]) -> bool:
+        """Whether what was refused for want of a right is to be tried again, because other changes were made since.
+
+        Row-level security comes first, as the table's owner, and what lets him into the schema, its new owner or a
+        grant, comes after it. True once in a call: whoever still lacks the right then is told so.
+        """
+        others = any(not isinstance(x, (RowSecurityChange, *c.BOOKKEEPING)) for x in applied)
+        lacking = {
+            key for key, problem in self._failed.items() if problem.status.reason is Reason.INSUFFICIENT_PRIVILEGES
+        }
+        refused = {asked for asked, known in self._learned.items() if isinstance(known, str) and _LACK in known}
+        if self._tried_again or not others or not (lacking or refused):
+            return False
+        self._tried_again = True
+        self._failed = {key: problem for key, problem in self._failed.items() if key not in lacking}
+        self._learned = {asked: known for asked, known in self._learned.items() if asked not in refused}
+        self._asked -= refused
+        return True
 
     async def _attempt(self, changes: Sequence[RowSecurityChange], desired: Desired) -> None:
         """Write down what stands on tables with probes before it is changed, so that it can be put back."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from typing import cast
 
 import psycopg
 from psycopg import sql
 
-from selvedge.core.postgres.change import Problem
+from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere, RetireRole, diff_retirement
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
+from selvedge.engines.base import AccessRule, Member, Unit
 from selvedge.engines.postgres.acting import as_inheriting
-from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.connections import Connections
+from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.retirement import (
     holdings_fragment,
@@ -33,7 +37,32 @@ SELECT json_build_object('me', current_user, 'superuser', current_setting('is_su
 """)
 
 
-async def hand_over(session: Session, change: HandOverDatabase, may_write: Callable[[], None]) -> Problem | None:
+def usable(unit: Unit, member: Member, databases: Iterable[str]) -> frozenset[str]:
+    """Those of the databases that the server's access gives to a member's namespace."""
+    rule = unit.access(member) if unit.access else AccessRule()
+    return frozenset(name for name in databases if any(fnmatchcase(name, glob) for glob in rule.databases))
+
+
+async def free_elsewhere(
+    pool: Connections,
+    maintenance: Callable[[], AbstractAsyncContextManager[Session]],
+    change: Change,
+    may_write: Callable[[], None],
+) -> Problem | None:
+    """Make one change of :func:`diff_elsewhere`; what stood in the way, if anything did. Raises transient errors."""
+    if isinstance(change, HandOverDatabase):
+        async with maintenance() as session:
+            return await _hand_over(session, change, may_write)
+    if isinstance(change, RetireElsewhere):
+        try:
+            async with pool.session(change.database) as session:
+                return await _free(session, change, may_write)
+        except DatabaseMissingError:
+            pass  # gone meanwhile, with all that it held
+    return None
+
+
+async def _hand_over(session: Session, change: HandOverDatabase, may_write: Callable[[], None]) -> Problem | None:
     """Give a database that the role owns to the operator's login; what stood in the way, if anything did."""
     may_write()
     try:
@@ -43,7 +72,7 @@ async def hand_over(session: Session, change: HandOverDatabase, may_write: Calla
     return None
 
 
-async def free(session: Session, change: RetireElsewhere, may_write: Callable[[], None]) -> Problem | None:
+async def _free(session: Session, change: RetireElsewhere, may_write: Callable[[], None]) -> Problem | None:
     """Free the role in the session's database, or say why that cannot be. Raises transient errors."""
     look = _LOOK.format(holdings=holdings_fragment([change.role]))
     doing = f"freeing role {change.role} in database {change.database}"

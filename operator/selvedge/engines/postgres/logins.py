@@ -26,6 +26,7 @@ from selvedge.core.unit import ChangeSummary, ObjectRef
 from selvedge.core.users import Account, LoginResult, Removal
 from selvedge.engines.logins import Alive, OnDrift
 from selvedge.engines.postgres.conninfo import conninfo
+from selvedge.engines.postgres.ending import PENDING, end_sessions, find_losers, go_on_ending, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.login_removal import LoginRemoval
@@ -83,6 +84,8 @@ class PostgresLogins:
     ) -> LoginResult:
         async with self._engine.maintenance() as session:
             view, _ = await self.look(session, account)
+        if PENDING in view.claims:
+            await go_on_ending(self._engine, account.names, may_write)
         check(account, view, alive)
         holds = await self._password_holds(account, view)
         found = diff(account, view, password_holds=holds)
@@ -104,7 +107,7 @@ class PostgresLogins:
     ) -> tuple[LoginView, ClusterView]:
         """One look at the account's logins and claims; ``before`` goes in the same message."""
         doing = f"looking at login {account.base}"
-        keys = (*(f"role:{name}" for name in account.names), f"database:{account.database}")
+        keys = (PENDING, *(f"role:{name}" for name in account.names), f"database:{account.database}")
         roles = [role.role for role in account.roles]
         cluster = cluster_look((), self._engine.metadata_schema, keys, (account.resource,))
         superuser = session.connection.info.parameter_status("is_superuser") == "on"
@@ -170,6 +173,9 @@ class PostgresLogins:
         if not cluster.snapshot.has_claims_table:
             exists = cluster.snapshot.has_metadata_schema
             prepared = (create_metadata(self._engine.metadata_schema, schema_exists=exists),)
+        losing = await find_losers(session, roles_that_are_lost(changes), view.version)
+        remember = losing.remember(self._engine.metadata_schema)
+        prepared += remember
         plain = [change for change in changes if not isinstance(change, SetPassword)]
         if plain:
             await self._send(session, view, prepared, plain)
@@ -188,6 +194,8 @@ class PostgresLogins:
         await session.run("apply", sql.SQL("COMMIT"))
         keys = tuple(f"role:{name}" for name in account.names)
         self._engine.remember(cluster, keys, (account.resource,))
+        if remember:
+            await end_sessions(session, self._engine.metadata_schema, view.version, may_write)
         return after, tuple(changes)
 
     async def _send(

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 
 from selvedge.core.errors import TransientError
 from selvedge.core.own_roles import databases_of
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.audit_guard import guard_logs
-from selvedge.core.postgres.changes import HandOverDatabase, RetireElsewhere
 from selvedge.core.postgres.cluster_diff import ClaimBook, Places, diff_cluster
 from selvedge.core.postgres.database_diff import diff_database, going, stuck
 from selvedge.core.postgres.default_privileges import other_makers
@@ -29,12 +27,12 @@ from selvedge.core.postgres.tables import ask_timescale, diff_tables, headroom_o
 from selvedge.core.postgres.triggers import OnTable
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import UnitResult
-from selvedge.engines.base import AccessRule
 from selvedge.engines.postgres.approvals import Approvals
 from selvedge.engines.postgres.cluster_phase import ClusterPhase
 from selvedge.engines.postgres.counting import count_rows, loses_rows
+from selvedge.engines.postgres.ending import PENDING, go_on_ending
 from selvedge.engines.postgres.errors import DatabaseMissingError
-from selvedge.engines.postgres.freeing import free, hand_over
+from selvedge.engines.postgres.freeing import free_elsewhere, usable
 from selvedge.engines.postgres.looks import ClusterView, read_snapshot
 from selvedge.engines.postgres.report import Findings, results
 from selvedge.engines.postgres.session import Session
@@ -85,6 +83,8 @@ class Pass:
         if not self.work.straight:
             view = await self.engine.view(self.keys, self.resources)
             if self.desired.database.name not in view.databases:  # somebody may have made it since the book was read
+                view = await self.engine.view(self.keys, self.resources, fresh=True)
+            if await self._end_sessions(view):
                 view = await self.engine.view(self.keys, self.resources, fresh=True)
             self.remember(view.snapshot)
             if self.desired.database.name in view.databases:
@@ -148,6 +148,7 @@ class Pass:
         """Roles, memberships and the database itself; in one transaction with other units that wait for the same."""
         phase = ClusterPhase(self, late_only)
         view = await self.engine.turns.take(phase)
+        await self._end_sessions(view)
         if phase.untold:
             await self.work.tell(phase.now)
             await self._cluster_phase(late_only=late_only)
@@ -155,6 +156,13 @@ class Pass:
         self.work.applied += phase.todo
         if phase.creation:
             await self._create(phase.creation, view)
+
+    async def _end_sessions(self, view: ClusterView) -> bool:
+        """Go on with ending sessions that keep a role they lost; False where there are none."""
+        if PENDING not in view.snapshot.claims or self.work.plan_only:
+            return False
+        await go_on_ending(self.engine, self.desired.role_names(), self.work.may_write)
+        return True
 
     async def _create(self, creation: list[c.CreateDatabase], view: ClusterView) -> None:
         """CREATE DATABASE, which cannot be part of a transaction."""
@@ -243,12 +251,7 @@ class Pass:
         for change in now:
             if change.ref.name in self.blocked:
                 continue
-            if isinstance(change, HandOverDatabase):
-                async with self.engine.maintenance() as session:
-                    problem = await hand_over(session, change, self.work.may_write)
-            elif isinstance(change, RetireElsewhere):
-                async with self.engine.pool.session(change.database) as session:
-                    problem = await free(session, change, self.work.may_write)
+            problem = await free_elsewhere(self.engine.pool, self.engine.maintenance, change, self.work.may_write)
             if problem is None:
                 self.work.applied.append(change)
             else:
@@ -270,12 +273,7 @@ class Pass:
     def _may_use(self) -> dict[str, frozenset[str]]:
         """By member the databases, of those that roles that go are held by, that the server's access gives to it."""
         names = {place.database for places in self.elsewhere.values() for place in places}
-        access = self.work.unit.access
-        rules = {one.uid: access(one) if access else AccessRule() for one in self.work.unit.members}
-        return {
-            uid: frozenset(name for name in names if any(fnmatchcase(name, glob) for glob in rule.databases))
-            for uid, rule in rules.items()
-        }
+        return {one.uid: usable(self.work.unit, one, names) for one in self.work.unit.members}
 
     def refused(self) -> bool:
         """Whether the database itself belongs to somebody else; then nothing in it is touched."""
@@ -291,7 +289,7 @@ class Pass:
         """The server-wide objects that the unit declares, as claims name them."""
         roles = [role.name for role in self.desired.roles]
         databases = {self.desired.database.name, *(name for role in roles for name in databases_of(role))}
-        return (*(f"database:{name}" for name in sorted(databases)), *(f"role:{role}" for role in roles))
+        return (PENDING, *(f"database:{name}" for name in sorted(databases)), *(f"role:{role}" for role in roles))
 
     def _book(self, claims: Snapshot) -> ClaimBook:
         return self.work.book(claims)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import cast
 
 import psycopg
@@ -18,7 +18,6 @@ from psycopg import sql
 from selvedge.core.errors import RefusedError, TransientError
 from selvedge.core.own_roles import LOGINS, is_own_comment, own_role
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.change import Problem
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.default_privileges import diff_defaults
 from selvedge.core.postgres.grants_diff import diff_grants
@@ -27,11 +26,11 @@ from selvedge.core.postgres.remembering import remembered_defaults, remembered_g
 from selvedge.core.postgres.retirement import diff_elsewhere, diff_retirement
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, UnitResult
-from selvedge.engines.base import AccessRule, Member, ServerTarget, Unit
+from selvedge.engines.base import Member, ServerTarget, Unit
 from selvedge.engines.postgres.compile import compile_unit
 from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
-from selvedge.engines.postgres.freeing import free, hand_over
+from selvedge.engines.postgres.freeing import free_elsewhere, usable
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.render import render, summary
 from selvedge.engines.postgres.retirement import elsewhere_fragment, parse_elsewhere
@@ -91,8 +90,11 @@ class _Removal:
     def _book(self, snapshot: Snapshot) -> ClaimBook:
         return ClaimBook(snapshot.claims, self.unit.cluster, {self.member.uid: self.resource}, lambda _: True)
 
+    def _maintenance(self) -> AbstractAsyncContextManager[Session]:
+        return self.pool.session(self.target.maintenance_database)
+
     async def run(self) -> list[ChangeSummary]:
-        async with self.pool.session(self.target.maintenance_database) as session:
+        async with self._maintenance() as session:
             roles, drop_database = await self._cluster_claims(session)
         if drop_database and await self._is_shared():
             drop_database = False
@@ -110,7 +112,7 @@ class _Removal:
                     await self._inside(session, roles)
             except DatabaseMissingError:
                 pass  # gone with all that was in it: only the server-wide part is left
-        async with self.pool.session(self.target.maintenance_database) as session:
+        async with self._maintenance() as session:
             await self._cluster(session, roles, with_database=drop_database)
         return self.done
 
@@ -148,7 +150,7 @@ class _Removal:
     async def _drop_database(self) -> None:
         change = c.DropDatabase(ObjectRef("database", self.unit.database), self.member.uid, self.unit.database)
         await self.pool.forget(self.unit.database)
-        async with self.pool.session(self.target.maintenance_database) as session:
+        async with self._maintenance() as session:
             self.may_write()
             statement = render(
                 change, version=self.version, database=self.unit.database, metadata_schema=self.metadata_schema
@@ -201,37 +203,24 @@ class _Removal:
         """
         if not roles:
             return
-        async with self.pool.session(self.target.maintenance_database) as session:
+        async with self._maintenance() as session:
             look = sql.SQL("SELECT json_build_object({})::text").format(elsewhere_fragment(roles))
             found = parse_elsewhere(json.loads(cast("str", (await session.run("snapshot", look))[0][0][0])))
         places = {
             role: [place for place in held if place.database != self.unit.database] for role, held in found.items()
         }
-        rule = self.unit.access(self.member) if self.unit.access else AccessRule()
         names = {place.database for held in places.values() for place in held}
-        usable = frozenset(name for name in names if any(fnmatchcase(name, glob) for glob in rule.databases))
         uid = self.member.uid
-        changes, problems = diff_elsewhere(dict.fromkeys(roles, uid), places, {uid: usable})
+        may_use = {uid: usable(self.unit, self.member, names)}
+        changes, problems = diff_elsewhere(dict.fromkeys(roles, uid), places, may_use)
         for problem in problems:
             raise RefusedError(problem.status.reason, f"{problem.status.message}, or set deletionPolicy to Retain")
         for change in changes:
-            stuck = await self._free_one(change)
+            stuck = await free_elsewhere(self.pool, self._maintenance, change, self.may_write)
             if stuck is not None:
                 kind = TransientError if stuck.status.state is ObjectState.WAITING else RefusedError
                 raise kind(stuck.status.reason, stuck.status.message)
             self._note([change])
-
-    async def _free_one(self, change: c.Change) -> Problem | None:
-        if isinstance(change, c.HandOverDatabase):
-            async with self.pool.session(self.target.maintenance_database) as session:
-                return await hand_over(session, change, self.may_write)
-        if isinstance(change, c.RetireElsewhere):
-            try:
-                async with self.pool.session(change.database) as session:
-                    return await free(session, change, self.may_write)
-            except DatabaseMissingError:
-                pass  # gone meanwhile, with all that it held
-        return None
 
     def _objects(self, book: ClaimBook, snapshot: Snapshot) -> list[c.Change]:
         declared = {f"schema:{schema.name}" for schema in self.others.schemas}

@@ -7,6 +7,7 @@ Three messages to the server: ``BEGIN; lock; snapshot``, then all changes with t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -14,12 +15,12 @@ import psycopg
 from psycopg import errors as pg
 from psycopg import sql
 
-from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.errors import NotPermittedError, SelvedgeError, TransientError
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.model import Desired, Snapshot
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.acting import acted, acted_alone, self_grant
-from selvedge.engines.postgres.ending import end_sessions, holders, roles_that_are_lost
+from selvedge.engines.postgres.ending import PENDING, end_sessions, find_losers, roles_that_are_lost
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.looks import (
@@ -132,16 +133,31 @@ class Transaction:
             return before
         look = cluster_look(roles, self.metadata_schema, keys, resources)
         version = before.snapshot.version
-        losing = await holders(self.session, roles_that_are_lost(changes), version)
-        after = parse_cluster(
-            await self._apply(changes, before.snapshot, look, name_culprit=name_culprit), self._doing()
-        )
+        losing = await find_losers(self.session, roles_that_are_lost(changes), version)
+        remember = losing.remember(self.metadata_schema)
+        text = await self._apply(changes, before.snapshot, look, remember, name_culprit=name_culprit)
+        after = parse_cluster(text, self._doing())
         await self._commit(residue(after))
-        await end_sessions(self.session, losing, version)
+        if remember and await self._end_sessions(version):
+            claims = {name: claim for name, claim in after.snapshot.claims.items() if name != PENDING}
+            after = replace(after, snapshot=replace(after.snapshot, claims=claims))
         return after
 
+    async def _end_sessions(self, version: int) -> bool:
+        """Whether all are gone. What is left is written down in what was seen: whose it is will tell."""
+        try:
+            return not await end_sessions(self.session, self.metadata_schema, version, self.may_write)
+        except NotPermittedError:
+            return False
+
     async def _apply(
-        self, changes: Sequence[c.Change], before: Snapshot, look: Look, *, name_culprit: bool = True
+        self,
+        changes: Sequence[c.Change],
+        before: Snapshot,
+        look: Look,
+        beside: tuple[sql.Composable, ...] = (),
+        *,
+        name_culprit: bool = True,
     ) -> str:
         self.may_write()
         prepared: tuple[sql.Composable, ...] = ()
@@ -150,7 +166,7 @@ class Transaction:
         own_right = self_grant(before, self.session.dbname)
         if own_right is not None:
             prepared = (own_right, *prepared)
-        prepared += make_heirs(changes, superuser=before.superuser, version=before.version)
+        prepared += (*beside, *make_heirs(changes, superuser=before.superuser, version=before.version))
         together = self._statements(changes, before)
         doing = f"changing database {self.session.dbname}"
         try:

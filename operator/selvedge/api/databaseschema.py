@@ -143,7 +143,7 @@ class Migrations(Model):
     role: Identifier | None = None
     """SET ROLE before each migration: new objects belong to it. The database's owner where it is left out."""
     target_version: MigrationVersion = ""
-    """The version that autoApply keeps; the newest where it is empty."""
+    """The version that autoApply goes up to; the newest where it is empty. It never goes down by itself."""
     history_limit: Annotated[Int, Field(ge=1, le=100)] = 10
     """Finished MigrationRuns made by autoApply that are kept."""
     source: MigrationSource

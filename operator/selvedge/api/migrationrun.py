@@ -158,10 +158,11 @@ class MigrationRunSpec(Checked):
     schema_ref: SchemaRef
     """The DatabaseSchema whose database is migrated."""
     action: Action = Action.UP
-    """Up: newer ones. Down: back. To: up or down to target. Redo: down and up. Baseline: mark as run. Repair: take over
-    checksums. Validate: compare files and history. Plan: only say what would run."""
+    """Up: newer ones. Down: back. To: up or down to target. Redo: the newest down and up. Baseline: mark as run.
+    Repair: correct the history (annotation selvedge.dev/repair). Validate: compare files and history. Plan: only say
+    what would run."""
     target: MigrationVersion | None = None
-    """Version to stop at; the newest for Up, one step for Down, where it is left out."""
+    """Version to stop at; the newest for Up, one step for Down, where it is left out. 0 is the empty database."""
     source: MigrationSource | None = None
     """The files; those of the DatabaseSchema where it is left out."""
     transaction: TransactionMode = TransactionMode.PER_MIGRATION
@@ -211,8 +212,14 @@ class MigrationStatus(Model):
     """Its version."""
     name: Text = ""
     """Its description."""
+    kind: Word = ""
+    """Repeatable or Seed, for one without a version."""
+    direction: Word = ""
+    """up, down, mark, unmark or accept."""
+    checksum: Word = ""
+    """sha256 of the text that runs; with version and direction it is what the plan's digest is taken of."""
     state: Word = ""
-    """Pending, Running, Applied, Failed or Skipped."""
+    """Pending, Running, Failed or Skipped; at its end Applied, Undone, Marked, Unmarked or Accepted."""
     statements: Word = ""
     """Statements that ran, of all: 3/5."""
     started_at: Time | None = None
@@ -234,6 +241,8 @@ class MigrationRunStatus(Status):
     """Migrations that are done, of all of this run: 2/3."""
     version: Word | None = None
     """The newest version in the database's history."""
+    target: Word | None = None
+    """The version that the run goes to, as it was settled on before the first statement."""
     plan: Digest | None = None
     """Digest of what this run does; approvedPlan has to equal it where a person has to approve."""
     started_at: Time | None = None

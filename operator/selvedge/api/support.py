@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
-from selvedge.api.migrationrun import Action, MigrationRunSpec, MigrationSource, TransactionMode
+from selvedge.api.migrationrun import MigrationRunSpec, MigrationSource
 from selvedge.api.mongodb import MongoDatabase
 
 
@@ -28,7 +28,7 @@ def unsupported(spec: Model) -> tuple[str, ...]:
 
 def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
     if spec.migrations is not None:
-        if spec.migrations.run_as is not None:
+        if spec.migrations.run_as is not None and spec.mongodb is not None:
             yield "spec.migrations.runAs"
         yield from _source("spec.migrations.source", spec.migrations.source)
     if spec.mongodb is not None:
@@ -36,10 +36,6 @@ def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
 
 
 def _migration_run(spec: MigrationRunSpec) -> Iterator[str]:
-    if spec.action is not Action.UP:
-        yield "spec.action"
-    if spec.transaction is not TransactionMode.PER_MIGRATION:
-        yield "spec.transaction"
     if spec.source is not None:
         yield from _source("spec.source", spec.source)
 

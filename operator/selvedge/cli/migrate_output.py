@@ -113,6 +113,7 @@ def plan_document(place: Place, prepared: Prepared) -> dict[str, Any]:
             for step in plan.steps
         ],
         "approval": list(prepared.concerns),
+        "refused": list(prepared.unmarked),
         "warnings": list(plan.warnings),
     }
 
@@ -127,7 +128,8 @@ def plan_lines(title: str, prepared: Prepared) -> Iterable[str]:
         what = count(len(plan.steps), "step") if plan.steps else "drop invalid indexes"
         yield f"{clean(title)}: {what} ({now})"
     yield from (line.rstrip() for line in aligned([_step_row(step) for step in plan.steps]))
-    yield from (f"  approval: {clean(concern)}" for concern in prepared.concerns)
+    yield from (f"  needs approval: {clean(concern)}" for concern in prepared.concerns)
+    yield from (f"  refused: {clean(finding)}" for finding in prepared.unmarked)
     yield from (f"  note: {clean(warning)}" for warning in plan.warnings)
     if plan.steps or plan.drop_invalid_indexes:
         yield f"  digest: {prepared.digest}"

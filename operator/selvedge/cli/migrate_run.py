@@ -14,7 +14,7 @@ from selvedge.cli.main import note
 from selvedge.cli.migrate_session import Place, in_words_of, message_of, opened, source_in
 from selvedge.cli.migrate_show import Board, board_of
 from selvedge.cli.url import invalid
-from selvedge.migrate.operation import Operation, Prepared, newest_version, perform, prepare, summary
+from selvedge.migrate.operation import Operation, Prepared, check_marks, newest_version, perform, prepare, summary
 
 if TYPE_CHECKING:
     from selvedge.migrate.operation import Source
@@ -62,6 +62,7 @@ class _Call:
             raise invalid(
                 f"--approve {digest[:80]} is not the digest of what would run now, {prepared.digest}: plan again"
             )
+        check_marks(prepared)
         if not prepared.concerns or digest or self.yes:
             return
         why = summary(prepared.concerns)

@@ -26,6 +26,11 @@ class Reason(StrEnum):
     VERIFIED = "Verified", "the live database was looked at after the last change and equals the declaration"
     PROVISIONED = "Provisioned", "database, extensions, schemas and roles stand; migrations may run"
     APPLIED = "Applied", "every migration of this run stands in the database's history"
+    UNDONE = "Undone", "the migrations of this run were undone"
+    BASELINED = "Baselined", "the migrations of this run count as run, and none of them was"
+    REPAIRED = "Repaired", "the migrations' history was corrected, with an event that says by whom and why"
+    PLANNED = "Planned", "what would run stands in the status; nothing was run"
+    VALIDATED = "Validated", "the files of the migrations fit the database's history; nothing was run"
     SUSPENDED = "Suspended", "spec.suspend is true: nothing is looked at and nothing is changed"
 
     # on the way
@@ -91,7 +96,10 @@ class Reason(StrEnum):
     ADOPTION_REQUIRED = "AdoptionRequired", "the object existed before and nobody claims it; see spec.adoption"
     ACCESS_DENIED = "AccessDenied", "the server's spec.access does not allow this namespace to do this"
     FORBIDDEN_NAME = "ForbiddenName", "a name that is refused to everyone, such as pg_*"
-    DESTRUCTIVE_REFUSED = "DestructiveRefused", "the change would lose data and spec.destructive is Refuse"
+    DESTRUCTIVE_REFUSED = (
+        "DestructiveRefused",
+        "the change would lose data; spec.destructive is Refuse, or the migration's file does not allow it",
+    )
     DRIFT_DETECTED = "DriftDetected", "changed by hand; it is being put back, or stays so since spec.drift is Report"
 
     # events

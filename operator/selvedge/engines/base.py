@@ -162,11 +162,13 @@ class Engine(Protocol):
         owner: str = "",
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
+        login: tuple[str, str] | None = None,
     ) -> AbstractAsyncContextManager[MigrationSession]:
         """A session of the database's migrator, never of the administrator, for one run (a resource's uid).
 
         ``run_as`` and ``owner`` are roles of a Postgres database; MongoDB has none. ``closed`` are tables (schema and
-        name) that get row-level security in the transaction that makes them.
+        name) that get row-level security in the transaction that makes them. ``login`` is a user name with its
+        password that the migrations run as instead of the migrator.
         """
         ...
 

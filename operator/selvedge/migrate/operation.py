@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from selvedge.core.errors import RefusedError
 from selvedge.core.reasons import Reason
@@ -66,13 +66,15 @@ class Operation:
 class Prepared:
     """An operation and its plan, as files and history are now.
 
-    ``concerns`` say why a person has to approve, one sentence each; there are none where nobody has to.
+    ``concerns`` say why a person has to approve, one sentence each; there are none where nobody has to. ``unmarked``
+    is what loses data although its file does not say that it may (``-- allow:``).
     """
 
     operation: Operation
     plan: RunPlan
     hooks: Hooks = field(default_factory=Hooks)
     concerns: tuple[str, ...] = ()
+    unmarked: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -103,11 +105,30 @@ async def prepare(session: MigrationSession, source: Source, operation: Operatio
         repair=operation.repair,
         engine=operation.engine,
     )
-    return Prepared(operation, chosen, source.hooks, concerns_of(chosen))
+    losses, unmarked = losses_of(chosen)
+    return Prepared(operation, chosen, source.hooks, (*losses, *concerns_of(chosen)), unmarked)
+
+
+def losses_of(chosen: RunPlan) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the way up loses data, one sentence each: all of it, and what its file does not allow."""
+    running = [step.migration for step in chosen.steps if step.direction == "up"]
+    if not running or chosen.action == "Redo":  # what a redo loses, its way down has lost
+        return (), ()
+    from selvedge.migrate.lint import destructive  # only what is about to run is looked into
+
+    unmarked = destructive(running)
+    found = unmarked
+    if any(migration.directives.allow for migration in running):
+        found = destructive(
+            replace(one, directives=replace(one.directives, allow=())) if one.directives.allow else one
+            for one in running
+        )
+    shown = tuple(f"{finding.file}, line {finding.line}: {finding.message}" for finding in found)
+    return shown, tuple(str(finding) for finding in unmarked)
 
 
 def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
-    """Why a person has to approve a plan."""
+    """Why a person has to approve a plan, apart from what its way up loses."""
     found = []
     for direction, word in _WORDS.items():
         if direction == "mark" and chosen.action == "Baseline":
@@ -127,7 +148,10 @@ def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
 def check_approval(prepared: Prepared) -> None:
     """Raise RefusedError where a person has to say yes first and did not, or said it to another plan."""
     concerns, operation = prepared.concerns, prepared.operation
-    if not concerns or operation.destructive == "Allow" or operation.approved == prepared.digest:
+    if not concerns or operation.destructive == "Allow":
+        return
+    check_marks(prepared)
+    if operation.approved == prepared.digest:
         return
     why = summary(concerns)
     if operation.destructive == "Refuse":
@@ -139,6 +163,12 @@ def check_approval(prepared: Prepared) -> None:
             Reason.SUPERSEDED, f"{operation.approved} was approved, and what waits now is {prepared.digest}: {why}"
         )
     raise RefusedError(Reason.WAITING_FOR_APPROVAL, f"{why}; set spec.approvedPlan to {prepared.digest} to let it run")
+
+
+def check_marks(prepared: Prepared) -> None:
+    """Raise RefusedError where a file loses data and does not say that it may; no approval makes up for that."""
+    if prepared.unmarked:
+        raise RefusedError(Reason.DESTRUCTIVE_REFUSED, summary(prepared.unmarked))
 
 
 def summary(concerns: tuple[str, ...]) -> str:

@@ -6,57 +6,23 @@ second run.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from selvedge.api.databaseschema import Migrations
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.conditions import find
+from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.kube.errors import KubeExists
 from selvedge.kube.resources import CONFIG_MAPS, MIGRATION_RUNS
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.runboard import FINISHED, WAITING
 from selvedge.reconcile.servers import Server
+from selvedge.reconcile.sources import digest_of, read_files, source_of
 from selvedge.reconcile.store import Object, key_of
 
 SCHEMA_LABEL = "selvedge.dev/schema"
 _DIGITS = 10
-FINISHED = ("Succeeded", "Failed")
-
-
-async def read_files(context: Context, namespace: str, source: Mapping[str, Any]) -> dict[str, str]:
-    """The migration files of a source, by name.
-
-    Raises TransientError where a ConfigMap does not exist (yet), InvalidError where two hold a file of the same name.
-    """
-    inline = source.get("inline")
-    if inline:
-        return dict(inline.get("files") or {})
-    files: dict[str, str] = {}
-    for ref in source.get("configMaps") or ():
-        found = await context.kube.configmap(namespace, str(ref["name"]))
-        if found is None:
-            message = f"configmap {namespace}/{ref['name']} with migrations does not exist: apply it"
-            raise TransientError(Reason.WAITING_FOR_SOURCE, message)
-        data = found.get("data") or {}
-        twice = files.keys() & data.keys()
-        if twice:
-            message = f"file {min(twice)} stands in two configmaps of the source: remove one"
-            raise InvalidError(Reason.INVALID_MIGRATION, message)
-        files.update(data)
-    return files
-
-
-def digest_of(files: Mapping[str, str], extra: object = None) -> str:
-    """sha256 over names and contents, in hexadecimal."""
-    text = json.dumps([sorted(files.items()), extra], ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def source_of(obj: Object) -> Mapping[str, Any]:
-    """``spec.migrations.source`` of a raw DatabaseSchema."""
-    return ((obj.get("spec") or {}).get("migrations") or {}).get("source") or {}
 
 
 async def apply_migrations(context: Context, obj: Object, migrations: Migrations, server: Server) -> str:
@@ -71,6 +37,12 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
     run_name = f"{name[: 253 - _DIGITS - 1]}-{digest[:_DIGITS]}"
     run = context.store.get(MIGRATION_RUNS.plural, namespace, run_name)
     if run is None:
+        back = _taken_back(context, obj)
+        if back is not None and not migrations.target_version:
+            return (
+                f"MigrationRun {key_of(back)[1]} took the database back, and autoApply does not undo that: set "
+                "spec.migrations.targetVersion to the version to keep, or make a MigrationRun with action Up"
+            )
         context.may_write()
         try:
             created = await context.kube.create(MIGRATION_RUNS, _manifest(obj, run_name, migrations))
@@ -86,7 +58,31 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
     if status.get("phase") == "Failed":
         return f"MigrationRun {run_name} failed: see its status, then correct the migrations"
     context.enqueue(("run", namespace, run_name))
+    if status.get("phase") == WAITING:
+        return f"MigrationRun {run_name} waits for a person: read its status, then set its spec.approvedPlan"
     return f"MigrationRun {run_name} has not finished"
+
+
+def _taken_back(context: Context, obj: Object) -> Object | None:
+    """The run by which a person took this database back, if nothing has gone forward since."""
+    namespace, name = key_of(obj)
+    ended = [
+        run
+        for run in context.store.all(MIGRATION_RUNS.plural)
+        if run["metadata"].get("namespace") == namespace
+        and ((run.get("spec") or {}).get("schemaRef") or {}).get("name") == name
+        and (run.get("status") or {}).get("phase") == "Succeeded"
+        and (run["status"].get("progress") or "0/0") != "0/0"
+    ]
+    last = max(ended, key=lambda run: (str(run["status"].get("finishedAt")), _created(run)), default=None)
+    if last is None:
+        return None
+    ready = find(last["status"].get("conditions") or (), "Ready")
+    return last if ready is not None and ready.reason == Reason.UNDONE else None
+
+
+def _created(run: Object) -> str:
+    return str(run["metadata"].get("creationTimestamp", ""))
 
 
 async def _digest(context: Context, obj: Object, target: str) -> str:
@@ -143,7 +139,7 @@ async def _prune(context: Context, obj: Object, current: str, limit: int) -> Non
         and any(owner.get("uid") == uid for owner in run["metadata"].get("ownerReferences") or ())
         and (run.get("status") or {}).get("phase") in FINISHED
     ]
-    finished.sort(key=lambda run: str(run["metadata"].get("creationTimestamp", "")), reverse=True)
+    finished.sort(key=_created, reverse=True)
     for run in finished[max(0, limit - 1) :]:
         context.may_write()
         await context.kube.delete(MIGRATION_RUNS, *key_of(run))

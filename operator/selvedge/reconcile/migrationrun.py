@@ -1,4 +1,4 @@
-"""MigrationRun: plan from files and the database's history, run, and show how far it is.
+"""MigrationRun: plan from files and the database's history, ask where a person has to say yes, run, and show it.
 
 The history in the database is the truth. A run that was cut off is simply run again: the plan then holds what is left.
 """
@@ -6,34 +6,36 @@ The history in the database is the truth. A run that was cut off is simply run a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
-import structlog
-
+from selvedge.api.base import Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.migrationrun import Action, MigrationRunSpec
 from selvedge.api.resource import parse
 from selvedge.api.support import unsupported
 from selvedge.core.backoff import delay
-from selvedge.core.conditions import find, timestamp
+from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
-from selvedge.migrate.load import load
-from selvedge.migrate.plan import RunPlan, digest, plan
-from selvedge.migrate.protocol import MigrationState, Progress, Timeouts
-from selvedge.migrate.runner import RunResult, run
-from selvedge.reconcile.autoapply import FINISHED, read_files, source_of
+from selvedge.migrate.operation import Operation, Prepared, check_approval, perform, prepare
+from selvedge.migrate.operation import source_of as migrations_of
+from selvedge.migrate.plan import REPAIRS
+from selvedge.migrate.protocol import MigrationSession, Timeouts
 from selvedge.reconcile.context import Context
-from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.permits import check_database, check_role, permit
-from selvedge.reconcile.store import Object, unit_of
+from selvedge.reconcile.runboard import FINISHED, Board
+from selvedge.reconcile.servers import Server
+from selvedge.reconcile.sources import read_files, source_of
+from selvedge.reconcile.store import Object, key_of, unit_of
 
-_log = structlog.stdlib.get_logger("selvedge.reconcile.migrationrun")
-_WRITE_SECONDS = 1.0
-_MAX_ROWS = 200
+#: By whom and why a run changes the history by hand, and what a repair does; see docs/guide/migrations.md.
+ACTOR, REASON, REPAIR = "selvedge.dev/actor", "selvedge.dev/reason", "selvedge.dev/repair"
+
+_LOOKS = (Action.PLAN, Action.VALIDATE)
+_WAITS = (str(Reason.WAITING_FOR_SCHEMA), str(Reason.WAITING_FOR_SERVER))
 
 
 async def reconcile_run(context: Context, namespace: str, name: str) -> None:
@@ -44,7 +46,7 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
         context.failures.pop(key, None)
         return
     started = time.monotonic()
-    board = _Board(context, obj)
+    board = Board(context, obj)
     try:
         await _run(context, obj, board)
         context.failures.pop(key, None)
@@ -52,7 +54,7 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
     except SelvedgeError as error:
         label = str(error.reason)
         outcome = board.failed(error)
-        if outcome.retrying:
+        if isinstance(error, TransientError):
             attempt = context.failures[key] = context.failures.get(key, 0) + 1
             pause = delay(attempt - 1, base=1.0, cap=60.0, random=context.random)
             outcome = board.failed(error, context.now() + timedelta(seconds=pause))
@@ -60,7 +62,7 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
         await board.write(outcome)
     context.metrics.reconciled("MigrationRun", label, time.monotonic() - started)
     schema = context.store.get(DATABASE_SCHEMAS.plural, namespace, str(obj["spec"]["schemaRef"]["name"]))
-    if schema is not None and label not in (str(Reason.WAITING_FOR_SCHEMA), str(Reason.WAITING_FOR_SERVER)):
+    if schema is not None and label not in _WAITS:
         context.enqueue(("unit", *unit_of(schema)))  # tables that grants wait for may exist now
 
 
@@ -70,52 +72,109 @@ def _finished(obj: Object) -> bool:
     return same and status.get("phase") in FINISHED
 
 
-async def _run(context: Context, obj: Object, board: _Board) -> None:
+async def _run(context: Context, obj: Object, board: Board) -> None:
     spec: MigrationRunSpec = parse(obj, strict=False).spec
     namespace = str(obj["metadata"]["namespace"])
     missing = unsupported(spec)
-    if missing or spec.action is not Action.UP:
-        what = ", ".join(missing) or f"spec.action {spec.action}"
-        raise InvalidError(Reason.UNSUPPORTED, f"this version does not act on {what} yet: make a run without it")
+    if missing:
+        raise InvalidError(
+            Reason.UNSUPPORTED, f"this version does not act on {', '.join(missing)} yet: make a run without it"
+        )
     schema_obj = _schema(context, namespace, spec.schema_ref.name)
     schema: DatabaseSchemaSpec = parse(schema_obj, strict=False).spec
     server_key = unit_of(schema_obj)[:2]
     server = context.servers.get(server_key)
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
-    files = await _files(context, obj, schema_obj)
-    migrations = load(files, server.spec.engine.value)
-    role, owner = _roles(schema)
+    operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
+    source = migrations_of(await _files(context, obj, schema_obj, spec), operation.engine)
+    login = await _login(context, namespace, schema)
+    role, owner = _roles(schema, own=login is not None)
     rule = await permit(context, server, namespace)
     check_database(rule, namespace, schema.database)
     if role:
         check_role(rule, namespace, f"role {role} of the migrations", role)
-    uid = str(obj["metadata"]["uid"])
     async with (
         server.migrating(),
         server.engine.migrations(
-            schema.database, run_as=role, owner=owner, run=uid, closed=_closed(context, unit_of(schema_obj))
+            schema.database,
+            run_as=role,
+            owner=owner,
+            run=str(obj["metadata"]["uid"]),
+            closed=_closed(context, unit_of(schema_obj)),
+            login=login,
         ) as session,
     ):
-        todo = plan(
-            migrations,
-            await session.history(),
-            spec.action.value,
-            spec.target or None,
-            spec.out_of_order.value,
-            spec.environment,
-        )
-        board.begin(todo)
-        limits = Timeouts(spec.timeouts.lock, spec.timeouts.statement, spec.timeouts.lock_wait)
-        result = await run(
-            session,
-            todo,
-            timeouts=limits,
-            on_progress=board.progress,
-            stop=context.stopping,
-            may_write=context.may_write,
-        )
-    await board.finish(result)
+        prepared = await prepare(session, source, operation)
+        board.begin(prepared)
+        if spec.action not in _LOOKS:
+            await _perform(context, session, prepared, board)
+            return
+    await board.conclude(prepared)
+
+
+async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:
+    """Run what was planned, if it may run."""
+    approved = prepared.operation.approved
+    if approved and board.approves(approved, prepared):
+        operation = replace(prepared.operation, approved=prepared.digest)
+        check_approval(replace(prepared, operation=operation))
+    else:
+        check_approval(prepared)
+    board.start()
+    if prepared.plan.action not in ("Up", "Baseline"):
+        await board.save()  # its target, without which the rest of an interrupted run would be another plan
+    result = await perform(
+        session, prepared, on_progress=board.progress, stop=context.stopping, may_write=context.may_write
+    )
+    await board.look(session)
+    await board.finish(result, prepared)
+
+
+def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Server, board: Board) -> Operation:
+    """What the run asks for, its annotations included."""
+    annotations = obj["metadata"].get("annotations") or {}
+    reason = str(annotations.get(REASON, "")).strip()
+    repair = str(annotations.get(REPAIR) or REPAIRS[0])
+    if spec.action is Action.REPAIR:
+        if not reason:
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"a repair is written into the history with its reason: make a run with the annotation {REASON}",
+            )
+        if repair not in REPAIRS:
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"annotation {REPAIR} is {repair[:40]!r}: make a run with one of {', '.join(REPAIRS)}",
+            )
+    return Operation(
+        action=spec.action.value,
+        target=board.kept_target or spec.target or "",
+        engine=server.spec.engine.value,
+        repair=repair if spec.action is Action.REPAIR else "",
+        out_of_order=spec.out_of_order.value,
+        environment=spec.environment,
+        transaction=spec.transaction.value,
+        destructive=destructive,
+        approved=spec.approved_plan,
+        actor=str(annotations.get(ACTOR, "")).strip() or f"MigrationRun {'/'.join(key_of(obj))}",
+        reason=reason,
+        timeouts=Timeouts(spec.timeouts.lock, spec.timeouts.statement, spec.timeouts.lock_wait),
+    )
+
+
+def _destructive(
+    obj: Object, spec: MigrationRunSpec, schema_obj: Object, schema: DatabaseSchemaSpec, server: Server
+) -> str:
+    """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    made = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
+    word = schema.destructive if made else spec.destructive
+    policy = server.spec.policy
+    if policy is not None:
+        order = (Destructive.ALLOW, Destructive.REQUIRE_APPROVAL, Destructive.REFUSE)
+        word = max(word, policy.destructive, key=order.index)
+    return word.value
 
 
 def _closed(context: Context, unit: tuple[str, str, str]) -> tuple[tuple[str, str], ...]:
@@ -143,127 +202,54 @@ def _schema(context: Context, namespace: str, name: str) -> Object:
     return found
 
 
-async def _files(context: Context, obj: Object, schema: Object) -> dict[str, str]:
-    source = (obj.get("spec") or {}).get("source") or source_of(schema)
+async def _files(context: Context, obj: Object, schema: Object, spec: MigrationRunSpec) -> dict[str, str]:
+    source: Any = (obj.get("spec") or {}).get("source") or source_of(schema)
     if not source:
+        if spec.action in (Action.DOWN, Action.TO, Action.REPAIR):
+            return {}  # the history keeps the way down
         message = "there are no migrations: set spec.source here, or spec.migrations.source of the DatabaseSchema"
         raise InvalidError(Reason.INVALID_SPEC, message)
     return await read_files(context, str(obj["metadata"]["namespace"]), source)
 
 
-def _roles(schema: DatabaseSchemaSpec) -> tuple[str, str]:
-    """The role that migrations run as, and the database's owner; empty for MongoDB, which has neither."""
+def _roles(schema: DatabaseSchemaSpec, *, own: bool) -> tuple[str, str]:
+    """The role that migrations run as, and the database's owner; empty for MongoDB, which has neither.
+
+    A login of the user's own (``own``) runs as itself where nothing else is said.
+    """
     if schema.postgres is None:
         return "", ""
     owner = schema.postgres.owner or ""
-    role = (schema.migrations.role if schema.migrations else None) or owner
-    if not role:
+    role = (schema.migrations.role if schema.migrations else None) or ("" if own else owner)
+    if not role and not own:
         message = "migrations need a role to run as: set spec.postgres.owner or spec.migrations.role"
         raise InvalidError(Reason.INVALID_SPEC, message)
     return role, owner
 
 
-@dataclass(slots=True)
-class _Board:
-    """The run's status while it goes on; written at most once a second, and at the end."""
+async def _login(context: Context, namespace: str, schema: DatabaseSchemaSpec) -> tuple[str, str] | None:
+    """User name and password of ``spec.migrations.runAs``; None where the operator's own login is used.
 
-    context: Context
-    obj: Object
-    rows: dict[int, Progress] = field(default_factory=dict)
-    digest: str = ""
-    started: str = ""
-    written: float = 0.0
-
-    def begin(self, todo: RunPlan) -> None:
-        self.digest = digest(todo)
-        self.started = (self.obj.get("status") or {}).get("startedAt") or timestamp(self.context.now())
-        self.rows = {
-            step.migration.version: Progress(step.migration.version, step.migration.name) for step in todo.steps
-        }
-
-    async def progress(self, row: Progress) -> None:
-        self.rows[row.version] = row
-        if time.monotonic() - self.written >= _WRITE_SECONDS:
-            self.written = time.monotonic()
-            waits = next((r for r in self.rows.values() if r.waiting_for), None)
-            reason = Reason.WAITING_FOR_LOCK if waits else Reason.RUNNING
-            current = next((r for r in self.rows.values() if r.state is MigrationState.RUNNING), row)
-            message = f"migration {current.version} {current.name}: statement {current.statements}"
-            if waits:
-                message += f", waits for {waits.waiting_for}"
-            await self.write(Outcome(False, reason, message, status=self._status("Running")))
-
-    async def finish(self, result: RunResult) -> None:
-        """The last word on a run. Raises its error, which decides whether it is tried again."""
-        self.rows = {row.version: row for row in result.migrations} or self.rows
-        if result.error is not None:
-            raise result.error
-        if result.stopped:
-            message = "the operator is stopping: the run goes on with the next one"
-            raise TransientError(Reason.RUNNING, message)
-        count = len(result.migrations)
-        message = f"{count} migrations were applied" if count else "nothing was left to do"
-        status = {**self._status("Succeeded"), "finishedAt": timestamp(self.context.now())}
-        notices = (Notice(Reason.APPLIED, message),) if count else ()
-        await self.write(Outcome(True, Reason.APPLIED, message, status=status, notices=notices))
-
-    def failed(self, error: SelvedgeError, retry_at: datetime | None = None) -> Outcome:
-        outcome = from_error(error, retry_at)
-        notices: tuple[Notice, ...] = ()
-        finished = None
-        if outcome.retrying:
-            waiting = error.reason in (Reason.WAITING_FOR_SCHEMA, Reason.WAITING_FOR_SERVER, Reason.WAITING_FOR_SOURCE)
-            phase = "Pending" if waiting else "Running"
-        else:
-            phase = "Failed"
-            notices = (Notice(error.reason, error.message, True),)
-            finished = timestamp(self.context.now())
-        return Outcome(
-            outcome.ready,
-            outcome.reason,
-            outcome.message,
-            retrying=outcome.retrying,
-            status={**self._status(phase), "finishedAt": finished},
-            notices=notices,
-            retry_at=outcome.retry_at,
+    Raises TransientError where the Secret does not exist yet, InvalidError where it lacks one of the two.
+    """
+    ref = schema.migrations.run_as if schema.migrations else None
+    if ref is None:
+        return None
+    name = ref.secret_ref.name
+    found = await context.secret(namespace, name)
+    if found is None:
+        raise TransientError(
+            Reason.SECRET_NOT_FOUND, f"secret {name}, named in spec.migrations.runAs, does not exist: create it"
         )
-
-    async def write(self, outcome: Outcome) -> None:
-        await self.context.write_status(MIGRATION_RUNS, self.obj, outcome)
-
-    def _status(self, phase: str) -> dict[str, Any]:
-        rows = list(self.rows.values())
-        done = [row for row in rows if row.state in (MigrationState.APPLIED, MigrationState.SKIPPED)]
-        status: dict[str, Any] = {"phase": phase}
-        if self.started:
-            status["startedAt"] = self.started
-            status["progress"] = f"{len(done)}/{len(rows)}"
-            status["plan"] = "sha256:" + self.digest.removeprefix("sha256:")
-            status["migrations"] = [_row(row) for row in rows[-_MAX_ROWS:]]
-            if done:
-                status["version"] = str(max(row.version for row in done))
-        return status
-
-
-def _row(row: Progress) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "version": str(row.version),
-        "name": row.name,
-        "state": str(row.state),
-        "statements": row.statements,
-        "startedAt": timestamp(datetime.fromtimestamp(row.started_at, UTC)) if row.started_at else None,
-        "duration": f"{row.duration:.3f}s" if row.duration is not None else None,
-        "waitingFor": row.waiting_for or None,
-    }
-    if row.error is not None:
-        error = row.error
-        shown["error"] = {
-            "file": error.file,
-            "line": error.line,
-            "statement": error.statement,
-            "sqlstate": error.sqlstate,
-            "message": error.message,
-            "hint": error.hint or None,
-        }
-        shown["error"] = {key: value for key, value in shown["error"].items() if value is not None}
-    return {key: value for key, value in shown.items() if value is not None}
+    values = []
+    for key in ("username", "password"):
+        try:
+            value = found.get(key, b"").decode().strip("\r\n")
+        except UnicodeDecodeError:
+            value = ""
+        if not value or "\0" in value:
+            raise TransientError(
+                Reason.SECRET_KEY_MISSING, f"key {key} of secret {name} is missing, empty or no text: write it there"
+            )
+        values.append(value)
+    return values[0], values[1]

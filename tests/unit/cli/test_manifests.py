@@ -108,8 +108,8 @@ def test_standard_input_and_default_namespace(monkeypatch: pytest.MonkeyPatch) -
         ),
         ([schema(more="suspend: true")], "no DatabaseSchema is left for a Postgres server"),
         (
-            [schema(more="migrations: {runAs: {secretRef: {name: x}}, source: {configMaps: [{name: m}]}}")],
-            "this version does not act on spec.migrations.runAs yet: remove it",
+            [schema(more="migrations: {source: {image: {reference: registry.example/m}}}")],
+            "this version does not act on spec.migrations.source.image yet: remove it",
         ),
     ],
 )

@@ -26,6 +26,7 @@ from selvedge.engines.postgres.errors import ConcurrentChangeError, statement_er
 from selvedge.engines.postgres.logins import PostgresLogins
 from selvedge.engines.postgres.looks import ClusterView, ServerBook, read_cluster
 from selvedge.engines.postgres.migrator import open_session
+from selvedge.engines.postgres.own_login import open_own_session
 from selvedge.engines.postgres.passes import Pass
 from selvedge.engines.postgres.probe import probe
 from selvedge.engines.postgres.removal import remove_members
@@ -93,23 +94,36 @@ class PostgresEngine:
         owner: str = "",
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
+        login: tuple[str, str] | None = None,
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`."""
-        admin = await open_connection(self.target, database)
-        async with (
-            admin,
-            open_session(
-                self.target,
-                admin,
-                database=database,
-                run_as=run_as,
-                owner=owner or None,
-                schema=self.metadata_schema,
-                run=run,
-                closed=closed,
-            ) as session,
-        ):
-            yield session
+        schema = self.metadata_schema
+        async with await open_connection(self.target, database) as admin:
+            if login is None:
+                opened = open_session(
+                    self.target,
+                    admin,
+                    database=database,
+                    run_as=run_as,
+                    owner=owner or None,
+                    schema=schema,
+                    run=run,
+                    closed=closed,
+                )
+            else:
+                opened = open_own_session(
+                    self.target,
+                    admin,
+                    database=database,
+                    username=login[0],
+                    password=login[1],
+                    run_as=run_as,
+                    schema=schema,
+                    run=run,
+                    closed=closed,
+                )
+            async with opened as session:
+                yield session
 
     def logins(self) -> PostgresLogins:
         """See :meth:`selvedge.engines.base.Engine.logins`."""

@@ -1,0 +1,259 @@
+"""The status of a MigrationRun while it goes on: one row for each step, its progress, and the last word on it.
+
+The database's history is the truth. What stands here of an earlier pass is used for two things only: the rows of steps
+that are done stay visible after a restart, and an approval holds for the rest of the plan that it was given to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from selvedge.core.conditions import timestamp
+from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.core.words import count
+from selvedge.kube.resources import MIGRATION_RUNS
+from selvedge.migrate.operation import Prepared, line_of, newest_version
+from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
+from selvedge.migrate.runner import RunResult
+from selvedge.migrate.steps import DONE, FINAL, first_row
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.outcome import Notice, Outcome, from_error
+from selvedge.reconcile.store import Object
+
+FINISHED = ("Succeeded", "Failed")
+WAITING = "WaitingForApproval"
+
+_WRITE_SECONDS = 1.0
+_MAX_ROWS = 200
+_PENDING = frozenset({Reason.WAITING_FOR_SCHEMA, Reason.WAITING_FOR_SERVER, Reason.WAITING_FOR_SOURCE})
+_APPROVAL = frozenset({Reason.WAITING_FOR_APPROVAL, Reason.SUPERSEDED})
+_ENDS = {
+    "Down": (Reason.UNDONE, "was undone", "were undone"),
+    "Baseline": (Reason.BASELINED, "counts as run", "count as run"),
+    "Repair": (Reason.REPAIRED, "was repaired in the history", "were repaired in the history"),
+    "Plan": (Reason.PLANNED, "would run", "would run"),
+}
+
+Row = dict[str, Any]
+
+
+@dataclass(slots=True)
+class Board:
+    """Written at most once a second, and at the end. ``rows`` are the steps of this pass, ``earlier`` those before."""
+
+    context: Context
+    obj: Object
+    rows: list[Progress] = field(default_factory=list)
+    checksums: list[str] = field(default_factory=list)
+    earlier: list[Row] = field(default_factory=list)
+    hidden: int = 0
+    digest: str = ""
+    target: str = ""
+    version: str = ""
+    started: str = ""
+    written: float = 0.0
+
+    # -- what was there before -----------------------------------------------------------------------------------
+
+    @property
+    def kept_target(self) -> str:
+        """The target that an interrupted pass of this run settled on: one step down, planned twice, would be two."""
+        return str(self._status.get("target") or "") if self._status.get("startedAt") else ""
+
+    def approves(self, approved: str, prepared: Prepared) -> bool:
+        """Whether ``approved`` is the digest of this very plan, or of the one whose rest this is."""
+        if approved == prepared.digest:
+            return bool(approved)
+        known: list[Row] = self._status.get("migrations") or []
+        lines = [f"{_key(row)} {row.get('checksum', '')} {row.get('direction', '')}\n" for row in known]
+        if "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest() != approved:
+            return False
+        rest = [line_of(step) for step in prepared.plan.steps]
+        return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
+
+    @property
+    def _status(self) -> Mapping[str, Any]:
+        return self.obj.get("status") or {}
+
+    # -- while it goes on ----------------------------------------------------------------------------------------
+
+    def begin(self, prepared: Prepared) -> None:
+        """The plan is known; nothing has run in this pass."""
+        steps = prepared.plan.steps
+        self.digest, self.target = prepared.digest, prepared.plan.target
+        self.version = str(prepared.plan.version or "")
+        self.rows = [first_row(number, step) for number, step in enumerate(steps)]
+        self.checksums = [line_of(step).split(" ")[1] for step in steps]
+        known: list[Row] = self._status.get("migrations") or []
+        rest = known[len(known) - len(steps) :] if len(steps) <= len(known) else None
+        new = [(_key(_shown(row)), row.direction) for row in self.rows]
+        if self.started_before and rest is not None and [(_key(row), row.get("direction")) for row in rest] == new:
+            self.earlier = [_ended(row) for row in known[: len(known) - len(steps)]]
+            total = int(str(self._status.get("progress") or "0/0").partition("/")[2] or 0)
+            self.hidden = max(0, total - len(known))
+            # what a person approved is the whole, and the whole is what the status shows
+            self.digest = str(self._status.get("plan") or self.digest)
+
+    @property
+    def started_before(self) -> bool:
+        """Whether an earlier pass sent statements."""
+        return bool(self._status.get("startedAt"))
+
+    def start(self) -> None:
+        """From here on statements are sent."""
+        self.started = str(self._status.get("startedAt") or timestamp(self.context.now()))
+
+    async def save(self) -> None:
+        """Write down what is about to run, target included, before the first statement."""
+        message = f"{count(len(self.rows), 'step')} to run"
+        await self.write(Outcome(False, Reason.RUNNING, message, status=self._shown_status("Running")))
+
+    async def progress(self, row: Progress) -> None:
+        """A row changed."""
+        self.rows[row.step] = row
+        if time.monotonic() - self.written >= _WRITE_SECONDS:
+            self.written = time.monotonic()
+            waits = next((r for r in self.rows if r.waiting_for), None)
+            reason = Reason.RUNNING if waits is None else Reason.WAITING_FOR_LOCK
+            if waits is not None and "index" in waits.waiting_for:
+                reason = Reason.BUILDING_INDEX
+            current = next((r for r in self.rows if r.state is MigrationState.RUNNING), row)
+            message = f"migration {current.version} {current.name}: statement {current.statements}"
+            if waits:
+                message += f", waits for {waits.waiting_for}"
+            await self.write(Outcome(False, reason, message, status=self._shown_status("Running")))
+
+    async def look(self, session: MigrationSession) -> None:
+        """The newest version, as the history has it after the run; a connection that broke tells nothing."""
+        try:
+            self.version = newest_version(await session.history())
+        except TransientError:
+            return
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    async def finish(self, result: RunResult, prepared: Prepared) -> None:
+        """The last word on a run. Raises its error, which decides whether it is tried again."""
+        self.rows = list(result.migrations) or self.rows
+        if result.error is not None:
+            raise result.error
+        if result.stopped:
+            message = "the operator is stopping: the run goes on with the next one"
+            raise TransientError(Reason.RUNNING, message)
+        await self.conclude(prepared, dropped=result.dropped)
+
+    async def conclude(self, prepared: Prepared, dropped: tuple[str, ...] = ()) -> None:
+        """It came to its end."""
+        action, number = prepared.plan.action, self._total
+        reason, one, many = _ENDS.get(action, (Reason.APPLIED, "was applied", "were applied"))
+        if action == "To" and number and all(row.direction == "down" for row in self.rows):
+            reason, one, many = _ENDS["Down"]
+        if action == "Validate":
+            reason, message = Reason.VALIDATED, "the files and the database's history fit"
+        elif prepared.plan.drop_invalid_indexes:
+            message = f"invalid indexes were dropped: {', '.join(dropped)}" if dropped else "no index was invalid"
+        else:
+            message = (
+                f"{count(number, 'migration')} {one if number == 1 else many}" if number else "nothing was left to do"
+            )
+        if action in ("Plan", "Validate") and prepared.plan.warnings:
+            message += "; " + "; ".join(prepared.plan.warnings)
+        status = {**self._shown_status("Succeeded"), "finishedAt": timestamp(self.context.now())}
+        changed = number or dropped
+        notices = (Notice(reason, message),) if changed and action not in ("Plan", "Validate") else ()
+        await self.write(Outcome(True, reason, message, status=status, notices=notices))
+
+    def failed(self, error: SelvedgeError, retry_at: datetime | None = None) -> Outcome:
+        """What an error means for the status: tried again, waiting for a person, or over."""
+        outcome = from_error(error, retry_at)
+        notices: tuple[Notice, ...] = ()
+        finished, retrying = None, outcome.retrying
+        if retrying:
+            phase = "Pending" if error.reason in _PENDING else "Running"
+        elif error.reason in _APPROVAL:
+            phase, retrying = WAITING, True
+            before = str(self._status.get("plan") or "")
+            if before != self.digest:
+                notices = (Notice(error.reason, error.message),)
+        else:
+            phase = "Failed"
+            notices = (Notice(error.reason, error.message, True),)
+            finished = timestamp(self.context.now())
+        return Outcome(
+            outcome.ready,
+            outcome.reason,
+            outcome.message,
+            retrying=retrying,
+            status={**self._shown_status(phase), "finishedAt": finished},
+            notices=notices,
+            retry_at=outcome.retry_at,
+        )
+
+    async def write(self, outcome: Outcome) -> None:
+        """Write the status, if that changes anything."""
+        await self.context.write_status(MIGRATION_RUNS, self.obj, outcome)
+
+    @property
+    def _total(self) -> int:
+        return self.hidden + len(self.earlier) + len(self.rows)
+
+    def _shown_status(self, phase: str) -> dict[str, Any]:
+        status: dict[str, Any] = {"phase": phase}
+        if self.digest:
+            done = self.hidden + len(self.earlier) + sum(row.state in DONE for row in self.rows)
+            rows = [_shown(row) | {"checksum": mark} for row, mark in zip(self.rows, self.checksums, strict=True)]
+            status["progress"] = f"{done}/{self._total}"
+            status["plan"] = self.digest
+            status["version"] = self.version or None
+            status["migrations"] = [*self.earlier, *rows][-_MAX_ROWS:]
+        if self.started:
+            status["startedAt"] = self.started
+            status["target"] = self.target or None
+        return status
+
+
+def _shown(row: Progress) -> Row:
+    shown: Row = {
+        "version": str(row.version) if row.version else None,
+        "name": row.name,
+        "kind": row.kind if row.kind != "Versioned" else None,
+        "direction": row.direction,
+        "state": str(row.state),
+        "statements": row.statements,
+        "startedAt": timestamp(datetime.fromtimestamp(row.started_at, UTC)) if row.started_at else None,
+        "duration": f"{row.duration:.3f}s" if row.duration is not None else None,
+        "waitingFor": row.waiting_for or None,
+    }
+    if row.error is not None:
+        error = row.error
+        found = {
+            "file": error.file,
+            "line": error.line,
+            "statement": error.statement,
+            "sqlstate": error.sqlstate,
+            "message": error.message,
+            "hint": error.hint or None,
+        }
+        shown["error"] = {key: value for key, value in found.items() if value is not None}
+    return {key: value for key, value in shown.items() if value is not None}
+
+
+def _key(row: Row) -> str:
+    """What the history knows the migration by, from a row of the status."""
+    kind = row.get("kind") or "Versioned"
+    return str(row.get("version") or "") if kind == "Versioned" else f"{kind}:{row.get('name', '')}"
+
+
+def _ended(row: Row) -> Row:
+    """A row of an earlier pass whose step is done: the plan holds it no more, whatever the status said last."""
+    if row.get("state") in [str(state) for state in DONE]:
+        return row
+    left = {key: value for key, value in row.items() if key not in ("waitingFor", "error")}
+    total = str(row.get("statements") or "0/0").partition("/")[2]
+    return {**left, "state": str(FINAL[row.get("direction") or "up"]), "statements": f"{total}/{total}"}

@@ -33,7 +33,7 @@ class Counter(monitoring.CommandListener):
         self.how = how
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.step(event, "before")
+        self.step(event, "before", str(event.command.get(event.command_name)))
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         self.step(event, "after")
@@ -41,9 +41,9 @@ class Counter(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         self.step(event, "after")
 
-    def step(self, event: Any, when: str) -> None:
+    def step(self, event: Any, when: str, what: str = "") -> None:
         self.count += 1
-        say(f"event {self.count} {when} {event.command_name}")
+        say(f"event {self.count} {when} {event.command_name} {what}")
         if self.count == self.at:
             os.kill(os.getpid(), self.how)
 
@@ -83,25 +83,32 @@ async def main(order: dict[str, Any]) -> None:
         await admin.close()
 
 
+def fork(order: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            asyncio.run(main(order))
+            status = 0
+        except Exception as error:  # noqa: BLE001 - told to the test
+            say(f"end {error}")
+        finally:
+            os._exit(status)
+    return pid
+
+
 def nursery() -> None:
     for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            status = 1
-            try:
-                asyncio.run(main(json.loads(line)))
-                status = 0
-            except Exception as error:  # noqa: BLE001 - told to the test
-                say(f"end {error}")
-            finally:
-                os._exit(status)
-        say(f"pid {pid}")
-        while True:
-            _, status = os.waitpid(pid, os.WUNTRACED)
-            if not os.WIFSTOPPED(status):
-                break
-            say("stopped")
-        say(f"exit {os.waitstatus_to_exitcode(status)}")
+        order = json.loads(line)
+        running = {fork(order) for _ in range(order.get("count", 1))}
+        say(f"pid {min(running)}")
+        while running:
+            pid, status = os.waitpid(-1, os.WUNTRACED)
+            if os.WIFSTOPPED(status):
+                say("stopped")
+            else:
+                running.discard(pid)
+                say(f"exit {os.waitstatus_to_exitcode(status)}")
 
 
 if __name__ == "__main__":

@@ -119,9 +119,9 @@ class Shop:
             found: dict[str, Any] = {}
             for about in sorted(database.list_collections(), key=lambda one: one["name"]):
                 name = about["name"]
-                if name == COLLECTION and not raw:
+                if name.startswith("system.") or (name == COLLECTION and not raw):
                     continue
-                documents = list(database[name].find().sort("_id"))
+                documents = list(database[name].find().sort("at" if name == "selvedge.events" else "_id"))
                 if not raw and name in ("selvedge.history", "selvedge.events"):
                     documents = [_steady(one) for one in documents]
                 indexes = {} if about["type"] == "view" else database[name].index_information()

@@ -49,10 +49,11 @@ _LOCK_TIMEOUTS = frozenset({MAX_TIME_EXPIRED, 24, 46})
 
 @dataclass
 class Applied:
-    """What became of the changes."""
+    """What became of the changes; ``restored`` are those whose old index had been dropped and is built again."""
 
     done: list[Change] = field(default_factory=list)
     failed: dict[ObjectRef, ObjectStatus] = field(default_factory=dict)
+    restored: list[Change] = field(default_factory=list)
 
     def unmade(self, ref: ObjectRef) -> bool:
         """Whether the object could not be made, so that it is not ours: somebody may make it by hand."""
@@ -84,6 +85,7 @@ async def apply_changes(
         if failure is not None:
             result.failed[change.ref] = explain(change, failure.error, server)
             await _restore(server, database, change.ref, failure.undo, may_write, builds)
+            result.restored += [change] if failure.undo else []
             continue
         sent = 0
         try:
@@ -102,6 +104,7 @@ async def apply_changes(
             result.failed[change.ref] = explain(change, error, server)
             undo = change.undo() if sent or isinstance(change, MakeUnique) else ()
             await _restore(server, database, change.ref, undo, may_write, builds)
+            result.restored += [change] if undo and isinstance(change, ReplaceIndex) else []
             if isinstance(change, CreateCollection):
                 broken.add(change.collection)
         except (PyMongoError, OSError) as error:

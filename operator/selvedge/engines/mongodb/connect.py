@@ -186,7 +186,9 @@ class Server:
             # Why no member could be chosen, or its pool was closed, stands with the members.
             found = self._client.topology_description.server_descriptions().values()
             error = next((member.error for member in found if isinstance(member.error, OperationFailure)), error)
-        return translate(error, self.where, doing)
+        tls = self.target.tls
+        anonymous = tls.mode != "Disable" and not tls.client_certificate
+        return translate(error, self.where, doing, anonymous=anonymous)
 
     def connections(self) -> dict[str, int]:
         """Open connections by state."""

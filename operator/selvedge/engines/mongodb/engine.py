@@ -13,23 +13,27 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.mongodb.diff import Difference, difference
 from selvedge.core.mongodb.model import collection_ref
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import MemberResult, ObjectRef, ObjectState, ObjectStatus, UnitResult
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, UnitResult
 from selvedge.engines.mongodb import claims, policy, probe
 from selvedge.engines.mongodb.apply import Applied, apply_changes, not_converged
 from selvedge.engines.mongodb.builds import Builds
 from selvedge.engines.mongodb.compile import Compilation, compile_unit, declared_names
 from selvedge.engines.mongodb.connect import Server, operation
+from selvedge.engines.mongodb.counting import Losses, key_of
 from selvedge.engines.mongodb.inspect import Snapshot, look_closer, snapshot
 from selvedge.engines.mongodb.lock import Lock, locked
 from selvedge.engines.mongodb.migrations import open_session
+from selvedge.engines.mongodb.retries import Retries
 from selvedge.engines.mongodb.users import MongoLogins
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
     from selvedge.core.mongodb.changes import Change
+    from selvedge.core.rowcount import RowCount
     from selvedge.engines.base import Member, Observer, ServerFacts, ServerTarget, Unit
     from selvedge.engines.mongodb.claims import Claim
+    from selvedge.engines.mongodb.counting import Key
     from selvedge.engines.mongodb.policy import Decision
     from selvedge.migrate.protocol import MigrationSession
 
@@ -38,18 +42,19 @@ _ROUNDS = 4
 
 @dataclass
 class _View:
-    """One look at the database, compared and decided."""
+    """One look at the database, compared and decided; ``held`` is what failed before and is not tried yet."""
 
     found: Snapshot
     compiled: Compilation
     compared: Difference
     decisions: dict[str, Decision] = field(default_factory=dict)
+    held: dict[ObjectRef, ObjectStatus] = field(default_factory=dict)
 
     @property
     def now(self) -> tuple[Change, ...]:
         """The changes to make, in order."""
         chosen = {id(change) for decision in self.decisions.values() for change in decision.now}
-        return tuple(change for change in self.compared.changes if id(change) in chosen)
+        return tuple(change for change in self.compared.changes if id(change) in chosen and change.ref not in self.held)
 
     def claims(self, failed: Mapping[ObjectRef, ObjectStatus]) -> list[Claim]:
         """The claims to write: none on what has to wait or could not be made."""
@@ -85,6 +90,8 @@ class MongoEngine:
         self._server = Server(target, observer)
         self._logins = MongoLogins(self._server, observer, metadata_schema)
         self._builds = Builds(self._server)
+        self._retries = Retries()
+        self._losses = Losses(self._server)
         self._system: str | None = None
 
     async def probe(self) -> ServerFacts:
@@ -99,7 +106,7 @@ class MongoEngine:
         first = await self._look(unit)
         self._builds.forget(unit.database, {change.ref for change in first.now})
         if not first.writes():
-            return self._result(unit, first, first, Applied())
+            return await self._told(unit, first, first, Applied())
         await self._tell(unit, first)
         patience = self._server.target.limits.lock_timeout
         async with locked(self._server, self.metadata_schema, unit.database, patience) as lock:
@@ -107,7 +114,7 @@ class MongoEngine:
             if not view.found.claims and all(member.deleting for member in unit.members):
                 may_write()
                 await lock.remove()
-        return self._result(unit, first, view, applied)
+        return await self._told(unit, first, view, applied)
 
     async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """See :class:`selvedge.engines.base.Engine`: members that are being deleted are compiled as absent."""
@@ -116,10 +123,11 @@ class MongoEngine:
     async def plan(self, unit: Unit) -> UnitResult:
         """What :meth:`converge` would do now, as ``pending``; writes nothing."""
         view = await self._look(unit)
-        result = self._result(unit, view, view, Applied())
+        result = self._result(unit, view, view, Applied(), {})
         changes = policy.by_owner(view.compared.changes, view.compiled.owners)
+        lost = await self._count(unit.database, view.compared.changes)
         members = {
-            uid: replace(member, pending=tuple(change.summary() for change in changes.get(uid, ())))
+            uid: replace(member, pending=_summaries(changes.get(uid, ()), lost))
             for uid, member in result.members.items()
         }
         for uid, member in members.items():
@@ -181,9 +189,11 @@ class MongoEngine:
         view = _View(found, compiled, compared)
         changes = policy.by_owner(compared.changes, compiled.owners)
         for member in unit.members:
-            view.decisions[member.uid] = policy.decide(
-                member, changes.get(member.uid, []), compiled.adopted, system, unit.database
-            )
+            decision = policy.decide(member, changes.get(member.uid, []), compiled.adopted, system, unit.database)
+            view.decisions[member.uid] = decision
+            for change in decision.now:
+                held = self._retries.held(unit.database, member.generation, change)
+                view.held |= {change.ref: held} if held is not None else {}
         return view
 
     @staticmethod
@@ -211,6 +221,7 @@ class MongoEngine:
                 applied = await apply_changes(self._server, unit.database, todo, lock, may_write, self._builds)
                 unmade = {change.ref for change in todo if change.before is None and applied.unmade(change.ref)}
                 await self._claim(unit.database, (), unmade - view.found.claims.keys(), may_write)
+            self._learn(unit, view, applied)
             total.done += applied.done
             total.failed |= applied.failed
             view = await self._look(unit, "verify")
@@ -218,6 +229,16 @@ class MongoEngine:
         if residue:
             raise not_converged(unit.database, residue)
         return view, total
+
+    def _learn(self, unit: Unit, view: _View, applied: Applied) -> None:
+        """Remember which indexes could not be replaced, and say of them when they are tried again."""
+        generations = {member.uid: member.generation for member in unit.members}
+        for change in applied.done:
+            self._retries.done(unit.database, change)
+        for change in applied.restored:
+            generation = generations[view.compiled.owners[change.ref]]
+            status = applied.failed[change.ref]
+            applied.failed[change.ref] = self._retries.failed(unit.database, generation, change, status)
 
     async def _claim(
         self, database: str, claiming: Iterable[Claim], releases: Iterable[ObjectRef], may_write: Callable[[], None]
@@ -231,16 +252,33 @@ class MongoEngine:
                 doing = f"{next(iter(command))} {self.metadata_schema}.{claims.COLLECTION}"
                 raise claims.error_of(error, self._server, self.metadata_schema, doing) from None
 
-    def _result(self, unit: Unit, first: _View, last: _View, applied: Applied) -> UnitResult:
-        members = {member.uid: self._member(member, first, last, applied) for member in unit.members}
+    async def _count(self, database: str, pending: Iterable[Change]) -> dict[Key, RowCount]:
+        with _during("count"):
+            try:
+                return await self._losses.count(database, pending)
+            except (PyMongoError, OSError) as error:
+                raise self._server.error(error, "count what would be lost") from None
+
+    async def _told(self, unit: Unit, first: _View, last: _View, applied: Applied) -> UnitResult:
+        pending = [change for decision in last.decisions.values() for change in decision.pending()]
+        return self._result(unit, first, last, applied, await self._count(unit.database, pending))
+
+    def _result(
+        self, unit: Unit, first: _View, last: _View, applied: Applied, lost: Mapping[Key, RowCount]
+    ) -> UnitResult:
+        members = {member.uid: self._member(member, first, last, applied, lost) for member in unit.members}
         return UnitResult(members, self._system or "")
 
-    def _member(self, member: Member, first: _View, last: _View, applied: Applied) -> MemberResult:
+    def _member(
+        self, member: Member, first: _View, last: _View, applied: Applied, lost: Mapping[Key, RowCount]
+    ) -> MemberResult:
         owners, compiled = last.compiled.owners, last.compiled
         decision = last.decisions[member.uid]
         problems: dict[ObjectRef, ObjectStatus] = {s.ref: s for s in compiled.statuses[member.uid]}
         problems |= {status.ref: status for status in last.compared.blocked if owners.get(status.ref) == member.uid}
         problems |= {change.ref: status for change, status in decision.later}
+        # What failed in this very pass says more than what is held back because of it.
+        problems |= {ref: status for ref, status in last.held.items() if owners.get(ref) == member.uid}
         problems |= {ref: status for ref, status in applied.failed.items() if owners.get(ref) == member.uid}
         declared = compiled.declared[member.uid]
         changing = {change.ref for change in decision.now}
@@ -264,13 +302,18 @@ class MongoEngine:
                 for change in applied.done
                 if before.get(change.ref, owners.get(change.ref)) == member.uid
             ),
-            pending=tuple(change.summary() for change in decision.pending()),
+            pending=_summaries(decision.pending(), lost),
             drift=first.drift(member),
             provisioned=not refused
             and not adoption
             and all(name in standing for name in compiled.collections[member.uid]),
             digest=decision.digest,
         )
+
+
+def _summaries(changes: Iterable[Change], lost: Mapping[Key, RowCount]) -> tuple[ChangeSummary, ...]:
+    """Changes that wait, with the documents that go with them."""
+    return tuple(replace(change.summary(), rows=lost.get(key_of(change))) for change in changes)
 
 
 @contextmanager

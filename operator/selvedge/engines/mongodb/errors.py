@@ -54,8 +54,15 @@ _TLS_MISSING = (
 )
 
 
-def translate(error: BaseException, where: str, operation: str = "") -> SelvedgeError:
-    """The project's error for one of the driver's. ``where`` is host and port, ``operation`` what was tried."""
+#: A server that demands a client's certificate ends the connection after the handshake, with an alert or without.
+_NO_CERTIFICATE = ("certificate required", "handshake failure", "bad certificate")
+
+
+def translate(error: BaseException, where: str, operation: str = "", *, anonymous: bool = False) -> SelvedgeError:
+    """The project's error for one of the driver's. ``where`` is host and port, ``operation`` what was tried.
+
+    ``anonymous``: the connection is encrypted, and the operator shows no certificate of its own.
+    """
     doing = f" ({operation})" if operation else ""
     if isinstance(error, SelvedgeError):
         return error
@@ -66,7 +73,23 @@ def translate(error: BaseException, where: str, operation: str = "") -> Selvedge
             Reason.TOO_MANY_CONNECTIONS,
             f"all connections that the operator may open to {where} are in use{doing}: raise spec.connections.max",
         )
-    return _unconnected(error, where, doing)
+    return (_anonymous(error, where) if anonymous else None) or _unconnected(error, where, doing)
+
+
+def _anonymous(error: BaseException, where: str) -> SelvedgeError | None:
+    """What the server may have against a client without a certificate."""
+    text = " ".join(str(part) for part in _chain(error)).lower()
+    step = "name one in spec.tls.clientCertificateSecretRef"
+    if _any(text, _NO_CERTIFICATE):
+        message = f"{where} demands a certificate of its clients: {step}"
+        return InvalidError(Reason.TLS_VERIFICATION_FAILED, message)
+    if isinstance(error, ServerSelectionTimeoutError) and "connection closed" in text:
+        return TransientError(
+            Reason.UNREACHABLE,
+            f"{where} closes connections right after TLS was agreed on: if it demands a certificate of its clients, "
+            f"{step}; else its log says why",
+        )
+    return None
 
 
 def _refused(error: OperationFailure, where: str, doing: str) -> SelvedgeError:

@@ -103,7 +103,7 @@ class Attempt:
         ground, whole = self._ground, bool(self.directives.transaction)
         cursor = await self.begin(Preflight(ground.server, ground.database, ground.known, ground.transactions))
         async with watching(ground.admin, self._comment, self.control.waiting):
-            if whole or not self.commands:
+            if whole or cursor.done == len(self.commands):
                 await self._commit(lambda session: self.all(session, cursor))
                 return
             while cursor.done < len(self.commands):

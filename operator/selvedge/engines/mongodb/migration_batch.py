@@ -60,8 +60,8 @@ async def run_batches(server: Server, database: str, batch: BatchUpdate, cursor:
         cursor = replace(cursor, batch=state)
     try:
         while True:
-            turn.checkpoint()
             await turn.waiting(_told(batch, cursor.batch))
+            turn.checkpoint()
             keys = await _keys(server, database, batch, where, cursor.batch, turn)
             if not keys:
                 return cursor

@@ -120,7 +120,8 @@ def failed(file: str, command: Command, error: OperationFailure, *, open_for: fl
     elif long:
         hint = "a transaction ends after a minute; write a large update as x-batchUpdate"
     statement = shorten_statement(command.text)
-    failure = Failure(file, command.line, statement, code, server_message(error), hint)
+    message = server_message(error).removesuffix(f" ({code})")
+    failure = Failure(file, command.line, statement, code, message, hint)
     retry = error.code in _RETRY or error.has_error_label("TransientTransactionError")
     # what the server ended for its length would take as long again
     return StatementFailedError(failure, retry=retry and not long)

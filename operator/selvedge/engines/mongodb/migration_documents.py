@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pymongo.errors import ExecutionTimeout
+from pymongo.errors import ExecutionTimeout, OperationFailure
 
 from selvedge.engines.mongodb.errors import connection_lost
 
@@ -57,25 +57,25 @@ async def violations(server: Server, database: str, name: str, validator: Any) -
 
 
 async def matching(server: Server, database: str, name: str, where: Doc, limit: float) -> int | None:
-    """How many documents a filter finds; None where counting takes longer than ``limit`` seconds."""
-    return await _counted(server, database, name, [{"$match": where}], None, limit)
+    """How many documents a filter finds; None where that takes longer than ``limit`` seconds or cannot be counted."""
+    try:
+        reply = await server.run(database, {"count": name, "query": where}, limit)
+    except TimeoutError:
+        return None
+    except OperationFailure as error:
+        if connection_lost(error):
+            raise
+        return None  # $near is found and not counted; what is wrong with the filter itself, the update will say
+    return int(reply["n"])
 
 
 async def _count(server: Server, database: str, name: str, stages: list[Doc], collation: Any = None) -> int:
-    return await _counted(server, database, name, stages, collation, PATIENCE) or 0
-
-
-async def _counted(
-    server: Server, database: str, name: str, stages: list[Doc], collation: Any, limit: float
-) -> int | None:
     command: Doc = {"aggregate": name, "pipeline": [*stages, {"$count": "n"}], "cursor": {}, "allowDiskUse": True}
     if collation:
         command["collation"] = collation
     try:
-        reply = await server.run(database, command, limit)
-    except (ExecutionTimeout, TimeoutError) as error:
-        if connection_lost(error) and not isinstance(error, TimeoutError):
-            raise
-        return None
+        reply = await server.run(database, command, PATIENCE)
+    except (ExecutionTimeout, TimeoutError):
+        return 0
     batch = reply["cursor"]["firstBatch"]
     return int(batch[0]["n"]) if batch else 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pymongo.errors import OperationFailure, PyMongoError
 
 from selvedge.core.names import shorten
-from selvedge.engines.mongodb.connect import Server
+from selvedge.engines.mongodb.connect import Client, Server
 
 if TYPE_CHECKING:
     from selvedge.engines.base import Observer, ServerTarget
@@ -79,18 +79,29 @@ class Migrator:
         return found is not None and found == self._identity
 
     async def end_leftovers(self) -> None:
-        """End commands and transactions of a run that was killed: both would go on on the server for a while."""
+        """End commands and transactions of a run that was killed: both would go on on the server for a while.
+
+        An index build is left to the server: the same command is sent again, and waits for it to end.
+        """
         try:
             client = await self.server.client()
             async with client.start_session() as session:
                 sessions = {"aggregate": 1, "pipeline": [{"$listLocalSessions": {}}], "cursor": {}}
                 reply: Doc = await client["admin"].command(sessions, session=session)
-                ours = session.session_id["id"]
-                others = [{"id": one["_id"]["id"]} for one in reply["cursor"]["firstBatch"] if one["_id"]["id"] != ours]
+                spared = [session.session_id["id"], *await self._building(client)]
+                found = [one["_id"]["id"] for one in reply["cursor"]["firstBatch"]]
+                others = [{"id": one} for one in found if one not in spared]
                 if others:
                     await client["admin"].command({"killSessions": others}, session=session)
         except (PyMongoError, OSError) as error:
             raise self.server.error(error, "ending the sessions of an earlier run") from None
+
+    async def _building(self, client: Client) -> list[object]:
+        """The sessions of this user in which indexes are built."""
+        stages: list[Doc] = [{"$currentOp": {}}, {"$match": {"command.createIndexes": {"$exists": True}}}]
+        reply: Doc = await client["admin"].command({"aggregate": 1, "pipeline": stages, "cursor": {}})
+        found = [(one.get("command") or {}).get("lsid") or {} for one in reply["cursor"]["firstBatch"]]
+        return [one["id"] for one in found if "id" in one]
 
     async def drop(self) -> None:
         """Drop the user, if there is one."""

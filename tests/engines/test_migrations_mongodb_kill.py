@@ -1,0 +1,165 @@
+"""MongoDB's migrations cut off at every point by kill -9, and runners that are stopped while another one takes over."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.engines.mongo_migrations_support import Shop, both, nursery, up
+from tests.engines.mongo_twelve import TWELVE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sandbox import MongoEndpoint
+
+@pytest.fixture
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
+    return Shop(mongodb, mongo_database)
+
+
+def clear(shop: Shop) -> None:
+    with shop.endpoint.client() as client:
+        client.drop_database(shop.database)
+
+
+async def count_events(shop: Shop, **order: Any) -> int:
+    """How many events of the driver an uncut run has; it ends as it is to end."""
+    async with nursery() as forks:
+        runner = await forks.start(shop.order(TWELVE, **order))
+        number = 0
+        while True:
+            kind, rest = await runner.wait("event", "end")
+            if kind == "event":
+                number = int(rest.split()[0])
+            elif kind == "end":
+                assert rest == "None"
+            else:
+                return number
+
+
+async def cut(shop: Shop, points: Sequence[int], wanted: dict[str, Any], *, begin: Any, **order: Any) -> None:
+    """Kill a run at each of these events, run again, and compare everything in the database."""
+    async with nursery() as forks:
+        for at in points:
+            await begin()
+            runner = await forks.start(shop.order(TWELVE, at=at, **order))
+            kind, rest = await runner.wait()
+            assert (kind, rest) in (("exit", "-9"), ("exit", "0")), at
+            shop.end_lease()
+            await shop.ok(TWELVE, order.get("action", "Up"), order.get("target", ""))
+            assert shop.dump() == wanted, f"killed at event {at}"
+
+
+def points(total: int, *, every: bool, few: int) -> list[int]:
+    """All events, or a few that are spread over them and differ from each other in kind."""
+    return list(range(1, total + 1)) if every else [1 + number * (total - 1) // (few - 1) for number in range(few)]
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+async def test_killed_on_the_way_up(shop: Shop, every: bool) -> None:
+    await shop.ok(TWELVE)
+    wanted = shop.dump()
+
+    async def begin() -> None:
+        clear(shop)
+
+    await begin()
+    total = await count_events(shop)
+    assert shop.dump() == wanted
+    assert total > 200
+    await cut(shop, points(total, every=every, few=5), wanted, begin=begin)
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
+async def test_killed_on_the_way_down(shop: Shop, every: bool) -> None:
+    async def begin() -> None:
+        clear(shop)
+        await shop.ok(TWELVE)
+
+    await begin()
+    total = await count_events(shop, action="Down", target="0")
+    wanted = shop.dump()
+    assert set(wanted) == {"selvedge.events", "selvedge.history", "users"}
+    assert wanted["selvedge.history"][3] == []
+    await cut(shop, points(total, every=every, few=3), wanted, begin=begin, action="Down", target="0")
+
+
+async def test_killed_inside_a_command(shop: Shop) -> None:
+    """The server is at work on it: an index build goes on without its runner, an update is rolled back."""
+    shop.fill("big", [{"_id": number, "a": number % 977, "text": "x" * 40} for number in range(60_000)])
+    slow = {"$where": "sleep(3) || true"}
+    files = {
+        "1_build.json": up({"createIndexes": "big", "indexes": [{"key": {"text": 1, "a": 1}}]}),
+        "2_update.json": up(
+            {"update": "big", "updates": [{"q": {"_id": {"$lt": 200}, **slow}, "u": {"$inc": {"n": 1}}, "multi": True}]}
+        ),
+        "3_batches.json": up(
+            {"x-batchUpdate": {"coll": "big", "filter": {"_id": {"$lt": 400}, **slow}, "update": {"$inc": {"m": 1}}}}
+        ),
+    }
+    async with nursery() as forks:
+        for command in ("createIndexes", "update", "find"):
+            runner = await forks.start(shop.order(files))
+            while True:
+                kind, rest = await runner.wait("event", "end")
+                assert kind == "event", f"ended before {command} on big was sent: {rest}"
+                if rest.endswith(f"before {command} big") and at_work(shop, command):
+                    break
+            os.kill(runner.pid, signal.SIGKILL)
+            assert (await runner.wait())[1] == "-9"
+            shop.end_lease()
+    await shop.ok(files)
+    assert "text_1_a_1" in shop.indexes("big")
+    with shop.endpoint.client() as client:
+        big = client[shop.database].big
+        assert big.count_documents({"n": 1}) == 200
+        assert big.count_documents({"m": 1}) == 400
+        assert big.count_documents({"$or": [{"n": {"$gt": 1}}, {"m": {"$gt": 1}}]}) == 0
+
+
+def at_work(shop: Shop, command: str) -> bool:
+    """Whether the server works on this command on ``big`` within a moment."""
+    match = {"ns": f"{shop.database}.big", "active": True, "$or": [{f"command.{command}": "big"}, {"op": command}]}
+    with shop.endpoint.client() as client:
+        for _ in range(200):
+            if list(client.admin.aggregate([{"$currentOp": {"allUsers": True}}, {"$match": match}])):
+                return True
+    return False
+
+
+STOPPED = {
+    "1_a.json": both([{"create": "a"}, {"insert": "a", "documents": [{"_id": 1, "n": 0}]}], [{"drop": "a"}]),
+    "2_b.json": up(
+        {"update": "a", "updates": [{"q": {}, "u": {"$inc": {"n": 1}}, "multi": True}]},
+        {"createIndexes": "a", "indexes": [{"key": {"n": 1}}]},
+        {"x-batchUpdate": {"coll": "a", "update": {"$inc": {"n": 10}}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(1800)])])
+async def test_a_runner_that_was_stopped_and_lost_its_lease_writes_nothing_more(shop: Shop, every: bool) -> None:
+    """SIGSTOP, the lease ends, another run does everything, SIGCONT: not one document is another one afterwards."""
+    async with nursery() as forks:
+        number = 0
+        step = 1 if every else 17
+        while True:
+            number += step
+            clear(shop)
+            runner = await forks.start(shop.order(STOPPED, at=number, signal=signal.SIGSTOP))
+            kind, _ = await runner.wait()
+            if kind == "exit":
+                break  # the run has fewer events
+            shop.end_lease()
+            await shop.ok({**STOPPED, "3_c.json": up({"create": "c"})})
+            assert [row["n"] for row in shop.find("a")] == [11]
+            before = shop.dump(raw=True)
+            os.kill(runner.pid, signal.SIGCONT)
+            while (await runner.wait())[0] != "exit":
+                pass
+            assert shop.dump(raw=True) == before, f"stopped at event {number}"
+    assert number > 90

@@ -160,6 +160,33 @@ def new(name: str, directory: str, engine: str | None) -> None:
 
 
 @migrate.command()
+@directory_option()
+@click.option(
+    "--engine", type=click.Choice(["postgres", "mongodb"]), help="Default: that of the files in the directory."
+)
+@click.option("--server-version", default=18, show_default=True, help="The server's major version.")
+@click.option("--conventions", metavar="FILE", help="Naming conventions, YAML or JSON; see the guide.")
+@click.option(
+    "--fail-on",
+    type=click.Choice(["error", "warning", "advice"]),
+    default="warning",
+    show_default=True,
+    help="Exit status 2 from this severity on.",
+)
+@click.option("--squawk/--no-squawk", "use_squawk", default=True, show_default=True, help="Ask squawk as well.")
+@output_option
+def lint(directory: str, engine: str | None, **options: Any) -> None:
+    """Say what loses data, breaks running code or departs from conventions. Needs no database.
+
+    A line is FILE:LINE: SEVERITY RULE: MESSAGE; `-- allow: RULE` in the file silences a rule.
+    """
+    from selvedge.cli import migrate_lint
+    from selvedge.cli.migrate_files import ENGINES
+
+    _exit(migrate_lint.lint(directory, engine=ENGINES.get(engine or ""), **options))
+
+
+@migrate.command()
 @database_options
 @directory_option(required=False)
 @environment_option

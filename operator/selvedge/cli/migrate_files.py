@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def create(directory: str, name: str, engine: Engine | None, now: datetime) -> P
     try:
         path.mkdir(parents=True, exist_ok=True)
         there = [entry.name for entry in path.iterdir()]
-        suffix, text = TEMPLATES[engine or _engine_of(there)]
+        suffix, text = TEMPLATES[engine or engine_of(there)]
         target = path / f"{_next_version(there, now)}_{description}{suffix}"
         with target.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
@@ -43,9 +44,11 @@ def create(directory: str, name: str, engine: Engine | None, now: datetime) -> P
     return target
 
 
-def _engine_of(names: list[str]) -> Engine:
-    json = any(_VERSION.match(name) and name.endswith(".json") for name in names)
-    return "MongoDB" if json and not any(name.endswith(".sql") for name in names) else "Postgres"
+def engine_of(names: Iterable[str]) -> Engine:
+    """The engine that a directory's files are for: MongoDB where all its migrations are JSON."""
+    known = list(names)
+    json = any(name.endswith(".json") and name[:1].isdigit() for name in known)
+    return "MongoDB" if json and not any(name.endswith(".sql") for name in known) else "Postgres"
 
 
 def _next_version(names: list[str], now: datetime) -> str:

@@ -43,11 +43,14 @@ def status(place: Place, directory: str | None, environment: str, form: str) -> 
 def plan(place: Place, directory: str | None, operation: Operation, form: str) -> int:
     """Show what would run; returns the exit status. Raises SelvedgeError."""
     prepared = _prepare(place, directory, operation)
+    advice = _advice(prepared)
     if form == "human":
         for line in output.plan_lines(place.title, prepared):
             click.echo(line)
+        for text in advice:
+            click.echo(f"  advice: {text}")
     else:
-        output.emit(output.plan_document(place, prepared), form)
+        output.emit({**output.plan_document(place, prepared), "advice": advice}, form)
     return 2 if prepared.does_something else 0
 
 
@@ -82,6 +85,16 @@ def wait(place: Place, directory: str | None, version: str, environment: str, ti
     with in_words_of(place):
         source = source_in(place, directory)
         return asyncio.run(_wait(place, source.migrations, version, environment, timeout))
+
+
+def _advice(prepared: Prepared) -> list[str]:
+    """What the linter says of the files that would run, apart from what is refused anyway."""
+    from selvedge.cli.migrate_lint import line_of
+    from selvedge.migrate.lint import lint
+
+    running = [step.migration for step in prepared.plan.steps if step.direction == "up"]
+    found = lint(running, use_squawk=False) if running else ()
+    return [line_of(finding) for finding in found if finding.severity == "warning"]
 
 
 async def _history(place: Place) -> tuple[HistoryRow, ...]:

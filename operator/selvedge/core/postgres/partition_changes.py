@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from selvedge.core.postgres.periods import Range
 from selvedge.core.postgres.triggers import OnTable, Table
@@ -41,11 +42,14 @@ class FinalizeDetach(Upkeep):
 class DropPartitions(Upkeep):
     """Detach and drop partitions that are older than the retention.
 
-    ``shorter``: the retention was shortened, which is destructive and shows everything that goes with it.
+    ``shorter``: the retention was shortened, which is destructive and shows everything that goes with it. ``until`` are
+    the ends of their ranges where they are detached CONCURRENTLY, empty where the table has a DEFAULT partition, beside
+    which the server cannot.
     """
 
     partitions: tuple[tuple[str, str, int], ...]
     shorter: bool = False
+    until: tuple[datetime, ...] = ()
 
     @property
     def risk(self) -> Risk:
@@ -56,6 +60,15 @@ class DropPartitions(Upkeep):
     def rows(self) -> int:
         """How many rows go, as the server estimates; partitions without an estimate count nothing."""
         return sum(max(0, rows) for _, _, rows in self.partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishDrop(Upkeep):
+    """Drop what a pass began to take away and did not finish; ``pending``: it is not wholly detached yet."""
+
+    partition: Table
+    rows: int
+    pending: bool
 
 
 @dataclass(frozen=True, slots=True)

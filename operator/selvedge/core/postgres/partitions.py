@@ -20,6 +20,7 @@ from selvedge.core.postgres.partition_changes import (
     CreatePartition,
     DropPartitions,
     FinalizeDetach,
+    FinishDrop,
     SetChunkInterval,
     SetRetentionPolicy,
 )
@@ -80,6 +81,20 @@ class Partition:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A table that the retention began to take away: it held rows up to ``end``, and its comment says of what.
+
+    ``pending``: a DETACH CONCURRENTLY of it was interrupted; else it is detached and was not dropped.
+    """
+
+    schema: str
+    name: str
+    end: datetime
+    rows: int = -1
+    pending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Hypertable:
     """What TimescaleDB knows of a table; intervals in seconds."""
 
@@ -109,6 +124,11 @@ class PartitionedTable:
     columns: Mapping[str, str] = field(default_factory=dict)
     empty: bool = False
     hypertable: Hypertable | None = None
+    leftovers: tuple[Leftover, ...] = ()
+
+    def has_default(self) -> bool:
+        """Whether it has a DEFAULT partition."""
+        return self.strategy == "range" and any(one.range is None for one in self.partitions)
 
     def covered(self) -> list[Range]:
         """The ranges of its partitions. One that is being detached takes no rows any more."""
@@ -156,11 +176,15 @@ def _changes(
     if one.every and (table.hypertable is not None or not table.strategy):
         yield from _hypertable(one, table, accepted)
         return
+    finished = [left for left in table.leftovers if _old_enough(one, left.end, live.now, accepted.get(one.key))]
+    for left in finished:
+        yield FinishDrop(one.ref, one.member, one.table, (left.schema, left.name), left.rows, left.pending)
+    taken = {(left.schema, left.name) for left in finished}
     for partition in table.partitions:
-        if partition.detaching:
+        if partition.detaching and (partition.schema, partition.name) not in taken:
             yield FinalizeDetach(one.ref, one.member, one.table, (partition.schema, partition.name))
     yield from _missing(one, table, live.now)
-    if one.every:
+    if one.every and not any(partition.detaching for partition in table.partitions):  # the server takes one at a time
         yield from _expired(one, table, live.now, accepted)
 
 
@@ -188,6 +212,11 @@ def _missing(one: DesiredPartitions, table: PartitionedTable, now: datetime) -> 
             yield replace(new, name=shorten(name, f"_p{periods.suffix(one.every, part)}"), range=part)
 
 
+def _old_enough(one: DesiredPartitions, end: datetime, now: datetime, in_force: float | None) -> bool:
+    """Whether rows up to this moment are older than what is kept, by the declaration and by what is in force."""
+    return one.kept is not None and in_force is not None and max(one.kept, in_force) <= (now - end).total_seconds()
+
+
 def expired(table: PartitionedTable, now: datetime, retention: float | None) -> list[Partition]:
     """The partitions whose youngest possible row is older than the retention, the oldest first."""
     if retention is None:
@@ -203,16 +232,17 @@ def _expired(
     one: DesiredPartitions, table: PartitionedTable, now: datetime, accepted: Mapping[str, float | None]
 ) -> Iterator[Change]:
     old = expired(table, now, one.kept)
+    until = () if table.has_default() else tuple(p.range.end for p in old if p.range is not None)
     if shortened(one, accepted, bool(old)):
         named = tuple((p.schema, p.name, p.rows) for p in old)
         if one.key in accepted:
             yield AcceptRetention(one.ref, one.member, one.table, one.key, one.kept or 0.0)
         if named:
-            yield DropPartitions(one.ref, one.member, one.table, named, shorter=True)
+            yield DropPartitions(one.ref, one.member, one.table, named, shorter=True, until=until)
     elif old:
         first = old[0]
         named = ((first.schema, first.name, first.rows),)
-        yield DropPartitions(one.ref, one.member, one.table, named)
+        yield DropPartitions(one.ref, one.member, one.table, named, until=until[:1])
 
 
 def shortened(one: DesiredPartitions, accepted: Mapping[str, float | None], loses: bool) -> bool:

@@ -111,8 +111,9 @@ def _dropped_partitions(state: State, change: p.DropPartitions) -> str:
     return "; ".join(parts)
 
 
-def _being_detached(state: State, change: p.FinalizeDetach) -> str:
-    return "being detached"
+def _being_detached(state: State, change: p.FinalizeDetach | p.FinishDrop) -> str:
+    pending = isinstance(change, p.FinalizeDetach) or change.pending
+    return "being detached" if pending else "detached, since it is older than the retention"
 
 
 def _accepted(state: State, change: p.AcceptRetention) -> str:
@@ -150,6 +151,7 @@ TABLES: Mapping[type[Change], Callable[[State, Any], str]] = {
     a.ExpelMember: _log_member,
     p.DropPartitions: _dropped_partitions,
     p.FinalizeDetach: _being_detached,
+    p.FinishDrop: _being_detached,
     p.AcceptRetention: _accepted,
     p.SetChunkInterval: _hypertable,
     p.SetRetentionPolicy: _hypertable,

@@ -14,6 +14,7 @@ from selvedge.core.postgres.partition_changes import (
     CreatePartition,
     DropPartitions,
     FinalizeDetach,
+    FinishDrop,
     SetChunkInterval,
     SetRetentionPolicy,
 )
@@ -54,7 +55,38 @@ def _finalize(change: FinalizeDetach) -> sql.Composable:
     )
 
 
+def marker(table: tuple[str, str]) -> str:
+    """How the comment on what is being taken away from a table begins; the end of its range follows."""
+    return f"selvedge: expired partition of {table[0]}.{table[1]} until "
+
+
+def _finish(change: FinishDrop) -> sql.Composable:
+    drop = sql.SQL("DROP TABLE {}").format(sql.Identifier(*change.partition))
+    if not change.pending:
+        return drop
+    finalize = FinalizeDetach(change.ref, change.member, change.table, change.partition)
+    return _finalize(finalize) + sql.SQL("; ") + drop
+
+
+def drop_steps(change: DropPartitions) -> list[tuple[sql.Composable, sql.Composable, sql.Composable]]:
+    """For each partition three statements that are no one transaction: to mark, to detach and to drop it."""
+    steps: list[tuple[sql.Composable, sql.Composable, sql.Composable]] = []
+    for (schema, name, _), until in zip(change.partitions, change.until, strict=True):
+        parts = {"table": sql.Identifier(*change.table), "partition": sql.Identifier(schema, name)}
+        text = sql.Literal(marker(change.table) + until.isoformat())
+        steps.append(
+            (
+                sql.SQL("COMMENT ON TABLE {partition} IS {text}").format(**parts, text=text),
+                sql.SQL("ALTER TABLE {table} DETACH PARTITION {partition} CONCURRENTLY").format(**parts),
+                sql.SQL("DROP TABLE {partition}").format(**parts),
+            )
+        )
+    return steps
+
+
 def _drop(change: DropPartitions) -> sql.Composable:
+    if change.until:
+        return sql.SQL("; ").join(statement for step in drop_steps(change) for statement in step)
     parts: list[sql.Composable] = []
     for schema, name, _ in change.partitions:
         parts.append(
@@ -102,6 +134,7 @@ RENDERERS: dict[type, Callable[[Any], sql.Composable]] = {
     CreatePartition: _create,
     DropPartitions: _drop,
     FinalizeDetach: _finalize,
+    FinishDrop: _finish,
     CreateHypertable: _hypertable,
     SetChunkInterval: _chunks,
     SetRetentionPolicy: _policy,

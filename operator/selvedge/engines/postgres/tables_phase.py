@@ -8,7 +8,7 @@ tried again by the next pass.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -19,7 +19,7 @@ from selvedge.core.own_roles import PARTITIONS
 from selvedge.core.postgres.audit_changes import MakeLog
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.model import Snapshot
-from selvedge.core.postgres.partition_changes import CreatePartition, DropPartitions, FinalizeDetach
+from selvedge.core.postgres.partition_changes import CreatePartition, DropPartitions, FinalizeDetach, FinishDrop
 from selvedge.core.postgres.partitions import PartitionedTable
 from selvedge.core.postgres.tables import DesiredTables, LiveTables
 from selvedge.core.postgres.triggers import OnTable, PutFunction, Table
@@ -28,14 +28,13 @@ from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.postgres.audit_sql import let_write
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.engines.postgres.locks import lock_statement
+from selvedge.engines.postgres.partitions_phase import Close, Send, detach_and_drop, is_attached
 from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from selvedge.engines.postgres.tables_acting import Statements, added_rights
 from selvedge.engines.postgres.tables_render import render_table_change
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
-
-_Send = Callable[[sql.Composable], Awaitable[list[tuple[object, ...]]]]
 
 #: As for policies: whoever waits for a lock has everybody behind him wait too.
 _LOCK_TIMEOUT = "500ms"
@@ -49,7 +48,9 @@ _SETTINGS = {
 }
 
 _LASTING = (ConflictError, InvalidError, NotPermittedError, RefusedError)
-_AS_OWNER = (CreatePartition, DropPartitions, FinalizeDetach)
+_AS_OWNER = (CreatePartition, DropPartitions, FinalizeDetach, FinishDrop)
+_UNCHANGED = "nothing was changed, and it is tried again by itself"
+_BEGUN = "no query sees the partition any more, and the next pass takes it away once those that began before have ended"
 _GRANTEES = sql.SQL("""
 SELECT e.grantee, pg_catalog.pg_get_userbyid(e.grantee) FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) e
  WHERE c.oid = pg_catalog.to_regclass({}) AND e.grantee <> c.relowner GROUP BY 1, 2
@@ -95,7 +96,9 @@ class Tables:
 
             for (owner, _), mine in groups.items():
                 if not owner:
-                    made += await self._transaction(send, mine, "", added_rights(mine, snapshot, live))
+                    role = "" if snapshot.superuser else _audits_owner(mine[0].table, live)
+                    rights = added_rights(mine, snapshot, live)
+                    made += await self._table(send, admin.connection.close, mine, "", rights, role)
         login = RestrictedLogin(self.engine.target, self.database, PARTITIONS, "makes the partitions")
         for owner in sorted({owner for owner, _ in groups if owner}):
             mine = [change for (name, _), found in groups.items() if name == owner for change in found]
@@ -123,11 +126,41 @@ class Tables:
                     return await cursor.fetchall() if cursor.description else []
 
                 for mine in by_table.values():
-                    made += await self._transaction(send, mine, owner)
+                    made += await self._table(send, connection.close, mine, owner, ([], []), owner)
+        return made
+
+    async def _table(
+        self, send: Send, close: Close, changes: Sequence[OnTable], owner: str, rights: Statements, role: str
+    ) -> list[Change]:
+        """All changes of one table in one transaction, but for what takes partitions away.
+
+        What was interrupted is finished by itself, so that a reader of an old partition keeps no new one from being
+        made. Partitions that are detached CONCURRENTLY, as ``role``, come last, and not where the others failed.
+        """
+        detaching = [change for change in changes if isinstance(change, DropPartitions) and change.until]
+        finalizing = [change for change in changes if isinstance(change, FinalizeDetach)]
+        finishing = [change for change in changes if isinstance(change, FinishDrop)]
+        others = [change for change in changes if change not in (*detaching, *finalizing, *finishing)]
+        made: list[Change] = []
+        groups: list[list[OnTable]] = [*([one] for one in finalizing), others, *([one] for one in finishing)]
+        for group in groups:
+            made += await self._transaction(send, group, owner, rights) if group else []
+        if not set(others) <= set(made):
+            return made
+        for change in detaching:
+            try:
+                await detach_and_drop(send, close, change, role, self.may_write)
+            except psycopg.Error as error:
+                if is_connection_lost(error):
+                    raise statement_error(error, f"detaching old partitions of {'.'.join(change.table)}") from None
+                self._fail(change, [change], error, _BEGUN)
+            else:
+                self._dropped.add(change.table)
+                made.append(change)
         return made
 
     async def _transaction(
-        self, send: _Send, changes: Sequence[OnTable], owner: str, rights: Statements = ([], [])
+        self, send: Send, changes: Sequence[OnTable], owner: str, rights: Statements = ([], [])
     ) -> list[Change]:
         """All changes of one table, or none of them; as ``owner``, or with ``rights`` added to the login's own."""
         doing = changes[0]
@@ -141,6 +174,8 @@ class Tables:
             for right in rights[0]:
                 await send(right)
             for doing in changes:
+                if isinstance(doing, FinishDrop) and not doing.pending and await is_attached(send, doing.partition):
+                    continue
                 await send(render_table_change(doing, self.engine.metadata_schema))
                 if isinstance(doing, CreatePartition):
                     await _close(send, (doing.table[0], doing.name))
@@ -155,7 +190,7 @@ class Tables:
             if is_connection_lost(error):
                 raise statement_error(error, f"changing table {'.'.join(doing.table)}") from None
             await send(sql.SQL("ROLLBACK"))
-            self._fail(doing, changes, error)
+            self._fail(doing, changes, error, _BEGUN if isinstance(doing, FinishDrop) else _UNCHANGED)
             return []
         except BaseException:
             await send(sql.SQL("ROLLBACK"))
@@ -163,17 +198,17 @@ class Tables:
         self._dropped |= {change.table for change in changes if isinstance(change, DropPartitions)}
         return list(changes)
 
-    def _fail(self, doing: OnTable, changes: Sequence[OnTable], error: psycopg.Error) -> None:
+    def _fail(self, doing: OnTable, changes: Sequence[OnTable], error: psycopg.Error, state: str = _UNCHANGED) -> None:
         name = ".".join(doing.table)
         raised = statement_error(error, f"changing {name}")
         waits = raised.reason is Reason.WAITING_FOR_LOCK
-        message = f"{raised.message}; nothing was changed, and it is tried again by itself" if waits else raised.message
-        state = ObjectState.WAITING if waits else ObjectState.FAILED
+        message = f"{raised.message}; {state}" if waits else raised.message
+        found = ObjectState.WAITING if waits else ObjectState.FAILED
         for change in changes:
-            self._failed[change] = Problem(change.member, ObjectStatus(change.ref, state, raised.reason, message))
+            self._failed[change] = Problem(change.member, ObjectStatus(change.ref, found, raised.reason, message))
 
 
-async def _close(send: _Send, partition: Table) -> None:
+async def _close(send: Send, partition: Table) -> None:
     """Default privileges opened it at its birth: policies of the parent do not protect what is read by its own name.
 
     A log of an audit is closed by it too, before anybody can have used what they gave.
@@ -183,6 +218,11 @@ async def _close(send: _Send, partition: Table) -> None:
     for oid, role in grantees:
         grantee = sql.Identifier(str(role)) if oid else sql.SQL("PUBLIC")
         await send(sql.SQL("REVOKE ALL ON {} FROM {}").format(name, grantee))
+
+
+def _audits_owner(table: Table, live: LiveTables) -> str:
+    found = live.partitions.tables.get(table)
+    return found.owner if found is not None else ""
 
 
 def _owner(change: OnTable, live: LiveTables, auditors: set[str]) -> str:

@@ -11,10 +11,11 @@ from typing import Any
 from psycopg import sql
 
 from selvedge.core.postgres.audit import LiveAudit, LogAccess
-from selvedge.core.postgres.partitions import Hypertable, LivePartitions, Partition, PartitionedTable
+from selvedge.core.postgres.partitions import Hypertable, Leftover, LivePartitions, Partition, PartitionedTable
 from selvedge.core.postgres.periods import Range
 from selvedge.core.postgres.tables import LiveTables, Wanted
 from selvedge.core.postgres.triggers import Function, LiveTable, Table, Trigger, View
+from selvedge.engines.postgres.partitions_sql import marker
 
 _TRIGGERS = sql.SQL("""(SELECT json_agg(json_build_array(t.tgname, fn.nspname, f.proname, t.tgtype,
        pg_catalog.encode(t.tgargs, 'hex'), t.tgoldtable, t.tgnewtable, t.tgqual IS NOT NULL, t.tgenabled))
@@ -95,7 +96,16 @@ _FRAGMENT = sql.SQL("""
          AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits i WHERE i.inhrelid = x.oid AND i.inhparent = c.oid)),
      (SELECT json_object_agg(a.attname, pg_catalog.format_type(a.atttypid, NULL)) FROM pg_catalog.pg_attribute a
        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-     c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) = 0, {hypertable}))
+     c.relkind = 'r' AND pg_catalog.pg_relation_size(c.oid) = 0, {hypertable},
+     (SELECT json_agg(json_build_array(xn.nspname, x.relname, d.description, x.reltuples::int8, i.inhrelid IS NOT NULL))
+        FROM pg_catalog.pg_description d JOIN pg_catalog.pg_class x ON x.oid = d.objoid
+        JOIN pg_catalog.pg_namespace xn ON xn.oid = x.relnamespace
+        LEFT JOIN pg_catalog.pg_inherits i ON i.inhrelid = x.oid
+       WHERE d.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objsubid = 0 AND pt.partstrat = 'r'
+         AND pg_catalog.starts_with(d.description,
+               'selvedge: expired partition of ' || n.nspname || '.' || c.relname || ' until ')
+         AND x.relowner = c.relowner AND x.relkind IN ('r', 'p')
+         AND (i.inhrelid IS NULL OR (i.inhparent = c.oid AND i.inhdetachpending)))))
    FROM json_array_elements({partitioned}::json) w
    JOIN pg_catalog.pg_namespace n ON n.nspname = w->>0
    JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w->>1 AND c.relkind IN ('r', 'p')
@@ -202,7 +212,8 @@ def _function(row: list[Any]) -> Function:
 
 
 def _partitioned(row: list[Any]) -> PartitionedTable:
-    schema, name, strategy, key, owner, privileged, space, method, partitions, relations, columns, empty, hyper = row
+    schema, name, strategy, key, owner, privileged, space, method, partitions, relations, columns = row[:11]
+    empty, hyper, left = row[11:]
     return PartitionedTable(
         (schema, name),
         {"r": "range", "h": "hash", "l": "list"}.get(strategy or "", ""),
@@ -216,7 +227,16 @@ def _partitioned(row: list[Any]) -> PartitionedTable:
         columns or {},
         empty,
         Hypertable(hyper[0], float(hyper[1]), None if hyper[2] is None else float(hyper[2])) if hyper else None,
+        tuple(found for one in left or () if (found := _leftover((schema, name), *one)) is not None),
     )
+
+
+def _leftover(table: Table, schema: str, name: str, comment: str, rows: int, pending: bool) -> Leftover | None:
+    try:
+        end = datetime.fromisoformat(comment.removeprefix(marker(table)))
+    except ValueError:
+        return None  # not as we write it: somebody else's words
+    return None if end.tzinfo is None else Leftover(schema, name, end, rows, pending)
 
 
 _RANGE = re.compile(r"FOR VALUES FROM \((.*)\) TO \((.*)\)")

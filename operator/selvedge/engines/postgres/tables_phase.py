@@ -142,7 +142,7 @@ class Tables:
         finishing = [change for change in changes if isinstance(change, FinishDrop)]
         others = [change for change in changes if change not in (*detaching, *finalizing, *finishing)]
         made: list[Change] = []
-        groups: list[list[OnTable]] = [*([one] for one in finalizing), others, *([one] for one in finishing)]
+        groups: list[Sequence[OnTable]] = [*([one] for one in finalizing), others, *([one] for one in finishing)]
         for group in groups:
             made += await self._transaction(send, group, owner, rights) if group else []
         if not set(others) <= set(made):

@@ -95,11 +95,16 @@ def _redacted(value: Any, redact: Callable[[str], str]) -> Any:
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """RFC 7386: what turns ``before`` into ``after``; empty when they are equal, and then nothing is written."""
+    """RFC 7386: what turns ``before`` into ``after``; empty when they are equal, and then nothing is written.
+
+    A value of None is none: a patch could not set it, and would be sent with each pass.
+    """
     patch: dict[str, Any] = {}
-    for key in before.keys() - after.keys():
+    for key in before.keys() - {key for key, value in after.items() if value is not None}:
         patch[key] = None
     for key, value in after.items():
+        if value is None:
+            continue
         old = before.get(key)
         if isinstance(value, dict) and isinstance(old, Mapping):
             inner = merge_patch(old, value)

@@ -146,6 +146,13 @@ def bare(
 
 
 @pytest.fixture
+def unwatched(api: KubeApi, namespace: str, endpoint: PostgresEndpoint, kubeconfig: Path, tmp_path: Path) -> World:
+    """A namespace with no operator at all, for what the API server refuses by itself."""
+    nobody = OperatorProcess(kubeconfig, tmp_path / "operator.log", namespaces=(namespace,))
+    return World(api, nobody, namespace, f"t{uuid.uuid4().hex[:10]}", endpoint, kubeconfig)
+
+
+@pytest.fixture
 def world(bare: World) -> World:
     """Everything, with the DatabaseServer ``main`` for Postgres."""
     bare.server()

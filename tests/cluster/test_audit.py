@@ -54,6 +54,7 @@ def test_changes_are_written_down_and_nobody_rewrites_them(world: World):
     assert world.sql(LOG) == [("INSERT", "anna", login, {"id": 1, "email": "a@b"})]
 
     world.sql("DROP TRIGGER selvedge_audit_update ON app.users")
+    world.now("DatabaseSchema", "shop")
     there = "SELECT count(*) FROM pg_trigger WHERE tgname = 'selvedge_audit_update' AND tgenabled = 'A'"
     wait_for(lambda: world.ask(there) == 1)
     world.ready("DatabaseSchema", "shop")

@@ -35,6 +35,7 @@ def test_conventions_hold_and_are_repaired(world: World):
     assert world.ask("SELECT count(*) FROM app.users") == 2
 
     world.sql("ALTER TABLE app.users DISABLE TRIGGER selvedge_version; DROP VIEW app.active_users")
+    world.now("DatabaseSchema", "shop")
     wait_for(lambda: world.ask("SELECT to_regclass('app.active_users') IS NOT NULL"))
     world.ready("DatabaseSchema", "shop")
     assert world.ask("SELECT tgenabled FROM pg_trigger WHERE tgname = 'selvedge_version'") == "O"

@@ -106,6 +106,7 @@ async def test_twelve_contenders_at_once_make_one_leader(contender):
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+@pytest.mark.long  # with whole operators, and the same periods: test_faults_leader, in every run
 async def test_the_lease_of_a_killed_holder_is_taken_over_within_20_seconds(contender, namespace):
     """With the default periods, since they are what the promise is about."""
     process = await asyncio.create_subprocess_exec(

@@ -39,6 +39,7 @@ def test_partitions_are_made_stated_and_repaired(world: World):
 
     last = world.ask("SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'app.requests'::regclass")
     world.sql(f"DROP TABLE {last}")
+    world.now("DatabaseSchema", "shop")
     wait_for(lambda: world.ask(CHILDREN) == 4)
     world.ready("DatabaseSchema", "shop")
 

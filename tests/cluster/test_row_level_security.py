@@ -116,7 +116,8 @@ def test_disabled_by_hand_is_found_and_repaired(shop: Shop) -> None:
         world.sql(
             "ALTER TABLE shared.users DISABLE ROW LEVEL SECURITY; CREATE POLICY mine ON shared.users USING (true)"
         )
-        wait_for(lambda: names(anna) == ["Anna"], 30)
+        world.now("DatabaseSchema", "shop")
+        wait_for(lambda: names(anna) == ["Anna"])
     (event,) = wait_for(lambda: world.api.events("shop", "DriftCorrected"))
     assert "rowLevelSecurity shared.users" in event["note"]
     assert (world.api.get("DatabaseSchema", "shop") or {})["status"]["lastDrift"]["objects"] == 1

@@ -155,6 +155,11 @@ class World:
         self.api.patch("ConfigMap", "trigger", {"metadata": {"annotations": {"test/touched": str(time.time())}}})
         wait_for(lambda: self.operator.value("selvedge_reconcile_total", kind="DatabaseSchema") > before)
 
+    def now(self, kind: str, name: str) -> None:
+        """Ask for a pass over one resource, as a person does who does not wait for its interval."""
+        asked = {"selvedge.dev/reconcile-now": str(time.time())}
+        self.api.patch(kind, name, {"metadata": {"annotations": asked}})
+
     # Looking
 
     def ready(self, kind: str, name: str, timeout: float = SECONDS) -> Document:

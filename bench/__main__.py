@@ -21,6 +21,8 @@ from sandbox.progress import note
 
 #: What each does, and its minutes at full scale on two quiet cores.
 NAMES = {
+    "splitter": ("split scripts of 3 MB, beside postgast", 1),
+    "migrations": ("250 migrations beside psql, dbmate and golang-migrate; status; 100 MB of data", 5),
     "inspect": ("look at a database of 5,000 tables, without and with policies, beside psql", 3),
     "empty": ("an empty pass, beside the same statement over a bare connection", 1),
     "drifted": ("1,000 objects changed by hand, in one database and in eight, beside psql", 3),

@@ -39,9 +39,10 @@ class Change:
 
 @dataclass
 class State:
-    """What the migrations so far made."""
+    """What the migrations so far made; ``plain`` leaves out what needs more than one transaction, or a client."""
 
     choice: random.Random
+    plain: bool = False
     counter: int = 0
     schemas: list[str] = field(default_factory=list)
     tables: dict[str, list[str]] = field(default_factory=dict)
@@ -64,7 +65,8 @@ def next_change(state: State) -> Change:
         return _schema(state)
     if len(state.tables) < 3:
         return _table(state)
-    return state.choice.choice(_CHANGES)(state)
+    change = state.choice.choice(_CHANGES)
+    return (_index if state.plain and change is _concurrently else change)(state)
 
 
 def _schema(state: State) -> Change:
@@ -241,7 +243,7 @@ def _data(state: State) -> Change:
     schema, table = state.choice.choice(state.schemas), state.new("codes")
     name = f"{schema}.{table}"
     create = f"CREATE TABLE {name} (code text PRIMARY KEY, label text, rank int);"
-    if state.choice.random() < 0.5:
+    if state.choice.random() < 0.5 and not state.plain:
         rows = [f"c{index}\tlabel; '{index}' -- \\\\ $$\t{index}" for index in range(state.choice.randrange(1, 300))]
         data = "\n".join(rows)
         up = [create, f"COPY {name} (code, label, rank) FROM stdin;\n{data}\n\\.\n"]

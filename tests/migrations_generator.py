@@ -38,14 +38,17 @@ _NOTES = (
 STYLES = ("markers", "markers", "pair", "pair", "diesel", "goose")
 
 
-def generate(count: int, seed: int) -> dict[str, str]:
-    """The files of ``count`` migrations: path within the directory → text. The same seed makes the same files."""
+def generate(count: int, seed: int, *, plain: str = "") -> dict[str, str]:
+    """The files of ``count`` migrations: path within the directory → text. The same seed makes the same files.
+
+    ``plain`` names one style (markers or pair), in which everything is left out that other runners cannot run.
+    """
     choice = random.Random(seed)
-    state = State(choice)
+    state = State(choice, plain=bool(plain))
     files: dict[str, str] = {}
     for digits, moment in _versions(count, choice):
         change = next_change(state)
-        files |= _written(change, digits, moment, choice)
+        files |= _plain(change, plain, moment) if plain else _written(change, digits, moment, choice)
     return files
 
 
@@ -91,6 +94,13 @@ def _written(change: Change, digits: int, moment: datetime, choice: random.Rando
     option = " transaction:false" if marker else ""
     text = f"-- migrate:up{option}\n{up}\n-- migrate:down{option}\n{down}\n"
     return {f"{version}_{change.name}.sql": _ended(text, choice)}
+
+
+def _plain(change: Change, style: str, moment: datetime) -> dict[str, str]:
+    up, down, stem = "\n".join(change.up), "\n".join(change.down), f"{moment:%Y%m%d%H%M%S}_{change.name}"
+    if style == "pair":
+        return {f"{stem}.up.sql": f"{up}\n", f"{stem}.down.sql": f"{down}\n"}
+    return {f"{stem}.sql": f"-- migrate:up\n{up}\n\n-- migrate:down\n{down}\n"}
 
 
 def _goose(script: str) -> str:

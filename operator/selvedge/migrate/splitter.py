@@ -17,6 +17,8 @@ from selvedge.core.reasons import Reason
 
 HEAD = 64
 """How many words a statement keeps for its classification."""
+HEAD_OF_DATA = 8
+"""The same for an INSERT, of which everything else is data."""
 
 # Letters, _ and all above ASCII; with digits; and with the dollar. Said by what is left out: a set that names all
 # planes takes long to compile.
@@ -146,10 +148,13 @@ class _Splitter:
 
     def _remember(self, token: str) -> None:
         self.previous = token
-        if len(self.head) < HEAD:
+        known = len(self.head)
+        if known < HEAD and not self.rest:
             self.head.append(token)
-            if len(self.head) <= 4:
+            if known < 4:
                 self.routine = _is_routine(self.head)
+            elif known >= HEAD_OF_DATA and self.head[0] == "INSERT":
+                self.rest = True
         else:
             self.rest = not self.routine and self.head[0] != "COPY"
 

@@ -1,7 +1,7 @@
 """Forks a runner of migrations for each line of JSON on standard input, and tells of it on standard output.
 
-``at`` is the number of the event of the driver (a command is about to be sent, or was answered) at which the runner
-sends itself ``signal``; 0 for none.
+``at`` is the event of the driver at which the runner sends itself ``signal``: its number, or its text such as ``before
+insert designs`` (the command is about to be sent) and ``after insert designs`` (it was answered); 0 for none.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ class Nobody:
 
 
 class Counter(monitoring.CommandListener):
-    def __init__(self, at: int, how: int) -> None:
+    def __init__(self, at: int | str, how: int) -> None:
         self.count = 0
         self.at = at
         self.how = how
+        self.sent: dict[int, str] = {}
 
     def started(self, event: monitoring.CommandStartedEvent) -> None:
-        self.step(event, "before", str(event.command.get(event.command_name)))
+        self.sent[event.request_id] = f"{event.command_name} {event.command.get(event.command_name)}"
+        self.step(event, "before")
 
     def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
         self.step(event, "after")
@@ -41,10 +43,11 @@ class Counter(monitoring.CommandListener):
     def failed(self, event: monitoring.CommandFailedEvent) -> None:
         self.step(event, "after")
 
-    def step(self, event: Any, when: str, what: str = "") -> None:
+    def step(self, event: Any, when: str) -> None:
         self.count += 1
-        say(f"event {self.count} {when} {event.command_name} {what}")
-        if self.count == self.at:
+        what = f"{when} {self.sent.get(event.request_id, event.command_name)}"
+        say(f"event {self.count} {what}")
+        if self.at in (self.count, what):
             os.kill(os.getpid(), self.how)
 
 

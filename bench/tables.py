@@ -30,8 +30,8 @@ def main() -> None:
     page = _PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(_BEGIN)
     tail = rest.partition(_END)[2]
-    parts = (_peers, _apply, _thousand, _idle, _watched, _inspect)
-    names = ("peers", "apply_to_ready", "thousand", "idle", "watched", "inspect")
+    parts = (_peers, _apply, _thousand, _idle, _watched, _inspect, _memory, _empty, _drifted)
+    names = ("peers", "apply_to_ready", "thousand", "idle", "watched", "inspect", "memory", "empty", "drifted")
     lines: list[str] = []
     for name, part in zip(names, parts, strict=True):
         path = RESULTS / f"{name}.json"
@@ -169,19 +169,77 @@ def _pass(found: Figures, number: int | str) -> Iterator[str]:
 
 
 def _inspect(found: Figures) -> Iterator[str]:
-    size = f"{found['tables']:,} tables, {found['roles']} roles, {found['policies']:,} policies"
-    yield from (f"### Looking at a database of {size}", "", _when(found), "")
-    yield "| Postgres | whole pass, p50 s | statement and reading it, p50 s | psql, same statement, s | budget, s |"
-    yield "|---|---|---|---|---|"
+    yield from (f"### Looking at a database of {_size(found)}", "", _when(found), "")
+    yield (
+        "| Postgres | policies declared | whole pass, p50 s | statement and reading it, p50 s | "
+        "psql, same statement, s | ratio to psql | budget, s | first pass, s |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
+    for version in ("15", "18"):
+        without = found[f"postgres_{version}"]
+        for policies, one in ((0, without), (found["policies"], without.get("policies_declared"))):
+            if one is not None:
+                cells = (
+                    f"{policies:,}",
+                    one["pass_seconds"]["p50"],
+                    one["statement_and_parse_seconds"]["p50"],
+                    one["psql_same_statement_seconds"],
+                    one["ratio_to_psql"],
+                    found["budget_seconds"],
+                    one.get("first_pass_seconds", ""),
+                )
+                yield f"| {version} | {' | '.join(str(cell) for cell in cells)} |"
+
+
+def _memory(found: Figures) -> Iterator[str]:
+    yield from (f"### An operator that keeps a database of {_size(found)}", "", _when(found), "")
+    yield f"Memory of the operator before: {found['rss_mib_before']:g} MiB."
+    yield from ("", "| | policies not declared | policies declared |", "|---|---|---|")
+    one, other = found["without_policies"], found["policies_declared"]
+    for label, key in (
+        ("DatabaseSchemas", "database_schemas"),
+        ("from the first request until all were Ready, s", "to_ready_seconds"),
+        ("RSS when Ready, MiB", "rss_mib_when_ready"),
+        ("RSS after 15 passes, MiB", "rss_mib_after_half_of_the_passes"),
+        ("RSS after 30 passes, MiB", "rss_mib_after_passes"),
+        ("peak, MiB", "peak_mib"),
+        ("a pass over what matches, s", "seconds_a_pass"),
+        ("CPU of the operator for a pass, ms", "operator_cpu_ms_a_pass"),
+        ("statements for a pass, the server's probes included", "statements_a_pass"),
+        ("API writes in 30 passes", "api_writes"),
+    ):
+        yield f"| {label} | {one[key]:g} | {other[key]:g} |"
+
+
+def _empty(found: Figures) -> Iterator[str]:
+    yield from ("### An empty pass: 5 schemas, 6 roles, 40 grants, 50 tables", "", _when(found), "")
+    keys = ("pass_seconds", "driver_same_statement_seconds")
+    yield "| Postgres | a pass, p50 ms | driver alone, same statement, p50 ms | CPU, ms | statements | bytes of WAL |"
+    yield "|---|---|---|---|---|---|"
     for version in ("15", "18"):
         one = found[f"postgres_{version}"]
-        cells = (
-            one["pass_seconds"]["p50"],
-            one["statement_and_parse_seconds"]["p50"],
-            one["psql_same_statement_seconds"],
-            found["budget_seconds"],
-        )
-        yield f"| {version} | {' | '.join(str(cell) for cell in cells)} |"
+        cells = [f"{1000 * one[key]['p50']:.2f}" for key in keys]
+        cells += [f"{one[key]:g}" for key in ("cpu_ms_a_pass", "statements_a_pass", "wal_bytes")]
+        yield f"| {version} | {' | '.join(cells)} |"
+
+
+def _drifted(found: Figures) -> Iterator[str]:
+    yield from (f"### {found['objects']:,} objects changed by hand, put back", "", _when(found), "")
+    keys = ("seconds", "psql_seconds", "ratio_to_psql")
+    used = ("statements", "logins", "peak_connections", "api_writes", "cpu_seconds", "peak_mib")
+    yield (
+        "| databases | asked to Ready again, s | psql, the plan's statements, s | ratio | "
+        f"{' | '.join(key.replace('_', ' ') for key in used)} |"
+    )
+    yield "|---|---|---|---|" + "---|" * len(used)
+    for layout in ("one_database", "eight_databases"):
+        one = found[layout]
+        cells = [f"{one[key]:g}" for key in keys] + [f"{one['median'][key]:g}" for key in used]
+        yield f"| {one['databases']} | {' | '.join(cells)} |"
+
+
+def _size(found: Figures) -> str:
+    return f"{found['tables']:,} tables, {found['roles']} roles, {found['policies']:,} policies"
 
 
 if __name__ == "__main__":

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
-from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member, with_spec
+from selvedge.engines.mongodb import counting
+from selvedge.engines.mongodb.retries import Retries
+from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member, running, with_spec
 
 if TYPE_CHECKING:
+    import pytest
     from pymongo.database import Database
 
+    from selvedge.core.unit import ObjectStatus
+    from selvedge.engines.base import Member
     from selvedge.engines.mongodb import MongoEngine
 
 pytestmark = LEAVES_SOCKETS
@@ -132,6 +139,73 @@ async def test_t43_conversion_to_unique_with_duplicates_aborts_cleanly(
     assert result.verified
     assert [change.risk for change in result.applied] == [Risk.NARROWING]
     assert live.designs.index_information()["userId"]["unique"]
+
+
+async def test_a_replacement_that_keeps_failing_is_not_built_again_at_each_pass(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    clock = [datetime(2026, 1, 1, 12, tzinfo=UTC)]
+    engine._retries = Retries(lambda: clock[0])
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    live.designs.insert_many([{"userId": "1", "name": "a"}, {"userId": "2", "name": "a"}])
+    other = DESIGNS.replace("keys: [{field: userId}]", "keys: [{field: name}], unique: true")
+    wanted = member("designs", live.name, other, destructive="Allow")
+
+    def since() -> datetime:
+        """When the index was built."""
+        (found,) = [x for x in live.designs.aggregate([{"$indexStats": {}}]) if x["name"] == "userId"]
+        built: datetime = found["accesses"]["since"]
+        return built
+
+    async def pass_over(declared: Member = wanted) -> tuple[ObjectStatus, bool]:
+        """What a pass says, and whether it dropped the index."""
+        before = since()
+        (result,) = await converge(engine, live.name, declared)
+        (status,) = [problem for problem in result.problems if problem.ref.kind == "index"]
+        return status, since() != before
+
+    assert (await pass_over())[1]
+    status, dropped = await pass_over()
+    assert dropped
+    assert "dropped and built again 2 times for this, so the next attempt is at 2026-01-01 12:10 UTC" in status.message
+    assert await pass_over() == (status, False)
+    clock[0] += timedelta(minutes=11)
+    later, dropped = await pass_over()
+    assert dropped
+    assert "3 times" in later.message
+    assert "12:31 UTC" in later.message
+    assert await pass_over() == (later, False)
+    # Another declaration is tried at once.
+    again = replace(wanted, generation=wanted.generation + 1)
+    assert (await pass_over(again))[1]
+    live.designs.delete_many({})
+    clock[0] += timedelta(hours=7)
+    (result,) = await converge(engine, live.name, again)
+    assert result.verified
+
+
+async def test_documents_that_go_are_counted_and_no_part_of_the_digest(
+    engine: MongoEngine, live: Database[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = "collections: [{name: sessions, indexes: [{name: at, keys: [{field: at}], expireAfter: 30d}]}, {name: old}]"
+    await converge(engine, live.name, member("designs", live.name, kept))
+    now = datetime.now(UTC)
+    live.sessions.insert_many([{"at": now - timedelta(days=days)} for days in (1, 10, 20)] + [{"at": "never"}, {}])
+    live.old.insert_many([{}, {}])
+    short = kept.replace("30d", "5d").replace("{name: old}", "{name: old, ensure: Absent}")
+    wanted = member("designs", live.name, short)
+    (result,) = await converge(engine, live.name, wanted)
+    assert sorted(str(change.rows) for change in result.pending) == ["2 documents (counted)", "2 documents (counted)"]
+    live.old.insert_one({})
+    (later,) = await converge(engine, live.name, wanted)
+    assert (later.digest, later.pending) == (result.digest, result.pending), "counted once for a plan"
+    monkeypatch.setattr(counting, "MOST", 1)
+    async with running(engine._target) as another:
+        (found,) = await converge(another, live.name, wanted)
+    assert sorted(str(change.rows) for change in found.pending) == [
+        "about 3 documents (the server's estimate)",
+        "more than 1 document (not counted further)",
+    ]
 
 
 async def test_a_replacement_that_fails_puts_the_old_index_back(

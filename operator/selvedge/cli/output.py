@@ -234,6 +234,7 @@ _WORDS = (
     ("the Secret of spec.credentials", "--url and the password"),
     ("set spec.tls.mode to Disable", "write {off} in --url"),
     ("spec.tls.caSecretRef", "{ca} in --url"),
+    ("spec.tls.clientCertificateSecretRef", "{own} in --url"),
     ("spec.postgres.maintenanceDatabase", "the database in --url"),
     ("; see status.missingPrivileges of the server", ""),
     ("the operator's ", "the "),
@@ -246,9 +247,9 @@ _WORDS = (
 
 def in_our_words(message: str, *, postgres: bool) -> str:
     """An engine's message in the words of the command line."""
-    words = {"off": "tls=false", "ca": "tlsCAFile", "mode": "tls"}
+    words = {"off": "tls=false", "ca": "tlsCAFile", "own": "tlsCertificateKeyFile", "mode": "tls"}
     if postgres:
-        words = {"off": "sslmode=disable", "ca": "sslrootcert", "mode": "sslmode"}
+        words = {"off": "sslmode=disable", "ca": "sslrootcert", "own": "sslcert and sslkey", "mode": "sslmode"}
     for theirs, ours in _WORDS:
         message = message.replace(theirs, ours.format(**words))
     return message

@@ -108,6 +108,8 @@ def test_machines_get_the_same_keys_always(capsys: pytest.CaptureFixture[str]) -
         (False, "does not speak TLS: switch it on, or set spec.tls.mode to Disable", "or write tls=false in --url"),
         (True, "check the CA in spec.tls.caSecretRef and the host name", "check the CA in sslrootcert in --url and"),
         (False, "a timeout; tried again by itself", "a timeout; run the command again"),
+        (True, "name one in spec.tls.clientCertificateSecretRef", "name one in sslcert and sslkey in --url"),
+        (False, "name one in spec.tls.clientCertificateSecretRef; else", "in tlsCertificateKeyFile in --url; else"),
     ],
 )
 def test_engines_messages_name_options(is_postgres: bool, theirs: str, ours: str) -> None:

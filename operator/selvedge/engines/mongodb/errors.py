@@ -56,6 +56,7 @@ _TLS_MISSING = (
 
 #: A server that demands a client's certificate ends the connection after the handshake, with an alert or without.
 _NO_CERTIFICATE = ("certificate required", "handshake failure", "bad certificate")
+_HUNG_UP = ("connection closed", "connection is already closed")
 
 
 def translate(error: BaseException, where: str, operation: str = "", *, anonymous: bool = False) -> SelvedgeError:
@@ -83,7 +84,7 @@ def _anonymous(error: BaseException, where: str) -> SelvedgeError | None:
     if _any(text, _NO_CERTIFICATE):
         message = f"{where} demands a certificate of its clients: {step}"
         return InvalidError(Reason.TLS_VERIFICATION_FAILED, message)
-    if isinstance(error, ServerSelectionTimeoutError) and "connection closed" in text:
+    if isinstance(error, ServerSelectionTimeoutError) and _any(text, _HUNG_UP):
         return TransientError(
             Reason.UNREACHABLE,
             f"{where} closes connections right after TLS was agreed on: if it demands a certificate of its clients, "

@@ -78,7 +78,7 @@ async def test_a_client_certificate_where_the_server_asks_for_one(strict: tuple[
         one = member("designs", "designs", "collections: [{name: designs}]")
         assert (await converge(engine, "designs", one))[0].verified
     # Time enough for the driver to see why: a busy machine's second may be over before the server hangs up.
-    async with running(replace(where, limits=replace(quick(), connect_timeout=5.0))) as engine:
+    async with running(replace(where, limits=replace(quick(), connect_timeout=2.5))) as engine:
         with pytest.raises(SelvedgeError, match=r"name one in spec\.tls\.clientCertificateSecretRef"):
             await engine.probe()
     gc.collect()

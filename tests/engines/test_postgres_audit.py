@@ -88,7 +88,7 @@ TAMPERING = (
 )
 
 
-async def test_an_application_cannot_tamper_with_the_log(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t34_an_application_cannot_tamper_with_the_log(postgres: PostgresEndpoint, database_name: str) -> None:
     """T34."""
     name = database_name
     async with engine(postgres) as one:
@@ -151,7 +151,7 @@ async def test_each_drift_is_found_named_and_repaired(postgres: PostgresEndpoint
             assert (await ready(one, audited(name, verified=True))).applied == ()
 
 
-async def test_partitioned_tables_are_audited_by_any_name(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t33_partitioned_tables_are_audited_by_any_name(postgres: PostgresEndpoint, database_name: str) -> None:
     """T33: statement triggers are not cloned to partitions, row triggers are; TRUNCATE has no row trigger."""
     name = database_name
     declared = declaration(
@@ -182,7 +182,7 @@ async def test_partitioned_tables_are_audited_by_any_name(postgres: PostgresEndp
 ODD = "odd %s; $$ table"
 
 
-async def test_names_of_columns_that_are_words_of_the_function(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t32_columns_named_like_words_of_the_function(postgres: PostgresEndpoint, database_name: str) -> None:
     """T32: columns named like variables, aliases and keywords; names with quotes, dots and backslashes."""
     name = database_name
     awkward = (
@@ -224,7 +224,7 @@ async def test_names_of_columns_that_are_words_of_the_function(postgres: Postgre
     assert sorted(found[0][5]) == sorted(set(awkward) - {"a.b", "select", "Ü"})
 
 
-async def test_a_replicas_session_is_audited_too(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t35_a_replicas_session_is_audited_too(postgres: PostgresEndpoint, database_name: str) -> None:
     """T35."""
     name = database_name
     async with engine(postgres) as one:

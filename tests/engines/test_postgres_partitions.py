@@ -52,7 +52,9 @@ async def test_they_are_made_ahead_as_the_owner_and_closed(postgres: PostgresEnd
         run(postgres, "INSERT INTO shared.readings VALUES (1, now() + interval '4 days')", dbname=name)
 
 
-async def test_the_zone_of_database_and_owner_moves_no_boundary(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t38_the_zone_of_database_and_owner_moves_no_boundary(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
     """T38."""
     name = database_name
     async with engine(postgres) as one:
@@ -133,7 +135,7 @@ async def test_a_function_of_the_owner_never_runs_as_the_administrator(
     assert len(rows(postgres, CHILDREN, dbname=name)) == 3
 
 
-async def test_rows_in_a_default_partition_are_told(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t36_rows_in_a_default_partition_are_told(postgres: PostgresEndpoint, database_name: str) -> None:
     """T36."""
     name = database_name
     async with engine(postgres) as one:
@@ -149,7 +151,7 @@ async def test_rows_in_a_default_partition_are_told(postgres: PostgresEndpoint, 
     assert any("default partition" in status.message for status in result.problems)
 
 
-async def test_a_lock_that_is_held_is_waited_for_shortly(postgres: PostgresEndpoint, database_name: str) -> None:
+async def test_t14_a_lock_that_is_held_is_waited_for_shortly(postgres: PostgresEndpoint, database_name: str) -> None:
     """T14: a reader is no obstacle; what excludes everybody is told, and the next pass goes on."""
     name = database_name
     async with engine(postgres) as one:
@@ -236,3 +238,33 @@ async def test_what_another_cluster_claims_is_left_to_it(postgres: PostgresEndpo
         assert reasons(await only(one, partitioned(name))) == {"partitions shared.readings": "Conflict"}
     claims = "SELECT cluster FROM selvedge.claims WHERE object = 'partitions:shared.readings'"
     assert rows(postgres, claims, dbname=name) == [("another",)]
+
+
+async def test_t39_rows_find_their_partition_after_the_operator_was_away(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """T39: what was made 48 hours ago suffices by default, the number says how far, and a pass makes it up."""
+    name = database_name
+    daily = {"table": "shared.readings", "by": "Time", "column": "at", "every": "Day"}
+    hourly = {"table": "shared.ticks", "by": "Time", "column": "at", "every": "Hour"}
+    ticks = "SET ROLE {owner}; CREATE TABLE shared.ticks (at timestamptz) PARTITION BY RANGE (at)"
+    after = """SELECT format('DROP TABLE %s', inhrelid::regclass) FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid,
+      regexp_match(pg_get_expr(relpartbound, c.oid), 'TO \\(''(.*)''\\)') bound
+      WHERE inhparent = %s::regclass AND bound[1]::timestamptz > now() + %s::interval"""
+    async with engine(postgres) as one:
+        await only(one, partitioned(name, daily, hourly))
+        migrate(postgres, name)
+        migrate(postgres, name, ticks)
+        fresh = dict((await ready(one, partitioned(name, daily, hourly))).headroom)
+        # The partitions that only passes of the last 48 hours can have made.
+        for table, ahead in (("shared.readings", "6 days"), ("shared.ticks", "25 hours")):
+            for (statement,) in rows(postgres, after.replace("%s'", "%%s'", 1), table, ahead, dbname=name):
+                run(postgres, statement, name)
+        run(postgres, "INSERT INTO shared.readings VALUES (1, now()); INSERT INTO shared.ticks VALUES (now())", name)
+        found = await one.plan(unit(partitioned(name, daily, hourly)))
+        left = dict(found.members[partitioned(name).uid].headroom)
+        assert 47 * 3600 <= fresh["shared.readings"] - left["shared.readings"] <= 49 * 3600
+        assert 46 * 3600 <= fresh["shared.ticks"] - left["shared.ticks"] <= 49 * 3600
+        ((now,),) = rows(postgres, "SELECT extract(epoch FROM now())::float8")
+        assert min(left.values()) > now
+        assert dict((await ready(one, partitioned(name, daily, hourly))).headroom) == fresh

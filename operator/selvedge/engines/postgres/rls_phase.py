@@ -317,6 +317,8 @@ class RowSecurity:
         if known is None:
             schemas = {schema.name for schema in desired.schemas} | {entry.schema for entry in desired.row_security}
             roles = {name for entry in desired.row_security for name in entry.role_names()}
+            # And who can be a guarded table's owner, whom only FORCE keeps in.
+            roles |= {table.owner for table in snapshot.row_security.values()}
             async with self.engine.pool.session(self.database) as session:
                 known = (*await lint(session, schemas, roles), *findings_of_policies(snapshot.row_security.values()))
             self.engine.rows.advise(self.database, state, known)

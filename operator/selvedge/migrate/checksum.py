@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 BOM = "\ufeff"
+_PIECE = 1 << 20
+"""Characters that are encoded at a time: a file of data is not held twice for its checksum."""
 
 
 def normalise(text: str) -> str:
@@ -17,4 +19,8 @@ def normalise(text: str) -> str:
 
 def checksum(text: str) -> str:
     """sha256 of the normalised text, in hexadecimal."""
-    return hashlib.sha256(normalise(text).encode()).hexdigest()
+    text = normalise(text)
+    found = hashlib.sha256()
+    for start in range(0, len(text), _PIECE):
+        found.update(text[start : start + _PIECE].encode())
+    return found.hexdigest()

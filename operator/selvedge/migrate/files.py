@@ -10,6 +10,7 @@ from pathlib import Path
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
+from selvedge.migrate.checksum import normalise
 from selvedge.migrate.load import Migration, load
 from selvedge.migrate.names import EXTENSIONS, HOOKS, SEEDS, Engine, is_migration_directory, parse_name
 
@@ -115,13 +116,15 @@ def _read(path: Path, shown: str) -> str:
 
 
 def decode(content: bytes, file: str) -> str:
-    """The text of a migration's file; raises InvalidError with the line for bytes that are not UTF-8."""
+    """The text of a migration's file, as it is normalised; raises InvalidError with the line for what is not UTF-8."""
     if content.startswith(_WIDE):
         raise _invalid(file, "the file is UTF-16; save it as UTF-8")
     if b"\0" in content:
         raise _invalid(file, "the file is binary; a migration is UTF-8 text: remove the file, or save it as text")
+    # a file may be large: what is taken off here is not copied again when the text is loaded
+    content = content if content.endswith(b"\r\n") else content.rstrip(b"\n")
     try:
-        return content.decode()
+        return normalise(content.decode())
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise InvalidError(

@@ -12,6 +12,7 @@ import pytest
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
+from selvedge.migrate import load
 from selvedge.migrate.files import load_directory, read_directory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -63,6 +64,13 @@ def test_byte_order_mark_and_line_ends(tmp_path: Path) -> None:
     one, other = load_directory(tmp_path)
     assert one.checksum == other.checksum
     assert [(each.text, each.line) for each in one.script.statements] == [("SELECT 1", 1), ("SELECT 'ä'", 2)]
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n\n", "\r\n", "\r\n\r\n", "\r", "\n\r", " \n"])
+def test_a_directory_and_a_config_map_have_one_checksum(tmp_path: Path, end: str) -> None:
+    content = f"SELECT 1;{end}"
+    (tmp_path / "1_a.sql").write_bytes(content.encode())
+    assert load_directory(tmp_path)[0].checksum == load({"1_a.sql": content})[0].checksum
 
 
 def a_fifo(path: Path) -> None:

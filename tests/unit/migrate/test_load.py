@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import load
+from selvedge.migrate.checksum import checksum
 from selvedge.migrate.directives import Directives, header, render
 from selvedge.migrate.load import undo_only
 from selvedge.migrate.names import parse_name, sort_key
@@ -146,6 +148,11 @@ def test_checksum_survives_editors_but_not_changes() -> None:
     ]
     assert len({load({"1_a.sql": text})[0].checksum for text in texts}) == 1
     assert load({"1_a.sql": "SELECT 1;\n-- b\nSELECT 2;\n"})[0].checksum != load({"1_a.sql": texts[0]})[0].checksum
+
+
+def test_a_checksum_of_several_pieces() -> None:
+    text = "SELECT 'é€𝄞';\n" * 200_000
+    assert checksum(text) == hashlib.sha256(text.rstrip("\n").encode()).hexdigest()
 
 
 def test_the_way_down_has_a_checksum_of_its_own() -> None:

@@ -130,7 +130,7 @@ class Case:
 
 def after(seconds: float) -> Cut:
     """A cut by the clock: at a moment that no condition names."""
-    return lambda case: time.sleep(seconds)
+    return lambda case: time.sleep(seconds)  # the cut itself
 
 
 #: Building an index waits for every older snapshot; dropping one waits for whoever has locked the table in any mode.

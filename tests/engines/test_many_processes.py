@@ -111,7 +111,7 @@ async def test_no_update_is_lost_and_no_error_left(
                     connection.execute(f"ANALYZE pg_catalog.{table}".encode())
             by_hand(postgres, BY_HAND[beat % len(BY_HAND)].replace("{p}", name), name)
             beat += 1
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two beats, for as long as they work
         told = {number: process.communicate()[0] for number, process in enumerate(processes)}
         assert [told[n][-2000:] for n, process in enumerate(processes) if process.returncode] == []
         assert beat > 3

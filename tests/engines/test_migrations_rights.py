@@ -13,6 +13,7 @@ from selvedge.core.errors import NotPermittedError, TransientError
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import RunResult, Timeouts, load, make_plan, run
 from tests.engines.migrations_support import Shop
+from tests.engines.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,9 +92,7 @@ async def test_a_killed_index_build_is_repaired(shop: Shop) -> None:
         holder.execute("LOCK shop.a IN ROW EXCLUSIVE MODE")
         task = asyncio.create_task(shop.up(files))
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE relid = 'shop.a'::regclass"
-        while not shop.query(query):
-            await asyncio.sleep(0.02)
-            assert not task.done()
+        await until(lambda: shop.query(query), task)
         result = await task
         assert isinstance(result.error, TransientError)
         assert shop.query("SELECT indisvalid FROM pg_index WHERE indrelid = 'shop.a'::regclass") == [(False,)]
@@ -110,9 +109,8 @@ async def test_who_blocks_an_index_build_is_shown(shop: Shop) -> None:
         holder.execute("BEGIN")
         holder.execute("LOCK shop.a IN ROW EXCLUSIVE MODE")
         task = asyncio.create_task(shop.up(files, timeouts=Timeouts(lock=0.2, lock_wait=1)))
-        while not any("importer" in row.waiting_for for row in shop.rows):
-            await asyncio.sleep(0.05)
-            assert not task.done(), "a CONCURRENTLY that waits blocks nobody: lock_timeout does not end it"
+        # a CONCURRENTLY that waits blocks nobody: lock_timeout does not end it
+        await until(lambda: any("importer" in row.waiting_for for row in shop.rows), task)
     assert (await task).error is None
 
 
@@ -126,11 +124,8 @@ async def test_a_deadlock_is_tried_again(shop: Shop) -> None:
         other.execute("BEGIN")
         other.execute("LOCK shop.b")
         task = asyncio.create_task(shop.up(files, timeouts=Timeouts(lock=0, lock_wait=30)))
-        while not shop.query(
-            "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
-        ):
-            await asyncio.sleep(0.01)
-            assert not task.done()
+        sleeping = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
+        await until(lambda: shop.query(sleeping), task)
         await asyncio.to_thread(other.execute, "LOCK shop.a")
         other.execute("COMMIT")
     result = await task

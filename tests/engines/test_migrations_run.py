@@ -12,6 +12,7 @@ from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import MigrationState, Timeouts
 from tests.engines.migrations_support import Shop
+from tests.engines.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -306,9 +307,8 @@ async def test_no_commit_without_the_right_to_write(shop: Shop) -> None:
 async def test_cancelled_in_the_middle(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(60);"}
     task = asyncio.create_task(shop.up(files))
-    while not shop.query("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)' AND state = 'active'"):
-        await asyncio.sleep(0.02)
-        assert not task.done()
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)' AND state = 'active'"
+    await until(lambda: shop.query(sleeping), task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -319,12 +319,11 @@ async def test_cancelled_in_the_middle(shop: Shop) -> None:
 async def test_connection_killed(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(60);"}
     task = asyncio.create_task(shop.up(files))
-    while not shop.query(
+    kill = (
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
-    ):
-        await asyncio.sleep(0.02)
-        assert not task.done()
+    )
+    await until(lambda: shop.query(kill), task)
     result = await task
     assert isinstance(result.error, TransientError)
     assert result.error.reason is Reason.CONNECTION_LOST
@@ -335,9 +334,8 @@ async def test_connection_killed(shop: Shop) -> None:
 async def test_the_lock_is_lost_before_the_commit(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(0.5);"}
     task = asyncio.create_task(shop.up(files))
-    while not shop.query("SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"):
-        await asyncio.sleep(0.01)
-        assert not task.done()
+    sleeping = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
+    await until(lambda: shop.query(sleeping), task)
     shop.query(
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND database = "
         "(SELECT oid FROM pg_database WHERE datname = current_database())"

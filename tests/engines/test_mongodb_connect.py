@@ -21,6 +21,7 @@ from selvedge.engines.base import TlsOptions
 from selvedge.engines.mongodb import probe
 from selvedge.engines.mongodb.errors import translate
 from tests.engines.mongodb_support import LEAVES_SOCKETS, converge, member, quick, running, target
+from tests.engines.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,8 +138,7 @@ async def test_pool_that_is_used_up(mongodb: MongoEndpoint, mongo_database: str)
         client_database: Any = client[mongo_database]
         await client_database.designs.insert_one({})
         busy = asyncio.create_task(client_database.designs.find({"$where": "sleep(1500) || true"}).to_list())
-        await asyncio.sleep(0.3)
-        assert engine.connections()["active"] == 1
+        await until(lambda: engine.connections()["active"] == 1, busy)
         with pytest.raises(TransientError) as caught:
             await engine.probe()
         await busy

@@ -168,7 +168,7 @@ async def test_a_cancelled_pass_gives_its_connection_back(postgres: PostgresEndp
         await ready(server, one)
         for delay in (0.0, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.008):
             task = asyncio.create_task(only(server, one))
-            await asyncio.sleep(delay)
+            await asyncio.sleep(delay)  # the cut: each at another moment of the pass
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert server.connections()["active"] == 0
@@ -186,7 +186,7 @@ async def test_the_limit_of_connections_holds_for_many_units() -> None:
             while not done.is_set():
                 query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'selvedge'"
                 most = max(most, (await asyncio.to_thread(rows, server, query))[0][0])
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # between two looks, all through the work
 
         watcher = asyncio.create_task(watch())
         for _ in range(2):
@@ -249,7 +249,7 @@ async def test_many_processes_and_analyze_at_once_leave_one_of_each(
     while any(process.poll() is None for process in processes):
         if rows(postgres, "SELECT FROM pg_database WHERE datname = %s", database_name):
             run(postgres, "ANALYZE pg_catalog.pg_namespace; ANALYZE pg_catalog.pg_class", database_name)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two rounds of ANALYZE, for as long as they work
     failed = [errors for process in processes for errors in [process.communicate()[1]] if process.returncode]
     assert failed == []
     async with engine(postgres) as server:
@@ -266,7 +266,7 @@ async def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
         process = child(postgres, database_name)
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
-        await asyncio.sleep(spread.uniform(0.0, 0.12))
+        await asyncio.sleep(spread.uniform(0.0, 0.12))  # the cut
         process.send_signal(signal.SIGKILL)
         process.communicate()
         async with engine(postgres, limits=limits(lock_timeout=20.0)) as server:

@@ -339,7 +339,7 @@ async def test_settings_of_a_database_do_not_change_what_the_operator_does(
     )
     async with engine(postgres) as server:
         await ready(server, one)
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # longer than the database's own timeouts for idle sessions
         assert (await ready(server, one)).applied == ()
     query = "SELECT obj_description(oid), pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'shared'"
     run(postgres, f"ALTER DATABASE {database} RESET ALL")

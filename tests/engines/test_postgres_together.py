@@ -17,6 +17,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult
 from selvedge.engines.base import Member
 from tests.engines.postgres_support import engine, limits, member, only, ready, reasons, rows, run, unit
+from tests.engines.waiting import until
 
 pytestmark = pytest.mark.engines
 
@@ -162,10 +163,8 @@ async def test_where_all_are_cancelled_nothing_goes_on(counted: PostgresEndpoint
         with counted.connect() as holder:
             holder.execute("SELECT pg_advisory_lock(8315171542772508517)")
             tasks = [asyncio.create_task(only(server, one)) for one in units]
-            for _ in range(500):
-                if rows(counted, "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"):
-                    break
-                await asyncio.sleep(0.01)
+            waiting = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            await until(lambda: rows(counted, waiting))
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

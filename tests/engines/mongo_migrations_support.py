@@ -126,7 +126,7 @@ class Shop:
                     documents = [_steady(one) for one in documents]
                 indexes = {} if about["type"] == "view" else database[name].index_information()
                 found[name] = (about["type"], about["options"], indexes, documents)
-            found["users"] = database.command({"usersInfo": 1})["users"]
+            found["(users)"] = database.command({"usersInfo": 1})["users"]
             return found
 
     def order(self, files: dict[str, str], **more: Any) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def test_down_is_one_step_and_every_step_leaves_an_event(shop: Shop) -> No
     await shop.ok(FILES, "Redo")
     await shop.ok(FILES, "Down", "0")
     assert history(shop) == []
-    assert {name for name in shop.dump() if not name.startswith("selvedge.")} == {"users"}
+    assert {name for name in shop.dump() if not name.startswith("selvedge.")} == {"(users)"}
     assert events(shop) == [
         *[(version, "Applied") for version in "123"],
         ("3", "Undone"),
@@ -249,7 +249,7 @@ async def test_all_or_nothing(shop: Shop) -> None:
         MigrationState.PENDING,
         MigrationState.FAILED,
     ]
-    assert {name for name in shop.dump() if not name.startswith("selvedge.")} == {"users"}
+    assert {name for name in shop.dump() if not name.startswith("selvedge.")} == {"(users)"}
     files[C] = up({"insert": "a", "documents": [{"_id": 2}]})
     await shop.ok(files, transaction="All")
     assert history(shop) == ["1", "2", "3"]

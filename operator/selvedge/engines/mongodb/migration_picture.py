@@ -68,6 +68,7 @@ class Picture:
         if name == "renameCollection":
             old, new = self.renamed(document)
             moved = self._known.get(old, Collection(None))
+            moved.untouched = False  # its documents cannot be counted under the new name yet
             self._known[old], self._known[new] = Collection(), moved
             return
         for target in written(command):

@@ -190,7 +190,7 @@ class Preflight:
             return refused(file, command, code, server_message(conflict), hint)
         for index in rest:
             known = {one["name"] for one in found.indexes}
-            if not index.get("unique") or index.get("name") in known or not found.exists or not found.untouched:
+            if not index.get("unique") or index.get("name") in known or not _as_it_is(found):
                 continue
             await waiting(f"the search for duplicates before unique index {index.get('name')} on {name}")
             count = await duplicates(self._server, self._database, name, index)
@@ -256,7 +256,7 @@ class Preflight:
         validator = new.get("validator")
         stricter = any(key in document for key in ("validator", "validationLevel", "validationAction"))
         strict = new.get("validationLevel", "strict") == "strict" and new.get("validationAction", "error") == "error"
-        if not (found.exists and found.untouched and stricter and strict and validator):
+        if not (_as_it_is(found) and stricter and strict and validator):
             return None
         if ALLOW_VIOLATIONS in directives.allow:
             return None
@@ -270,6 +270,11 @@ class Preflight:
             f'"{ALLOW_VIOLATIONS}" into the file\'s "allow"'
         )
         return refused(file, command, "DocumentValidationFailure", why, hint)
+
+
+def _as_it_is(found: Collection) -> bool:
+    """Whether the documents that are there now are those that the command will find."""
+    return bool(found.exists) and found.untouched and not found.made
 
 
 def same_again_batch(command: Command) -> bool:

@@ -82,6 +82,8 @@ def wait(place: Place, directory: str | None, version: str, environment: str, ti
     ``timeout`` is seconds, 0 for none. A server that cannot be reached is waited for too; a login that it refuses is
     not.
     """
+    if version and not (version.isascii() and version.isdecimal()):
+        raise InvalidError(Reason.INVALID_SPEC, f"--version {version[:40]} is no version: write its digits")
     with in_words_of(place):
         source = source_in(place, directory)
         return asyncio.run(_wait(place, source.migrations, version, environment, timeout))
@@ -155,8 +157,6 @@ def _tell(message: str, last: str) -> str:
 def _lacking(migrations: Sequence[Migration], history: tuple[HistoryRow, ...], version: str, environment: str) -> str:
     """What is not there yet, as a sentence; empty where nothing is."""
     if version:
-        if not version.isascii() or not version.isdecimal():
-            raise InvalidError(Reason.INVALID_SPEC, f"--version {version[:40]} is no version: write its digits")
         row = next((row for row in history if row.key == str(int(version))), None)
         if row is None:
             return f"version {version} has not run yet"

@@ -151,13 +151,13 @@ def check_approval(prepared: Prepared) -> None:
     if not concerns or operation.destructive == "Allow":
         return
     check_marks(prepared)
-    if operation.approved == prepared.digest:
-        return
     why = summary(concerns)
     if operation.destructive == "Refuse":
         raise RefusedError(
             Reason.DESTRUCTIVE_REFUSED, f"{why}; destructive is Refuse, so nothing was run: make a run that allows it"
         )
+    if operation.approved == prepared.digest:
+        return
     if operation.approved:
         raise RefusedError(
             Reason.SUPERSEDED, f"{operation.approved} was approved, and what waits now is {prepared.digest}: {why}"

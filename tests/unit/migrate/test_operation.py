@@ -1,0 +1,146 @@
+"""What an operation needs a person for, and how files and history stand to each other."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from selvedge.core.errors import RefusedError
+from selvedge.core.reasons import Reason
+from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.operation import (
+    Operation,
+    Prepared,
+    check_approval,
+    concerns_of,
+    line_of,
+    losses_of,
+    newest_version,
+    source_of,
+)
+from selvedge.migrate.overview import Standing, overview
+from selvedge.migrate.plan import RunPlan, plan
+
+FILES = {
+    "1_users.sql": "-- migrate:up\ncreate table users (id int);\n-- migrate:down\ndrop table users;\n",
+    "2_gone.sql": "-- migrate:up\ndrop table old;\n-- migrate:down\ncreate table old (id int);\n",
+    "R__view.sql": "create or replace view v as select 1;\n",
+}
+
+
+def ran(files: dict[str, str], *keys: str, **changes: object) -> tuple[HistoryRow, ...]:
+    return tuple(
+        HistoryRow(
+            one.version,
+            one.name,
+            one.checksum,
+            kind=one.kind,
+            down=one.down,
+            down_checksum=one.down_checksum,
+            up=one.up,
+            **changes,  # type: ignore[arg-type]
+        )
+        for one in source_of(files, "Postgres").migrations
+        if one.key in keys
+    )
+
+
+def planned(files: dict[str, str], history: tuple[HistoryRow, ...] = (), **choices: str) -> RunPlan:
+    return plan(source_of(files, "Postgres").migrations, history, **choices)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("choices", "ran_already"),
+    [({}, ()), ({"action": "To", "target": "0"}, ("1", "2")), ({"action": "Baseline", "target": "2"}, ())],
+)
+def test_the_digest_is_taken_of_the_lines_of_its_steps(choices: dict[str, str], ran_already: tuple[str, ...]) -> None:
+    """An approval is recognised from the lines that the status shows: they have to be the digest's own."""
+    found = planned(FILES, ran(FILES, *ran_already), **choices)
+    lines = "".join(line_of(step) for step in found.steps)
+    assert found.steps
+    assert found.digest == "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_what_loses_data_is_a_concern_and_refused_without_a_word_in_its_file() -> None:
+    shown, unmarked = losses_of(planned(FILES))
+    assert len(shown) == len(unmarked) == 1
+    assert shown[0].startswith("2_gone.sql, line 2: ")
+    marked = {**FILES, "2_gone.sql": "-- allow: drop-table\n" + FILES["2_gone.sql"]}
+    shown, unmarked = losses_of(planned(marked))
+    assert (len(shown), unmarked) == (1, ())
+    assert losses_of(planned({"1_users.sql": FILES["1_users.sql"]})) == ((), ())
+
+
+def test_going_back_and_repairs_are_concerns_and_a_baseline_is_not() -> None:
+    history = ran(FILES, "1", "2")
+    assert concerns_of(planned(FILES, history)) == ()
+    assert concerns_of(planned(FILES, history, action="Down")) == ("2 gone is undone",)
+    assert concerns_of(planned(FILES, history, action="Down", target="0")) == (
+        "2 migrations (2 gone, 1 users): each is undone",
+    )
+    assert concerns_of(planned(FILES, action="Baseline", target="1")) == ()
+    [concern] = concerns_of(planned(FILES, history, action="Repair", repair="MarkUnapplied", target="1"))
+    assert concern == "1 users is marked as not run without undoing it"
+    assert concerns_of(planned(FILES, history, action="Repair", repair="DropInvalidIndexes")) == (
+        "invalid indexes are dropped",
+    )
+
+
+def refused(**choices: str) -> Reason | None:
+    found = planned(FILES, ran(FILES, "1", "2"), action="Down")
+    prepared = Prepared(Operation(**choices), found, concerns=concerns_of(found))  # type: ignore[arg-type]
+    try:
+        check_approval(prepared)
+    except RefusedError as error:
+        return error.reason
+    return None
+
+
+def test_an_approval_is_for_one_plan() -> None:
+    digest = planned(FILES, ran(FILES, "1", "2"), action="Down").digest
+    assert refused() is Reason.WAITING_FOR_APPROVAL
+    assert refused(approved=digest) is None
+    assert refused(approved="sha256:" + "0" * 64) is Reason.SUPERSEDED
+    assert refused(destructive="Refuse") is Reason.DESTRUCTIVE_REFUSED
+    assert refused(destructive="Refuse", approved=digest) is Reason.DESTRUCTIVE_REFUSED
+    assert refused(destructive="Allow") is None
+
+
+def test_no_approval_makes_up_for_a_missing_word() -> None:
+    found = planned(FILES)
+    prepared = Prepared(Operation(approved=found.digest), found, concerns=("x",), unmarked=("2_gone.sql, line 2: …",))
+    with pytest.raises(RefusedError, match=r"2_gone\.sql, line 2") as caught:
+        check_approval(prepared)
+    assert caught.value.reason is Reason.DESTRUCTIVE_REFUSED
+
+
+def test_every_standing() -> None:
+    files = {
+        **FILES,
+        "3_staging.sql": "-- env: staging\nselect 1;\n",
+        "5_later.sql": "select 1;\n",
+        "4_half.sql": "select 1;\n",
+    }
+    history = (
+        *ran(files, "1", "Repeatable:view"),
+        HistoryRow(2, "gone", "other"),
+        HistoryRow(4, "half", "x", RowState.PARTIAL, done=1, total=3),
+        HistoryRow(6, "lost", "x"),
+    )
+    found = {entry.key: entry.standing for entry in overview(source_of(files, "Postgres").migrations, history)}
+    assert found == {
+        "1": Standing.APPLIED,
+        "2": Standing.CHANGED,
+        "3": Standing.NOT_HERE,
+        "4": Standing.PARTIAL,
+        "5": Standing.OUT_OF_ORDER,
+        "6": Standing.MISSING,
+        "Repeatable:view": Standing.APPLIED,
+    }
+    assert newest_version(history) == "6"
+    alone = overview((), history, files=False)
+    assert {entry.standing for entry in alone} == {Standing.APPLIED, Standing.PARTIAL}
+    changed = source_of({"R__view.sql": "create or replace view v as select 2;\n"}, "Postgres").migrations
+    [again, *_] = [entry for entry in overview(changed, history) if entry.kind == "Repeatable"]
+    assert again.standing is Standing.PENDING

@@ -180,6 +180,14 @@ def test_a_login_of_ones_own_and_one_that_may_only_read(shop: Shop) -> None:
     assert shop.query("SELECT tableowner::text FROM pg_tables WHERE tablename = 'users'") == [(shop.owner,)]
     assert shop.query(f"SELECT count(*) FROM pg_roles WHERE rolname = '{shop.name}_migrator'") == [(0,)]
 
+    shop.query("ALTER TABLE users ENABLE ROW LEVEL SECURITY; ALTER TABLE users FORCE ROW LEVEL SECURITY")
+    shop.write(
+        **{"20250103000000_all.sql": "SELECT 1;\n", "20250104000000_rows.sql": "UPDATE users SET id = 2 WHERE id > 0;\n"}
+    )
+    blind = shop.migrate("up", "--role", shop.owner, user=deployer, password="its own word")
+    assert 'query would be affected by row-level security policy for table "users"' in blind.stderr
+    (shop.directory / "20250104000000_rows.sql").unlink()
+
     wait = ("wait", "--version", "20250102000000", "--timeout", "5s")
     lacking = shop.migrate(*wait, user=reader, password="its own word")
     assert lacking.exit_code == 1

@@ -83,6 +83,9 @@ class Login(Protocol):
 class PostgresMigrations:
     """A :class:`~selvedge.migrate.protocol.MigrationSession`. Made by ``migrator.open_session``."""
 
+    options = ""
+    """What the migrations' own connection is started with; it survives RESET ALL."""
+
     def __init__(
         self,
         target: ServerTarget,
@@ -298,7 +301,7 @@ class PostgresMigrations:
         )
         try:
             async with asyncio.timeout(self._target.limits.connect_timeout + 1):
-                info = make_conninfo(**params)
+                info = make_conninfo(**params, options=self.options)
                 work = await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
         except TimeoutError:
             raise TransientError(

@@ -6,11 +6,12 @@ What the plan itself makes is exempt: a table that it creates, a column that it 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from selvedge.migrate.finding import Finding
 from selvedge.migrate.lint_facts import Fact
-from selvedge.migrate.tokens import Token, parts
+from selvedge.migrate.tokens import Reader, Token, parts
 
 _DROPS = {
     "TABLE": "drop-table",
@@ -67,6 +68,10 @@ RULES = frozenset(
 """The words that ``-- allow:`` takes for what loses data, or breaks what knows a name."""
 
 
+#: Kinds of which no two objects of a schema share a name; a function may be called as a table is.
+_ONE_NAMESPACE = {"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE", "TYPE", "DOMAIN"}
+
+
 class Fresh:
     """What a plan made itself so far: no data of anybody else is in it."""
 
@@ -82,13 +87,11 @@ class Fresh:
     def learn(self, fact: Fact) -> None:
         """Take in what a statement made, dropped or renamed."""
         key = f"{fact.name}." if fact.kind == "SCHEMA" else fact.name
-        if fact.what == "create" and fact.sure and fact.kind in ("TABLE", "SCHEMA", "SEQUENCE", "FOREIGN TABLE"):
-            self.objects.add(key)
-        elif fact.what == "create" or fact.what == "drop":
-            self.objects.discard(key)
+        if fact.what in ("create", "drop") and fact.kind in _ONE_NAMESPACE | {"SCHEMA"}:
+            (self.objects.add if fact.what == "create" and fact.sure else self.objects.discard)(key)
         elif fact.what == "add-column":
             self.columns.add((fact.name, fact.column))
-        elif fact.what == "rename" and fact.kind in ("TABLE", "SEQUENCE") and fact.name in self.objects:
+        elif fact.what == "rename" and fact.kind in _ONE_NAMESPACE and fact.name in self.objects:
             schema = fact.name.rpartition(".")[0]
             self.objects.discard(fact.name)
             self.objects.add(f"{schema}.{fact.new}" if schema else fact.new)
@@ -129,7 +132,7 @@ def _loss(fact: Fact, fresh: Fresh) -> tuple[str, str, str] | None:
             return "delete-all", f"deletes every row of {fact.name}", "add a WHERE"
         case "update-all" if not _only_fresh_columns(fact, fresh):
             return "update-all", f"overwrites every row of {fact.name}", "add a WHERE"
-        case "change-type" if _key(fact.tokens) not in _WIDE:
+        case "change-type" if _key(fact.tokens) not in _WIDE and not _is_cast_to_fresh(fact, fresh):
             kind = " ".join(token.text for token in _type(fact.tokens))
             return (
                 "narrow-type",
@@ -165,6 +168,14 @@ def _only_fresh_columns(fact: Fact, fresh: Fresh) -> bool:
         return False
     columns = [item[0].name for item in parts(pieces[-1]) if len(item) > 1 and item[1].key == "="]
     return bool(columns) and all((fact.name, column) in fresh.columns for column in columns)
+
+
+def _is_cast_to_fresh(fact: Fact, fresh: Fresh) -> bool:
+    """An enum that takes the place of another: a bare cast to it fails where a value is missing, and loses none."""
+    kind = _type(fact.tokens)
+    words = [token.key for token in fact.tokens[len(kind) :]]
+    called = any(word not in ("(", "USING", ":", ".") and after == "(" for word, after in itertools.pairwise(words))
+    return fresh.has(Reader(kind).name()) and not called and "CASE" not in words
 
 
 def _type(found: tuple[Token, ...]) -> tuple[Token, ...]:

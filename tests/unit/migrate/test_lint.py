@@ -81,6 +81,9 @@ KEEPS = [
     "ALTER TABLE a ADD COLUMN b int; UPDATE a SET b = c * 2; ALTER TABLE a DROP COLUMN b",
     "ALTER TABLE a ADD b int, ADD c int; UPDATE a SET b = 1, c = (SELECT max(x) FROM d)",
     "DO $$ BEGIN DELETE FROM a WHERE b; END $$",
+    """CREATE TYPE new_state AS ENUM ('a'); ALTER TABLE t ALTER s TYPE new_state USING (s::text::new_state);
+    DROP TYPE state; ALTER TYPE new_state RENAME TO state""",
+    "CREATE VIEW v AS SELECT 1; ALTER VIEW v RENAME TO w",
 ]
 
 
@@ -107,6 +110,9 @@ NOT_FRESH = [
     ("CREATE TABLE t (id int); ALTER TABLE t RENAME TO u; DROP TABLE t", "t is somebody else's by now"),
     ("CREATE TABLE t (id int); DROP TABLE t; DROP TABLE t", "the second one was there before"),
     ("ALTER TABLE a ADD b int; UPDATE a SET b = 1, c = 2", "c was there before"),
+    ("CREATE FUNCTION t() RETURNS int LANGUAGE sql AS 'SELECT 1'; DROP TABLE t", "a function is no table"),
+    ("CREATE TYPE n AS ENUM ('a'); ALTER TABLE t ALTER s TYPE n USING (CASE s WHEN 'b' THEN 'a' END)::n", "b is lost"),
+    ("CREATE TYPE n AS ENUM ('a'); ALTER TABLE t ALTER s TYPE n USING left(s, 1)::n", "the rest is lost"),
 ]
 
 

@@ -75,10 +75,12 @@ check-imports:
 	$(BIN)/lint-imports --no-cache
 check-generated:
 	$(BIN)/python -m selvedge crds --check
+	$(BIN)/python -m sandbox.chart_reference --check
 
 .PHONY: crds
-crds: setup ## generate crds/ and the reference from the models
-	$(BIN)/python -m selvedge crds --output crds --docs docs/reference
+crds: setup ## generate crds/, the reference and the chart's copies from the models
+	$(BIN)/python -m selvedge crds --output crds --docs docs/reference --chart charts/selvedge/templates/crds
+	$(BIN)/python -m sandbox.chart_reference
 
 .PHONY: bench
 bench: setup ## measure the budgets against bare tools; results go to bench/results/

@@ -93,6 +93,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _build(options: argparse.Namespace) -> int:
     _build_parts(tools.POSTGRES_VERSIONS if options.all else ("15", "18"))
+    tools.helm()  # for the chart's tests
     return 0
 
 

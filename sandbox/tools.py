@@ -78,6 +78,29 @@ def control_plane() -> Path:
     return cached(cache_root(), f"kubernetes-{version}-{digest.hexdigest()[:12]}", title, build)
 
 
+def helm() -> Path:
+    """The program ``helm``, built from its public module."""
+    pin = pins()["helm"]
+
+    def build(path: Path) -> None:
+        command: list[str | Path] = [
+            go(),
+            "install",
+            "-trimpath",
+            "-ldflags",
+            "-s -w",
+            f"{pin['module']}@{pin['version']}",
+        ]
+        env = tool_environment(CGO_ENABLED="0", GOTOOLCHAIN="local", GOWORK="off", GOBIN=str(path))
+        with tempfile.TemporaryDirectory(prefix=".go-", dir=path) as scratch:
+            if shutil.which("go") is None:
+                env |= {"GOPATH": scratch, "GOCACHE": f"{scratch}/build", "GOFLAGS": "-modcacherw"}
+            run(command, what="the build of helm", timeout=_BUILD_SECONDS, cwd=path, env=env)
+
+    title = f"helm {pin['version']}, built from source (once; about two minutes on two cores)"
+    return cached(cache_root(), f"helm-{pin['version']}", title, build) / "helm"
+
+
 def postgres(version: str) -> Path:
     """The installation of one Postgres major version with all contrib extensions, holding ``bin`` and ``share``."""
     available = pins()["postgres"]

@@ -34,6 +34,9 @@ class Settings:
     """SELVEDGE_LEASE_NAME: name of the Lease by which one of several operators is chosen."""
     lease_namespace: str = "default"
     """SELVEDGE_LEASE_NAMESPACE: namespace of the Lease; default: the pod's own, outside a cluster `default`."""
+    cluster_uid: str = ""
+    """SELVEDGE_CLUSTER_UID: in whose name objects are claimed; default: the uid of the namespace kube-system, which an
+    operator whose rights end with its namespaces cannot read."""
     identity: str = field(default_factory=_identity)
     """SELVEDGE_IDENTITY: this process's name in the Lease; default: host name, process id and a random part."""
     lease_duration: float = 15.0
@@ -147,6 +150,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": _names,
     "lease_name": _name,
     "lease_namespace": _name,
+    "cluster_uid": str,
     "identity": str,
     "lease_duration": _seconds,
     "renew_deadline": _seconds,

@@ -91,7 +91,7 @@ async def _lead(
         metrics=metrics,
         health=health,
         redactor=redactor,
-        cluster=await kube.cluster_uid(),
+        cluster=settings.cluster_uid or await kube.cluster_uid(),
         may_write=lease.check,
     )
     controller = Controller(context)

@@ -1,0 +1,69 @@
+{{- define "selvedge.name" -}}
+{{- if contains "selvedge" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-selvedge" (.Release.Name | trunc 41 | trimSuffix "-") }}{{ end }}
+{{- end }}
+
+{{- define "selvedge.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (include "selvedge.name" .) }}
+{{- end }}
+
+{{- define "selvedge.selector" -}}
+app.kubernetes.io/name: selvedge
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "selvedge.labels" -}}
+{{ include "selvedge.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "selvedge.image" -}}
+{{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* The cluster's identity. Cluster-wide the operator reads it itself; in namespaces it may not. */}}
+{{- define "selvedge.clusterUid" -}}
+{{- $found := lookup "v1" "Namespace" "" "kube-system" -}}
+{{- $uid := .Values.clusterUid | default (dig "metadata" "uid" "" ($found | default dict)) -}}
+{{- if and .Values.watchNamespaces (not $uid) -}}
+{{- fail "with watchNamespaces the operator may not read the namespace kube-system: set clusterUid to what `kubectl get namespace kube-system -o jsonpath={.metadata.uid}` prints" -}}
+{{- end -}}
+{{ $uid }}
+{{- end }}
+
+{{/* What the operator may do where resources are. Each rule has its reason. */}}
+{{- define "selvedge.rules" -}}
+# read what is declared
+- apiGroups: [selvedge.dev]
+  resources: [databaseservers, databaseschemas, databaseusers, migrationruns]
+  verbs: [get, list, watch]
+# say how far it is
+- apiGroups: [selvedge.dev]
+  resources: [databaseservers/status, databaseschemas/status, databaseusers/status, migrationruns/status]
+  verbs: [patch]
+# the finalizer of what is deleted with `deletionPolicy: Delete`
+- apiGroups: [selvedge.dev]
+  resources: [databaseschemas, databaseusers]
+  verbs: [patch]
+# migrations.autoApply makes runs, migrations.historyLimit removes old ones
+- apiGroups: [selvedge.dev]
+  resources: [migrationruns]
+  verbs: [create, delete]
+# read credentials; list and watch those with the label selvedge.dev/watch; write the Secrets of DatabaseUsers
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, list, watch, create, update, delete]
+# read migrations; list and watch those with the label selvedge.dev/watch; write whole plans
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, list, watch, create, delete]
+# labels of namespaces, which a server's access selects by
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+# say what changed
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}

@@ -45,6 +45,10 @@ def index(declared: dict[str, Any]) -> dict[str, Any]:
 
 def migrate(database: Database[dict[str, Any]], path: Path, direction: str) -> None:
     for command in json_util.loads(path.read_text())[direction]:
+        if "x-batchUpdate" in command:
+            batch = command["x-batchUpdate"]
+            update = {"q": batch["filter"], "u": batch["update"], "multi": True}
+            command = {"update": batch["coll"], "updates": [update]}
         answer = database.command(command)
         assert "writeErrors" not in answer, answer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,6 +19,7 @@ from tests.engines.mongo_twelve import TWELVE
 if TYPE_CHECKING:
     from sandbox import MongoEndpoint
 
+ROOT = Path(__file__).parents[2]
 A, B, C = "1_a.json", "2_b.json", "3_c.json"
 FILES = {
     A: both([{"create": "a"}], [{"drop": "a"}]),
@@ -155,6 +157,19 @@ async def test_twelve_up_down_and_up_again(shop: Shop) -> None:
     for found in (before, after):
         del found["selvedge.events"]
     assert after == before
+
+
+async def test_fashion_wallets_migrations_up_and_down(shop: Shop) -> None:
+    files = {path.name: path.read_text() for path in (ROOT / "migrations" / "mongodb").glob("*.json")}
+    shop.fill("designs", [{"_id": 1, "layers": [{}, {}]}, {"_id": 2}])
+    shop.fill("sessions", [{"_id": 1, "userAgent": "curl"}])
+    shop.command({"create": "catalog-items"})
+    before = shop.find("designs"), shop.find("sessions")
+    await shop.ok(files)
+    assert [row["layerCount"] for row in shop.find("designs")] == [2, 0]
+    assert shop.find("sessions") == [{"_id": 1, "device": {"userAgent": "curl"}}]
+    await shop.ok(files, "Down", "0")
+    assert (shop.find("designs"), shop.find("sessions")) == before
 
 
 # -- batched updates ---------------------------------------------------------------------------------------------

@@ -79,13 +79,8 @@ def _expected(tree: pg.Node) -> Iterator[str]:
         yield from ["drop"] * len(tree.drop_owned_stmt.roles)
     elif kind == "truncate_stmt":
         yield from ["truncate"] * len(tree.truncate_stmt.relations)
-    elif kind == "alter_object_schema_stmt":
+    elif _renames(tree):
         yield "rename"
-    elif kind == "rename_stmt":
-        if tree.rename_stmt.rename_type != pg.OBJECT_TABCONSTRAINT:
-            yield "rename"
-    elif kind == "alter_enum_stmt":
-        yield from ["rename"] * bool(tree.alter_enum_stmt.old_val)
     elif kind == "alter_table_stmt":
         for command in tree.alter_table_stmt.cmds:
             what = COLUMNS.get(pg.AlterTableType.Name(command.alter_table_cmd.subtype))
@@ -94,6 +89,12 @@ def _expected(tree: pg.Node) -> Iterator[str]:
     elif kind in ("delete_stmt", "update_stmt", "select_stmt", "insert_stmt"):
         yield from ["delete-all" for one in postgast.find_nodes(tree, pg.DeleteStmt) if _every_row(one)]
         yield from ["update-all" for one in postgast.find_nodes(tree, pg.UpdateStmt) if _every_row(one)]
+
+
+def _renames(tree: pg.Node) -> bool:
+    if tree.HasField("rename_stmt"):
+        return bool(tree.rename_stmt.rename_type != pg.OBJECT_TABCONSTRAINT)
+    return tree.HasField("alter_object_schema_stmt") or bool(tree.alter_enum_stmt.old_val)
 
 
 def _every_row(statement: pg.DeleteStmt | pg.UpdateStmt) -> bool:

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 
-from tests.engines.postgres_support import run
+from tests.engines.postgres_support import only, ready, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sandbox import PostgresEndpoint
+    from selvedge.core.unit import MemberResult
+    from selvedge.engines.base import Member
+    from selvedge.engines.postgres.engine import PostgresEngine
 
 TABLES = """
 SET ROLE {owner};
@@ -49,6 +52,13 @@ def declaration(name: str, **more: Any) -> dict[str, Any]:
 def migrate(endpoint: PostgresEndpoint, name: str, statements: str = TABLES) -> None:
     """What a migration would make, as the owner."""
     run(endpoint, statements.replace("{owner}", f"{name}_owner"), dbname=name)
+
+
+async def stands(one: PostgresEngine, endpoint: PostgresEndpoint, declared: Member) -> MemberResult:
+    """Declare it, make the tables that it waits for, and see that it is Ready."""
+    await only(one, declared)
+    migrate(endpoint, declared.spec.database)
+    return await ready(one, declared)
 
 
 @contextmanager

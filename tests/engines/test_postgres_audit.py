@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run, unit
-from tests.engines.tables_support import application, declaration, migrate
+from tests.engines.tables_support import application, declaration, migrate, stands
 
 if TYPE_CHECKING:
     from sandbox import PostgresEndpoint
@@ -92,9 +92,7 @@ async def test_t34_an_application_cannot_tamper_with_the_log(postgres: PostgresE
     """T34."""
     name = database_name
     async with engine(postgres) as one:
-        await only(one, audited(name))
-        migrate(postgres, name)
-        await ready(one, audited(name))
+        await stands(one, postgres, audited(name))
     partition = first_partition(postgres, name, "audit.database_operations")
     with application(postgres, name) as app:
         app.execute("INSERT INTO shared.users (email) VALUES ('a@b')")
@@ -139,9 +137,7 @@ DRIFTS = (
 async def test_each_drift_is_found_named_and_repaired(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, audited(name))
-        migrate(postgres, name)
-        await ready(one, audited(name))
+        await stands(one, postgres, audited(name))
         for statement in DRIFTS:
             run(postgres, statement.replace("{app}", f"{name}_app").replace("{name}", name), dbname=name)
             planned = (await one.plan(unit(audited(name, verified=True)))).members[audited(name).uid]
@@ -160,9 +156,7 @@ async def test_t33_partitioned_tables_are_audited_by_any_name(postgres: Postgres
         partitions=[{"table": "shared.readings", "by": "Time", "column": "at", "every": "Day", "ahead": 1}],
     )
     async with engine(postgres) as one:
-        await only(one, member(name, declared))
-        migrate(postgres, name)
-        await ready(one, member(name, declared))
+        await stands(one, postgres, member(name, declared))
     partition = first_partition(postgres, name, "shared.readings")
     run(
         postgres,
@@ -228,9 +222,7 @@ async def test_t35_a_replicas_session_is_audited_too(postgres: PostgresEndpoint,
     """T35."""
     name = database_name
     async with engine(postgres) as one:
-        await only(one, audited(name))
-        migrate(postgres, name)
-        await ready(one, audited(name))
+        await stands(one, postgres, audited(name))
     run(postgres, "SET session_replication_role = replica; INSERT INTO shared.notes VALUES ('x')", dbname=name)
     assert len(rows(postgres, LOG, dbname=name)) == 1
 
@@ -256,9 +248,7 @@ async def test_what_leaves_the_declaration_is_audited_no_more_and_the_log_stays(
     name = database_name
     without = member(name, declaration(name))
     async with engine(postgres) as one:
-        await only(one, audited(name))
-        migrate(postgres, name)
-        await ready(one, audited(name))
+        await stands(one, postgres, audited(name))
         run(postgres, "INSERT INTO shared.notes VALUES ('x')", dbname=name)
         less = {**AUDIT, "tablesIn": []}
         await ready(one, audited(name, less))
@@ -278,9 +268,7 @@ async def test_applications_write_events_and_cannot_change_them(postgres: Postgr
         {"name": "log", "privileges": ["INSERT"], "objects": {"tables": ["audit.audit_logs"]}, "to": [app_role]},
     ]
     async with engine(postgres) as one:
-        await only(one, member(name, declared))
-        migrate(postgres, name)
-        await ready(one, member(name, declared))
+        await stands(one, postgres, member(name, declared))
     into = "INSERT INTO audit.audit_logs (entity_type, action, "
     insert = into + "session_role, user_id) VALUES ('user', 'READ', 'forged', %s)"
     with application(postgres, name, app__current_user_id="u-7") as app:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.engines.postgres_support import converge, engine, member, only, ready, reasons, rows, run, unit
-from tests.engines.tables_support import application, declaration, migrate
+from tests.engines.tables_support import application, declaration, migrate, stands
 from tests.engines.test_postgres_audit import AUDIT, audited, first_partition
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ async def test_what_is_given_by_hand_is_drift_whoever_gave_it(postgres: Postgres
     """On the log, its partitions and columns, by third parties, and memberships by third parties."""
     name = database_name
     async with engine(postgres) as one:
-        await only(one, audited(name))
-        migrate(postgres, name)
-        await ready(one, audited(name))
+        await stands(one, postgres, audited(name))
         before, owners = rows(postgres, ACCESS, dbname=name), rows(postgres, OWNERS, dbname=name)
         partition = first_partition(postgres, name, "audit.database_operations")
         words = {"{app}": f"{name}_app", "{partition}": partition, "{name}": name}

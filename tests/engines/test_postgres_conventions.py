@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run
-from tests.engines.tables_support import application, declaration, migrate
+from tests.engines.tables_support import application, declaration, migrate, stands
 
 if TYPE_CHECKING:
     from sandbox import PostgresEndpoint
@@ -30,9 +30,7 @@ def kept(name: str, conventions: dict[str, Any] | None = None, **fields: Any) ->
 async def test_they_do_what_they_say(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
         count(one).taken()
         assert (await ready(one, kept(name))).applied == ()
         assert count(one).taken() == ["snapshot"]
@@ -74,9 +72,7 @@ DRIFTS = {
 async def test_each_drift_is_found_named_and_repaired(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
         for kind, statements in DRIFTS.items():
             for statement in statements:
                 run(postgres, statement, dbname=name)
@@ -90,9 +86,7 @@ async def test_a_new_column_reaches_the_view_and_a_new_table_gets_all(
 ) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
         more = """SET ROLE {owner}; ALTER TABLE shared.users ADD COLUMN phone text;
         CREATE TABLE shared.teams
           (id int PRIMARY KEY, deleted_at timestamptz, version bigint, data json, place point);"""
@@ -112,9 +106,7 @@ async def test_a_new_column_reaches_the_view_and_a_new_table_gets_all(
 async def test_views_read_with_the_readers_rights(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
     run(postgres, f"CREATE ROLE {name}_reader; GRANT USAGE ON SCHEMA shared TO {name}_reader; "
         f"GRANT SELECT ON shared.active_users TO {name}_reader", dbname=name)  # fmt: skip
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
@@ -134,9 +126,7 @@ async def test_a_view_of_somebody_else_is_left_alone(postgres: PostgresEndpoint,
 async def test_what_leaves_the_declaration_goes(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
         await ready(one, kept(name, {"version": {"tablesIn": ["shared"]}}))
         triggers = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'shared.users'::regclass AND NOT tgisinternal"
         assert rows(postgres, triggers, dbname=name) == [("selvedge_version",)]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run, unit
-from tests.engines.tables_support import declaration, migrate
+from tests.engines.tables_support import declaration, migrate, stands
 
 if TYPE_CHECKING:
     from sandbox import PostgresEndpoint
@@ -83,9 +83,7 @@ async def test_old_ones_go_one_a_pass_once_a_person_said_so(postgres: PostgresEn
     kept = {**DAILY, "retention": "36500d"}
     short = {**DAILY, "retention": "30d"}
     async with engine(postgres) as one:
-        await only(one, partitioned(name, kept))
-        migrate(postgres, name)
-        await ready(one, partitioned(name, kept))
+        await stands(one, postgres, partitioned(name, kept))
         migrate(postgres, name, OLD)
         await ready(one, partitioned(name, kept))
         waits = await only(one, partitioned(name, short))
@@ -214,9 +212,7 @@ async def test_a_partition_that_was_dropped_by_hand_is_made_again(
 ) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await only(one, partitioned(name))
-        migrate(postgres, name)
-        await ready(one, partitioned(name))
+        await stands(one, postgres, partitioned(name))
         last = rows(postgres, CHILDREN, dbname=name)[-1][0]
         run(postgres, f"DROP TABLE shared.{last}", dbname=name)
         plan = (await one.plan(unit(partitioned(name)))).members[partitioned(name).uid]
@@ -231,9 +227,7 @@ async def test_what_another_cluster_claims_is_left_to_it(postgres: PostgresEndpo
         "UPDATE selvedge.claims SET cluster = 'another', resource = 'a/b' WHERE object = 'partitions:shared.readings'"
     )
     async with engine(postgres) as one:
-        await only(one, partitioned(name))
-        migrate(postgres, name)
-        await ready(one, partitioned(name))
+        await stands(one, postgres, partitioned(name))
         run(postgres, claim, dbname=name)
         assert reasons(await only(one, partitioned(name))) == {"partitions shared.readings": "Conflict"}
     claims = "SELECT cluster FROM selvedge.claims WHERE object = 'partitions:shared.readings'"

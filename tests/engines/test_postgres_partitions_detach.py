@@ -11,7 +11,7 @@ import pytest
 
 from selvedge.core.errors import TransientError
 from tests.engines.postgres_support import engine, member, only, ready, reasons, rows, run
-from tests.engines.tables_support import declaration, migrate
+from tests.engines.tables_support import declaration, migrate, stands
 from tests.engines.test_postgres_partitions import DAILY, OLD
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ def kept(name: str, **entry: Any) -> Member:
 async def with_old_ones(postgres: PostgresEndpoint, name: str) -> AsyncIterator[PostgresEngine]:
     """Three partitions that are too old, under a retention that is in force."""
     async with engine(postgres) as one:
-        await only(one, kept(name))
-        migrate(postgres, name)
-        await ready(one, kept(name))
+        await stands(one, postgres, kept(name))
         migrate(postgres, name, OLD)
         yield one
 

@@ -23,6 +23,9 @@ from tests.cluster.kube_api import KubeApi
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.world import World, wait_for
 
+#: One process of pytest-xdist has all of them, so that the control plane is started once.
+pytestmark = pytest.mark.xdist_group("own-control-plane")
+
 CRDS = Path(__file__).parents[2] / "crds"
 #: Long enough for an operator that stands still while the test changes things behind its back.
 PATIENT = {"SELVEDGE_LEASE_DURATION": "60s", "SELVEDGE_RENEW_DEADLINE": "50s", "SELVEDGE_RETRY_PERIOD": "1s"}

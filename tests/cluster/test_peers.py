@@ -25,6 +25,9 @@ from tests.cluster.fleet import LIMIT, LOGIN, Fleet, Person, Use, fleet, sightin
 from tests.cluster.kube_api import Document
 from tests.cluster.world import condition, secret, verdict, wait_for
 
+#: One process of pytest-xdist has all of them, so that the fleet is made once; see --dist loadgroup.
+pytestmark = pytest.mark.xdist_group("fleet")
+
 UNITS = 40
 NAMES = [f"unit-{number}" for number in range(UNITS)]
 #: The interval of every unit is 10 s; jitter adds up to a tenth.

@@ -17,6 +17,8 @@ from selvedge.core.reasons import Reason
 from selvedge.core.scram import verifier
 from selvedge.core.users import RoleRef, pair
 from selvedge.engines.postgres.engine import PostgresEngine
+from selvedge.engines.postgres.migrator import MigratorLogin
+from selvedge.engines.postgres.restricted_login import RestrictedLogin
 from tests.engines.login_support import account, converge, login, logs_in
 from tests.engines.postgres_support import Count, engine, lead, limits, rows, run, target
 
@@ -122,7 +124,7 @@ async def test_many_logins_at_once_by_two_operators(postgres: PostgresEndpoint, 
     assert all(logs_in(postgres, each.base, each.password, database) for each in wanted)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def talkative() -> Iterator[PostgresServer]:
     """A server that logs and remembers all that it can."""
     settings = {
@@ -139,6 +141,7 @@ def talkative() -> Iterator[PostgresServer]:
             # What a superuser's session says of itself wins; for others, the default is what most servers have.
             connection.execute("ALTER ROLE postgres SET pg_stat_statements.track TO 'all'")
             connection.execute("CREATE DATABASE shop")
+            connection.execute("CREATE DATABASE stall")
             connection.execute("SELECT pg_stat_statements_reset()")
         yield server
 
@@ -147,7 +150,8 @@ def talkative() -> Iterator[PostgresServer]:
 async def test_no_password_and_no_verifier_stands_anywhere_on_the_server(talkative: PostgresServer, superuser: bool):
     """T21."""
     endpoint = talkative if superuser else replace_login(talkative)
-    wanted = account("shop", "marked-password-3141592653", settings={"search_path": '"shared"'})
+    name = f"app_{superuser}".lower()
+    wanted = account("shop", "marked-password-3141592653", name=name, settings={"search_path": '"shared"'})
     one = PostgresEngine(target(endpoint), Count(), metadata_schema=f"meta_{superuser}".lower())
     begun = talkative.log_path.stat().st_size
     try:
@@ -167,6 +171,51 @@ async def test_no_password_and_no_verifier_stands_anywhere_on_the_server(talkati
     assert [query for (query,) in found if "marked-password" in query or "SCRAM-SHA-256" in query] == []
     if superuser:
         assert "SCRAM-SHA-256" not in log
+
+
+PARAMETERS = (
+    "log_statement, log_min_duration_statement, log_min_duration_sample, log_transaction_sample_rate, log_duration, "
+    'log_min_error_statement, log_parameter_max_length, "pg_stat_statements.track"'
+)
+
+
+@pytest.mark.parametrize("superuser", [True, False])
+async def test_no_verifier_of_the_operators_own_logins_stands_anywhere(talkative: PostgresServer, superuser: bool):
+    """T21 for the logins of migrations, policies and probes; ``track = all`` too, where the login may switch it off."""
+    database = "shop" if superuser else "stall"
+    role, me = f"runs_{database}", "own_operator"
+    with closing(talkative.connect()) as connection:
+        connection.execute(f"CREATE ROLE {role}")
+        if not superuser:
+            made = sql.Literal(verifier(PASSWORD))
+            connection.execute(sql.SQL("CREATE ROLE own_operator LOGIN CREATEROLE PASSWORD {}").format(made))
+            connection.execute(f"GRANT {role} TO {me} WITH ADMIN OPTION")
+            connection.execute(f"GRANT SET ON PARAMETER {PARAMETERS} TO {me}")
+            connection.execute(f"ALTER ROLE {me} SET pg_stat_statements.track TO 'all'")
+        connection.execute("SELECT pg_stat_statements_reset()")
+    endpoint = (
+        talkative if superuser else PostgresEndpoint("18", talkative.port, PASSWORD, talkative.ca_path, username=me)
+    )
+    begun = talkative.log_path.stat().st_size
+    async with engine(endpoint) as one, one.pool.session(database) as admin:
+        login = RestrictedLogin(one.target, database, "_probe", "proves the policies")
+        async with login.in_use(admin):
+            for _ in range(2):
+                password = await login.renew(admin, role)
+            async with login.connect(password, {}, limit=10):
+                pass
+        migrator = MigratorLogin(admin.connection, database, role, None)
+        for _ in range(2):
+            password = await migrator.refresh()
+        assert logs_in(endpoint, migrator.name, password, database)
+        await migrator.retire()
+    with closing(talkative.connect()) as connection:
+        found = connection.execute("SELECT query FROM pg_stat_statements").fetchall()
+    assert any("_probe" in query for (query,) in found), "the statistics are kept"
+    assert [query for (query,) in found if "SCRAM-SHA-256" in query] == []
+    log = talkative.log_path.read_bytes()[begun:].decode(errors="replace")
+    assert migrator.name in log
+    assert "SCRAM-SHA-256" not in log
 
 
 def replace_login(server: PostgresServer) -> PostgresEndpoint:

@@ -23,9 +23,6 @@ from selvedge.core.postgres.login_diff import (
 from selvedge.engines.postgres.render import render
 from selvedge.engines.postgres.snapshot import text_array
 
-#: Carries the verifier from its parameter to the statement that needs it, in one transaction.
-VERIFIER = "selvedge.verifier"
-
 _LOGINS = sql.SQL("""
 SELECT json_build_object(
  'database', EXISTS (SELECT FROM pg_catalog.pg_database d WHERE d.datname = {database}),
@@ -53,40 +50,6 @@ SELECT json_build_object(
         FROM pg_catalog.pg_database d WHERE d.datname = {database}){verifier}))
    FROM {catalog} r WHERE r.rolname = ANY ({names})))::text
 """)
-
-_ALTER = """
-DO $selvedge$
-BEGIN
-  EXECUTE pg_catalog.format('ALTER ROLE %I PASSWORD %L', pg_catalog.current_setting('selvedge.login'),
-                            pg_catalog.current_setting('selvedge.verifier'));
-EXCEPTION WHEN OTHERS THEN
-  -- raised anew: the server would write the statement that failed into its log
-  RAISE EXCEPTION USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
-END
-$selvedge$
-"""
-
-#: Statements of a superuser's transaction stand in no log, whatever the server's settings say.
-QUIET = tuple(
-    sql.SQL("SET LOCAL {} TO {}").format(sql.Identifier(*name.split(".")), sql.Literal(value))
-    for name, value in (
-        ("log_statement", "none"),
-        ("log_min_duration_statement", "-1"),
-        ("log_min_duration_sample", "-1"),
-        ("log_transaction_sample_rate", "0"),
-        ("log_duration", "off"),
-        ("log_min_error_statement", "panic"),
-        ("log_parameter_max_length", "0"),
-        ("pg_stat_statements.track", "none"),
-        ("auto_explain.log_min_duration", "-1"),
-    )
-)
-
-SET_VERIFIER = (
-    b"SELECT pg_catalog.set_config('selvedge.login', %s, true), pg_catalog.set_config('selvedge.verifier', %s, true)"
-)
-CLEAR_VERIFIER = sql.SQL("SELECT pg_catalog.set_config('selvedge.verifier', '', true)")
-SET_PASSWORD = sql.SQL(_ALTER)
 
 
 def logins_statement(database: str, names: Iterable[str], roles: Iterable[str], *, verifiers: bool) -> sql.Composed:

@@ -30,17 +30,10 @@ from selvedge.engines.postgres.ending import PENDING, end_sessions, find_losers,
 from selvedge.engines.postgres.errors import ConcurrentChangeError, is_transient, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.login_removal import LoginRemoval
-from selvedge.engines.postgres.login_statements import (
-    CLEAR_VERIFIER,
-    QUIET,
-    SET_PASSWORD,
-    SET_VERIFIER,
-    logins_statement,
-    parse_logins,
-    statement,
-)
+from selvedge.engines.postgres.login_statements import logins_statement, parse_logins, statement
 from selvedge.engines.postgres.looks import ClusterView, cluster_look, parse_cluster
 from selvedge.engines.postgres.render import create_metadata
+from selvedge.engines.postgres.verifiers import set_verifier
 
 if TYPE_CHECKING:
     from selvedge.engines.postgres.engine import PostgresEngine
@@ -182,7 +175,7 @@ class PostgresLogins:
         fresh = ""
         if len(plain) < len(changes):
             fresh = await asyncio.to_thread(verifier, account.password)
-            await self._set_password(session, view, account.current, fresh)
+            await set_verifier(session, account.current, fresh)
         after, cluster = await self.look(session, account)
         state = after.logins.get(account.current)
         stands = not fresh or state is None or state.verifier in (None, fresh)
@@ -218,25 +211,6 @@ class PostgresLogins:
                 await session.run("apply", text)
             except psycopg.Error as error:
                 raise _refused(error, change, text, view.me) from None
-
-    async def _set_password(self, session: Session, view: LoginView, login: str, fresh: str) -> None:
-        if view.superuser:
-            await session.run("apply", *QUIET)
-        limit = self._engine.target.limits.statement_timeout + 5.0
-        try:
-            async with asyncio.timeout(limit if limit > 5.0 else None):
-                # a parameter: in no text of a query, and so in no view of the server that shows texts
-                await session.connection.execute(SET_VERIFIER, [login, fresh], prepare=False)
-        except TimeoutError:
-            await session.connection.close()
-            message = f"setting the password of login {login} got no answer in time; tried again by itself"
-            raise TransientError(Reason.TIMEOUT, message) from None
-        try:
-            await session.run("apply", SET_PASSWORD, CLEAR_VERIFIER)
-        except psycopg.Error as error:
-            if is_transient(error):
-                raise
-            raise statement_error(error, f"ALTER ROLE … PASSWORD for login {login}") from None
 
 
 def _refused(error: psycopg.Error, change: c.Change, text: sql.Composable, me: str) -> SelvedgeError:

@@ -9,26 +9,22 @@ the server as a SCRAM verifier only.
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 
-from selvedge.core.errors import InvalidError, NotPermittedError, RefusedError, SelvedgeError
-from selvedge.core.names import shorten
+from selvedge.core.errors import InvalidError, SelvedgeError
+from selvedge.core.own_roles import MIGRATOR, own_role
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import connect_error, is_connection_lost, statement_error
+from selvedge.engines.postgres.login_renewal import OperatorLogin, renew, switch_off
 from selvedge.engines.postgres.migrations import PostgresMigrations
+from selvedge.engines.postgres.session import Session
 
 if TYPE_CHECKING:
     from selvedge.engines.base import ServerTarget
-
-VALID_FOR = "10 minutes"
-"""How long a password can be used to log in; every connection gets a new one."""
-
-_ATTRIBUTES = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOINHERIT NOREPLICATION"
 
 _ROLES = """
 SELECT r.rolname, r.rolsuper OR EXISTS (
@@ -38,27 +34,10 @@ SELECT r.rolname, r.rolsuper OR EXISTS (
 FROM pg_catalog.pg_roles r WHERE r.rolname = ANY(%s)
 """
 
-_LOGIN = """
-SELECT pg_catalog.shobj_description(r.oid, 'pg_authid'), (pg_catalog.clock_timestamp() + %s::interval)::text,
-  r.rolbypassrls
-FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_roles r ON r.rolname = %s
-"""
-
-_ADMIN = """
-SELECT rolsuper OR (rolbypassrls AND pg_catalog.current_setting('server_version_num')::int >= 160000), rolsuper
-FROM pg_catalog.pg_roles WHERE rolname = current_user
-"""
-
-_MEMBERSHIPS = """
-SELECT g.rolname, pg_catalog.pg_get_userbyid(m.grantor) FROM pg_catalog.pg_auth_members m
-JOIN pg_catalog.pg_roles g ON g.oid = m.roleid JOIN pg_catalog.pg_roles l ON l.oid = m.member
-WHERE l.rolname = %s
-"""
-
 
 def login_name(database: str) -> str:
     """The login of a database's migrations, at most 63 bytes."""
-    return shorten(database, "_migrator")
+    return own_role(database, MIGRATOR)
 
 
 class MigratorLogin:
@@ -71,6 +50,7 @@ class MigratorLogin:
         self.owner = owner
         self.name = login_name(database)
         self._version = admin.info.server_version // 10000
+        self._session = Session(admin, database, _Unobserved())
 
     async def role(self) -> str:
         """The role that migrations run as: the owner where ``run_as`` may become it, else ``run_as`` itself.
@@ -106,82 +86,22 @@ class MigratorLogin:
         Raises RefusedError where a role of this name exists that is not ours, NotPermittedError where the
         administrator lacks a right.
         """
-        password = secrets.token_urlsafe(32)
         comment = f"selvedge: runs the migrations of database {self.database}"
-        cursor = await self.admin.execute(_LOGIN, [VALID_FOR, self.name])
-        row = await cursor.fetchone()
-        known, until, bypass = row or (None, None, None)
-        if bypass is not None and known != comment:
-            raise RefusedError(
-                Reason.ADOPTION_REQUIRED,
-                f"role {self.name}, as which migrations log in, exists and was not made by selvedge; rename or drop it",
-            )
-        cursor = await self.admin.execute(_ADMIN)
-        may_bypass, superuser = await cursor.fetchone() or (False, False)
-        verifier = self.admin.pgconn.encrypt_password(password.encode(), self.name.encode(), b"scram-sha-256")
-        options = sql.SQL(" ").join(
-            [
-                # only a superuser may name these attributes at all, even to take them away
-                sql.SQL(_ATTRIBUTES if superuser else "LOGIN NOCREATEDB NOCREATEROLE NOINHERIT"),
-                sql.SQL("BYPASSRLS" if may_bypass else ""),
-                sql.SQL("PASSWORD {}").format(sql.Literal(verifier.decode())),
-                sql.SQL("VALID UNTIL {}").format(sql.Literal(until)),
-            ]
-        )
-        login = sql.Identifier(self.name)
-        try:
-            async with self.admin.transaction():
-                verb = sql.SQL("CREATE" if bypass is None else "ALTER")
-                await self.admin.execute(sql.SQL("{} ROLE {} {}").format(verb, login, options))
-                if bypass is None:
-                    await self.admin.execute(sql.SQL("COMMENT ON ROLE {} IS {}").format(login, sql.Literal(comment)))
-                    # a migration that would silently see only some rows fails instead; survives RESET ALL
-                    await self.admin.execute(sql.SQL("ALTER ROLE {} SET row_security = off").format(login))
-                await self._memberships(login)
-                await self._connect(login)
-        except psycopg.errors.InsufficientPrivilege as error:
-            raise NotPermittedError(
-                Reason.INSUFFICIENT_PRIVILEGES,
-                f"the operator's login may not make login {self.name} a member of {self.run_as}: "
-                f"{error.diag.message_primary}",
-                self._needed(),
-            ) from None
-        return password
+        login = OperatorLogin(self.name, self.database, comment, bypasses=True)
+        # a migration that would silently see only some rows fails instead; survives RESET ALL
+        closed = sql.SQL("ALTER ROLE {} SET row_security = off").format(sql.Identifier(self.name))
+        return await renew(self._session, login, self.run_as, first=closed)
 
     async def retire(self) -> None:
         """Nobody logs in by this name until the next run."""
-        await self.admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(sql.Identifier(self.name)))
+        await self.admin.execute(switch_off(self.name))
 
-    async def _memberships(self, login: sql.Identifier) -> None:
-        """Member of the migrations' role and of nothing else."""
-        cursor = await self.admin.execute(_MEMBERSHIPS, [self.name])
-        member = False
-        for role, grantor in await cursor.fetchall():
-            if role == self.run_as:
-                member = True
-                continue
-            await self.admin.execute(
-                sql.SQL("REVOKE {} FROM {} GRANTED BY {} CASCADE").format(
-                    sql.Identifier(role), login, sql.Identifier(grantor)
-                )
-            )
-        if not member:
-            how = sql.SQL(" WITH INHERIT FALSE, SET TRUE" if self._version >= 16 else "")
-            await self.admin.execute(sql.SQL("GRANT {} TO {}{}").format(sql.Identifier(self.run_as), login, how))
 
-    async def _connect(self, login: sql.Identifier) -> None:
-        cursor = await self.admin.execute(
-            "SELECT pg_catalog.has_database_privilege(%s, %s, 'CONNECT')", [self.name, self.database]
-        )
-        row = await cursor.fetchone()
-        if row is None or not row[0]:
-            statement = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(self.database), login)
-            await self.admin.execute(statement)
+class _Unobserved:
+    """A run's own statements are not counted among the operator's."""
 
-    def _needed(self) -> tuple[str, ...]:
-        role, admin = sql.Identifier(self.run_as), sql.Identifier(self.admin.info.user)
-        text = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(role, admin).as_string(self.admin)
-        return (f"ALTER ROLE {admin.as_string(self.admin)} CREATEROLE", text)
+    def statement(self, operation: str, seconds: float, error: str = "") -> None:
+        """Nothing."""
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -133,6 +133,19 @@ class Session:
             if self._in_vain:
                 raise NothingGrantedError(self._in_vain[0])
             return results
+        except psycopg.Error as failure:
+            error = (failure.sqlstate or "08000")[:2]
+            raise
+        finally:
+            self._observer.statement(operation, time.monotonic() - started, error)
+
+    async def send(self, operation: str, query: bytes, parameters: Sequence[str]) -> None:
+        """Send one statement with parameters, for what must stand in no text of a query. Raises psycopg's errors."""
+        started = time.monotonic()
+        error = ""
+        try:
+            async with self._limit(1):
+                await self.connection.execute(query, parameters, prepare=False)
         except psycopg.Error as failure:
             error = (failure.sqlstate or "08000")[:2]
             raise

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
+import pymongo
 import pytest
+from pymongo.errors import OperationFailure
 
 from tests.engines.mongo_migrations_support import Shop, both, nursery, up
 from tests.engines.mongo_twelve import TWELVE
@@ -130,6 +133,34 @@ def at_work(shop: Shop, command: str) -> bool:
             if list(client.admin.aggregate([{"$currentOp": {"allUsers": True}}, {"$match": match}])):
                 return True
     return False
+
+
+async def test_the_transaction_of_a_killed_run_is_ended_among_many_sessions(shop: Shop) -> None:
+    """A server lists sessions by the hundred, and keeps those that nobody ended for half an hour."""
+    await shop.ok({"1_a.json": up({"create": "a"})})
+    name = f"{shop.database}_migrator"
+    role = {"role": "readWrite", "db": shop.database}
+    shop.command({"createUser": name, "pwd": "secret", "roles": [role]})
+    uri = shop.endpoint.uri(shop.database, username=name, password="secret", authSource=shop.database)
+    client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(uri)
+    sessions = [client.start_session() for _ in range(250)]
+    try:
+        for session in sessions:
+            client.admin.command("ping", session=session)
+        last = sessions[-1]
+        last.start_transaction()
+        client[shop.database].a.insert_one({}, session=last)
+        # as the write of a cursor that was not committed any more
+        fence = client[shop.database]["selvedge.migrations"]
+        fence.update_one({"_id": "fence"}, {"$set": {"written": 1}}, session=last)
+        begun = time.monotonic()
+        await shop.ok({"1_a.json": up({"create": "a"}), "2_b.json": up({"create": "b"})})
+        assert time.monotonic() - begun < 25
+        with pytest.raises(OperationFailure):
+            last.commit_transaction()
+    finally:
+        client.close()
+    assert shop.find("a") == []
 
 
 STOPPED = {

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 ROLES = ("readWrite", "dbAdmin")
 """What it may do, in the database that it migrates and in no other."""
 
+_AT_ONCE = 1000
 _USER_NOT_FOUND = 11
 
 Doc = dict[str, Any]
@@ -86,13 +87,13 @@ class Migrator:
         try:
             client = await self.server.client()
             async with client.start_session() as session:
-                sessions = {"aggregate": 1, "pipeline": [{"$listLocalSessions": {}}], "cursor": {}}
-                reply: Doc = await client["admin"].command(sessions, session=session)
                 spared = [session.session_id["id"], *await self._building(client)]
-                found = [one["_id"]["id"] for one in reply["cursor"]["firstBatch"]]
-                others = [{"id": one} for one in found if one not in spared]
-                if others:
-                    await client["admin"].command({"killSessions": others}, session=session)
+                # by a cursor: what ran here within half an hour is listed, in several batches
+                found = await client["admin"].aggregate([{"$listLocalSessions": {}}], session=session)
+                others = [{"id": one["_id"]["id"]} async for one in found if one["_id"]["id"] not in spared]
+                for start in range(0, len(others), _AT_ONCE):
+                    command = {"killSessions": others[start : start + _AT_ONCE]}
+                    await client["admin"].command(command, session=session)
         except (PyMongoError, OSError) as error:
             raise self.server.error(error, "ending the sessions of an earlier run") from None
 

@@ -53,7 +53,8 @@ async def main() -> None:
     )
     async with AsyncExitStack() as stack:
         session = await open_session(order, target, stack)
-        plan = make_plan(load(order["files"], order.get("engine", "Postgres")), await session.history())
+        files = load(order["files"], order.get("engine", "Postgres"))
+        plan = make_plan(files, await session.history(), order.get("action", "Up"), order.get("target"))
         result = await run(
             session, plan, timeouts=Timeouts(), on_progress=tell, stop=asyncio.Event(), may_write=lambda: None
         )

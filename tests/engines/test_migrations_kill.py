@@ -39,9 +39,10 @@ DONE = {(word,) for word in ("a1", "a2", "b1", "c1", "c2", "c3", "c4", "d1")}
 class Child:
     """The process, and what it printed."""
 
-    def __init__(self, shop: Shop, files: dict[str, str] = FILES) -> None:
+    def __init__(self, shop: Shop, files: dict[str, str] = FILES, changes: dict[str, object] | None = None) -> None:
         self.shop = shop
         self.files = files
+        self.changes = changes or {}
 
     async def __aenter__(self) -> asyncio.subprocess.Process:
         self.process = await asyncio.create_subprocess_exec(
@@ -62,6 +63,7 @@ class Child:
             "run_as": self.shop.run_as,
             "owner": self.shop.owner,
             "files": self.files,
+            **self.changes,
         }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(order).encode())
@@ -87,7 +89,10 @@ async def _converges(shop: Shop, files: dict[str, str] = FILES, done: set[tuple[
     assert shop.query("SELECT 1 FROM pg_stat_activity WHERE usename = %s", shop.login) == []
 
 
-@pytest.mark.parametrize("line", [3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18])
+LINES = (3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 18)
+
+
+@pytest.mark.parametrize("line", [n if n in (4, 9, 14) else pytest.param(n, marks=pytest.mark.long) for n in LINES])
 async def test_killed_after_a_report(postgres: PostgresEndpoint, database: str, line: int) -> None:
     shop = Shop(postgres, database)
     shop.create()

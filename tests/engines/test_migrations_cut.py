@@ -1,0 +1,216 @@
+"""kill -9 at every message that the runner sends, before it arrives and after it: a set of twelve always converges.
+
+The process talks to the server through a proxy that counts what is sent and kills the process at one message: that is
+at every boundary of two statements, and inside each of them, since the server goes on with a statement that arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.engines.migrations_support import Shop, fresh_shop
+from tests.engines.test_migrations_kill import Child
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sandbox import PostgresEndpoint
+
+UP = {
+    "01_tables": "CREATE TABLE shop.log (n int GENERATED ALWAYS AS IDENTITY, what text);\n"
+    "INSERT INTO shop.log (what) VALUES ('1');",
+    "02_enum": "CREATE TYPE shop.kind AS ENUM ('a');\nALTER TYPE shop.kind ADD VALUE 'b';",
+    "03_copy": "CREATE TABLE shop.kinds (k shop.kind, t text);\nCOPY shop.kinds FROM stdin;\na\tone\nb\ttwo\n\\.\n",
+    "04_big": "CREATE TABLE shop.big AS SELECT g, g % 7 AS h FROM generate_series(1, 20000) g;",
+    "05_indexes": "INSERT INTO shop.log (what) VALUES ('5a');\nCREATE INDEX CONCURRENTLY big_g ON shop.big (g);\n"
+    "INSERT INTO shop.log (what) VALUES ('5b');\nCREATE UNIQUE INDEX CONCURRENTLY big_gh ON shop.big (g, h);",
+    "06_function": "CREATE FUNCTION shop.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$;\n"
+    "CREATE TRIGGER t BEFORE UPDATE ON shop.big FOR EACH ROW EXECUTE FUNCTION shop.f();",
+    "07_drop_index": "DROP INDEX CONCURRENTLY shop.big_g;\nINSERT INTO shop.log (what) VALUES ('7');\n"
+    "CREATE INDEX CONCURRENTLY IF NOT EXISTS big_h ON shop.big (h);",
+    "08_envelope": "BEGIN;\nINSERT INTO shop.log (what) VALUES ('8');\nSELECT pg_sleep(0.05);\nCOMMIT;",
+    "09_partitions": "CREATE TABLE shop.p (d date) PARTITION BY RANGE (d);\n"
+    "CREATE TABLE shop.p1 PARTITION OF shop.p FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');",
+    "10_reindex": "REINDEX TABLE CONCURRENTLY shop.big;\nVACUUM shop.big;\nINSERT INTO shop.log (what) VALUES ('10');",
+    "11_deferred": "CREATE TABLE shop.u (id int PRIMARY KEY);\n"
+    "CREATE TABLE shop.r (id int REFERENCES shop.u DEFERRABLE INITIALLY DEFERRED);\n"
+    "INSERT INTO shop.r VALUES (1);\nINSERT INTO shop.u VALUES (1);",
+    "12_statements": "-- transaction: false\nSET search_path = shop;\nINSERT INTO log (what) VALUES ('12a');\n"
+    "UPDATE big SET h = h + 1 WHERE g < 10;\nINSERT INTO log (what) VALUES ('12b');",
+}
+DOWN = {
+    "01_tables": "DROP TABLE shop.log;",
+    "02_enum": "DROP TYPE shop.kind;",
+    "03_copy": "DROP TABLE shop.kinds;",
+    "04_big": "DROP TABLE shop.big;",
+    "05_indexes": "DROP INDEX CONCURRENTLY shop.big_gh;\nDROP INDEX CONCURRENTLY shop.big_g;",
+    "06_function": "DROP TRIGGER t ON shop.big;\nDROP FUNCTION shop.f();",
+    "07_drop_index": "DROP INDEX CONCURRENTLY shop.big_h;\nCREATE INDEX CONCURRENTLY big_g ON shop.big (g);",
+    "08_envelope": "DELETE FROM shop.log WHERE what = '8';",
+    "09_partitions": "DROP TABLE shop.p;",
+    "10_reindex": "DELETE FROM shop.log WHERE what = '10';\nVACUUM shop.log;",
+    "11_deferred": "DROP TABLE shop.r;\nDROP TABLE shop.u;",
+    "12_statements": "DELETE FROM shop.log WHERE what LIKE '12_';\nSELECT pg_sleep(0.05);",
+}
+FILES = {f"{name}.sql": f"-- migrate:up\n{UP[name]}\n-- migrate:down\n{DOWN[name]}\n" for name in UP}
+FILES["R__view.sql"] = "CREATE OR REPLACE VIEW shop.v AS SELECT 1 AS one;"
+
+_STATE = """
+SELECT 'relation', pg_catalog.concat_ws(' ', c.relname, c.relkind, i.indisvalid) FROM pg_class c
+  LEFT JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relnamespace = 'shop'::regnamespace
+UNION ALL SELECT 'column', attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod)
+  FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE attnum > 0 AND c.relnamespace = 'shop'::regnamespace
+UNION ALL SELECT 'enum', enumlabel FROM pg_enum
+UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'shop'::regnamespace
+UNION ALL SELECT 'history', pg_catalog.concat_ws(' ', key, name, kind, checksum_up, checksum_down, md5(up_text),
+    md5(down_text), state, direction, statements_done, statements_total, cursor_hash, started, transaction_mode)
+  FROM selvedge.history
+UNION ALL SELECT 'event', event || ' ' || version || ' ' || name FROM selvedge.events
+ORDER BY 1, 2
+"""
+_DATA = """
+SELECT 'log', string_agg(what, ',' ORDER BY what) FROM shop.log UNION ALL SELECT 'big', sum(g * h)::text FROM shop.big
+UNION ALL SELECT 'kinds', string_agg(k || t, ',' ORDER BY k) FROM shop.kinds
+UNION ALL SELECT 'r', sum(id)::text FROM shop.r ORDER BY 1
+"""
+
+
+class Counter:
+    """Forwards, counts what is sent to the server, and kills a process at message number ``at``."""
+
+    def __init__(self, upstream: int, at: int, *, arrives: bool) -> None:
+        self.upstream = upstream
+        self.at = at
+        self.arrives = arrives
+        self.seen = 0
+        self.process: asyncio.subprocess.Process | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self.upstream)
+        back = asyncio.create_task(self.pump(from_server, writer))
+        try:
+            while data := await reader.read(65536):
+                self.seen += 1
+                hit = self.seen == self.at
+                if not hit or self.arrives:
+                    to_server.write(data)
+                    await to_server.drain()
+                if hit and self.process is not None:
+                    self.process.kill()
+                    return
+        except ConnectionError:
+            pass
+        finally:
+            back.cancel()
+            for one in (to_server, writer):
+                one.close()  # before anything is awaited: the next run must not meet this one's lock
+            await asyncio.gather(back, return_exceptions=True)
+            for one in (to_server, writer):
+                with suppress(ConnectionError):
+                    await one.wait_closed()
+
+    async def pump(self, source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            drain.write(data)
+            await drain.drain()
+
+
+@asynccontextmanager
+async def counting(port: int, at: int, *, arrives: bool) -> AsyncIterator[Counter]:
+    counter = Counter(port, at, arrives=arrives)
+    server = await asyncio.start_server(counter.serve, "127.0.0.1", 0)
+    counter.port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
+    try:
+        yield counter
+    finally:
+        server.close()
+        for task in counter.tasks:
+            task.cancel()
+        await asyncio.gather(*counter.tasks, return_exceptions=True)
+
+
+async def cut(shop: Shop, at: int, *, arrives: bool, action: str = "Up", target: str = "") -> int:
+    """A process that is killed at message ``at``; returns how many it sent."""
+    async with counting(shop.endpoint.port, at, arrives=arrives) as counter:
+        order = {
+            "host": "127.0.0.1",
+            "port": counter.port,  # type: ignore[attr-defined]
+            "tls": ["Disable", ""],
+            "action": action,
+            "target": target,
+        }
+        async with Child(shop, FILES, order) as process:
+            counter.process = process
+            await process.wait()
+        return counter.seen
+
+
+def looks(shop: Shop, *, data: bool = True) -> list[tuple[str, str]]:
+    return [*shop.query(_STATE), *(shop.query(_DATA) if data else [])]
+
+
+async def _cut_up(endpoint: PostgresEndpoint, at: int, expected: list[tuple[str, str]], *, arrives: bool) -> int:
+    with fresh_shop(endpoint) as shop:
+        sent = await cut(shop, at, arrives=arrives)
+        result = await shop.up(FILES)
+        assert result.error is None, (at, arrives, result.error)
+        assert looks(shop) == expected, (at, arrives)
+    return sent
+
+
+async def _cut_down(endpoint: PostgresEndpoint, at: int, expected: list[tuple[str, str]], *, arrives: bool) -> int:
+    with fresh_shop(endpoint) as shop:
+        assert (await shop.up(FILES)).error is None
+        sent = await cut(shop, at, arrives=arrives, action="To", target="0")
+        result = await shop.do(FILES, "To", "0")
+        assert result.error is None, (at, arrives, result.error)
+        assert looks(shop, data=False) == expected, (at, arrives)
+    return sent
+
+
+async def _uncut(endpoint: PostgresEndpoint) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What a run that was never cut leaves, up and down."""
+    with fresh_shop(endpoint) as shop:
+        assert (await shop.up(FILES)).error is None
+        up = looks(shop)
+        assert (await shop.do(FILES, "To", "0")).error is None
+        return up, looks(shop, data=False)
+
+
+async def test_cut_here_and_there(postgres18: PostgresEndpoint) -> None:
+    up, down = await _uncut(postgres18)
+    for number, at in enumerate((19, 60, 83, 104)):
+        assert await _cut_up(postgres18, at, up, arrives=number % 2 == 1) >= at
+    for number, at in enumerate((31, 72)):
+        assert await _cut_down(postgres18, at, down, arrives=number % 2 == 0) >= at
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_up_is_cut_at_every_message(postgres18: PostgresEndpoint, arrives: bool) -> None:
+    expected, _ = await _uncut(postgres18)
+    at = 1
+    while await _cut_up(postgres18, at, expected, arrives=arrives) >= at:
+        at += 1
+    assert at > 100
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_down_is_cut_at_every_message(postgres18: PostgresEndpoint, arrives: bool) -> None:
+    _, expected = await _uncut(postgres18)
+    at = 1
+    while await _cut_down(postgres18, at, expected, arrives=arrives) >= at:
+        at += 1
+    assert at > 100

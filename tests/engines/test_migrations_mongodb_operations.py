@@ -15,6 +15,7 @@ from selvedge.engines.mongodb import migration_watch
 from selvedge.migrate import MigrationState, Timeouts, load, make_plan, run
 from tests.engines.mongo_migrations_support import Shop, both, nursery, up
 from tests.engines.mongo_twelve import TWELVE
+from tests.engines.mongodb_support import yes
 
 if TYPE_CHECKING:
     from sandbox import MongoEndpoint
@@ -170,6 +171,61 @@ async def test_fashion_wallets_migrations_up_and_down(shop: Shop) -> None:
     assert shop.find("sessions") == [{"_id": 1, "device": {"userAgent": "curl"}}]
     await shop.ok(files, "Down", "0")
     assert (shop.find("designs"), shop.find("sessions")) == before
+
+
+async def test_repeatables_and_seeds(shop: Shop) -> None:
+    def view(minimum: int) -> str:
+        made = {"create": "grown", "viewOn": "a", "pipeline": [{"$match": {"n": {"$gte": minimum}}}]}
+        return up({"drop": "grown", "ifNotExists": True}, made)
+
+    seed = up({"insert": "a", "documents": [{"_id": 1, "n": 5}]}, env=["staging"])
+    files = {A: FILES[A], "R__grown.json": view(3), "seeds/few.json": seed}
+    await shop.ok(files)
+    assert (shop.find("a"), shop.find("grown")) == ([], [])
+    async with shop.session() as session:
+        plan = make_plan(load(files, "MongoDB"), await session.history(), environment="staging")
+        assert [step.migration.name for step in plan.steps] == ["few"]
+        result = await run(session, plan, timeouts=Timeouts(), on_progress=ignore, stop=asyncio.Event(), may_write=yes)
+    assert result.error is None, result.error
+    assert len(shop.find("grown")) == 1
+    assert (await shop.ok(files)).migrations == ()
+    await shop.ok({**files, "R__grown.json": view(9)})
+    assert shop.find("grown") == []
+    assert {row["kind"] for row in shop.find("selvedge.history")} == {"Versioned", "Repeatable", "Seed"}
+
+
+async def ignore(_: object) -> None:
+    pass
+
+
+async def test_limits_of_a_file(shop: Shop) -> None:
+    shop.fill("a", [{"_id": number} for number in range(50)])
+    slow = {"q": {"$where": "sleep(100) || true"}, "u": {"$set": {"n": 1}}, "multi": True}
+    result = await shop.up({A: up({"update": "a", "updates": [slow]}, statementTimeout="200ms")})
+    error = result.migrations[0].error
+    assert error is not None
+    assert error.sqlstate == "MaxTimeMSExpired"
+    assert "raise statementTimeout" in error.hint
+    assert shop.find("a", n=1) == []
+    result = await shop.up({A: up({"find": "a"}, requiresVersion=">=99")})
+    assert "needs version 99" in str(result.error)
+
+
+async def test_a_user_that_was_dropped_during_the_run_is_made_again_by_the_next(shop: Shop) -> None:
+    dropped = False
+
+    def may_write() -> None:
+        nonlocal dropped
+        if shop.rows and shop.rows[-1].done == 1 and not dropped:
+            dropped = True
+            shop.command({"dropUser": f"{shop.database}_migrator"})
+
+    files = {A: up({"create": "a"}, {"create": "b"})}
+    result = await shop.up(files, may_write=may_write)
+    assert dropped
+    assert isinstance(result.error, TransientError)
+    assert "was dropped during the run" in str(result.error)
+    await shop.ok(files)
 
 
 # -- batched updates ---------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ class History:
 
     async def cursor(self, migration: Migration, direction: Direction) -> Cursor:
         """Where this direction of the migration stopped; a new cursor where it did not begin."""
-        command = {"find": HISTORY, "filter": {"_id": str(migration.version)}, "limit": 1, "singleBatch": True}
+        command = {"find": HISTORY, "filter": {"_id": migration.key}, "limit": 1, "singleBatch": True}
         reply = await self._admin.command(self._database, command, self._admin.target.limits.statement_timeout)
         for row in reply["cursor"]["firstBatch"]:
             if row["state"] == RowState.PARTIAL.value and row.get("direction", "up") == direction:
@@ -110,7 +110,7 @@ class History:
         commands = migration.down_commands if direction == "down" else migration.commands
         applied = cursor.done == len(commands)
         if applied and direction == "down":
-            return [_delete(migration.version), self._event(migration, "Undone", documents=cursor.documents)]
+            return [_delete(migration.key), self._event(migration, "Undone", documents=cursor.documents)]
         values = self._described(migration) | {
             "state": (RowState.APPLIED if applied else RowState.PARTIAL).value,
             "direction": direction,
@@ -126,7 +126,7 @@ class History:
             # how it was applied stays as it is written, until there is nothing left of it
             for name in ("upText", "checksumUp", "durationMs"):
                 del values[name]
-        written = [_upsert(migration.version, values, stamp=direction == "up")]
+        written = [_upsert(migration.key, values, stamp=direction == "up")]
         return [*written, self._event(migration, "Applied", documents=cursor.documents)] if applied else written
 
     def recorded(
@@ -135,12 +135,12 @@ class History:
         """The commands that change the history alone, with an event that names actor and reason."""
         said: Doc = {"actor": actor, "reason": reason}
         if direction == "unmark":
-            return [_delete(migration.version), self._event(migration, "Unmarked", **said)]
+            return [_delete(migration.key), self._event(migration, "Unmarked", **said)]
         values = self._described(migration)
         if direction == "accept":
             for name in ("name", "appliedBy", "runUid", "toolVersion"):
                 del values[name]
-            change: Doc = {"q": {"_id": str(migration.version)}, "u": {"$set": values}}
+            change: Doc = {"q": {"_id": migration.key}, "u": {"$set": values}}
             return [{"update": HISTORY, "updates": [change]}, self._event(migration, "Accepted", **said)]
         total = len(migration.commands)
         values |= {
@@ -154,7 +154,7 @@ class History:
             "batch": {},
             "durationMs": 0,
         }
-        return [_upsert(migration.version, values), self._event(migration, "Marked", **said)]
+        return [_upsert(migration.key, values), self._event(migration, "Marked", **said)]
 
     def check_size(self, migration: Migration) -> None:
         """Raise InvalidError where the texts do not fit into a document."""
@@ -180,7 +180,7 @@ class History:
 
     def _event(self, migration: Migration, event: str, **more: Any) -> Doc:
         values = {
-            "version": str(migration.version),
+            "version": migration.key,
             "name": migration.name,
             "event": event,
             "checksum": migration.checksum,
@@ -236,23 +236,25 @@ def lost(database: str) -> TransientError:
     )
 
 
-def _upsert(version: int, values: Doc, *, stamp: bool = True) -> Doc:
+def _upsert(key: str, values: Doc, *, stamp: bool = True) -> Doc:
     """One document, with the time by the server's clock."""
     update: Doc = {"$set": values}
     if stamp:
         update["$currentDate"] = {"appliedAt": True}
-    return {"update": HISTORY, "updates": [{"q": {"_id": str(version)}, "u": update, "upsert": True}]}
+    return {"update": HISTORY, "updates": [{"q": {"_id": key}, "u": update, "upsert": True}]}
 
 
-def _delete(version: int) -> Doc:
-    return {"delete": HISTORY, "deletes": [{"q": {"_id": str(version)}, "limit": 1}]}
+def _delete(key: str) -> Doc:
+    return {"delete": HISTORY, "deletes": [{"q": {"_id": key}, "limit": 1}]}
 
 
 def _row(document: Doc) -> HistoryRow:
     at = document.get("appliedAt")
     duration = document.get("durationMs")
+    kind = document.get("kind", "Versioned")
     return HistoryRow(
-        version=int(document["_id"]),
+        # a repeatable and a seed are known by their names
+        version=int(document["_id"]) if kind == "Versioned" else 0,
         name=document["name"],
         checksum=document["checksumUp"],
         state=RowState(document["state"]),
@@ -260,7 +262,7 @@ def _row(document: Doc) -> HistoryRow:
         total=document["commandsTotal"],
         cursor=document["cursor"],
         started=bool(document["started"]),
-        kind=document.get("kind", "Versioned"),
+        kind=kind,
         direction=document.get("direction", "up"),
         down_checksum=document.get("checksumDown"),
         up=document.get("upText") or "",

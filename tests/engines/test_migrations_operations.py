@@ -310,3 +310,42 @@ async def test_reindex_that_was_broken_leaves_no_ccnew(shop: Shop) -> None:
     assert result.error is None, result.error
     rows = shop.query("SELECT indexrelid::regclass::text, indisvalid FROM pg_index WHERE indrelid = 'shop.b'::regclass")
     assert rows == [("shop.b_id", True)]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "refused"])
+async def test_a_partition_that_is_half_detached_is_detached(shop: Shop, how: str) -> None:
+    files = {
+        A: "CREATE TABLE shop.a (id int) PARTITION BY LIST (id);\n"
+        'CREATE TABLE shop."P 1" PARTITION OF shop.a FOR VALUES IN (1);'
+    }
+    assert (await shop.up(files)).error is None
+    files[B] = 'ALTER TABLE shop.a DETACH PARTITION shop."P 1" CONCURRENTLY;'
+    end = {"interrupted": "pg_terminate_backend", "refused": "pg_cancel_backend"}[how]
+    with shop.endpoint.connect(shop.database) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM shop.a")
+        task = asyncio.create_task(shop.up(files))
+        query = (
+            f"SELECT {end}(pid) FROM pg_stat_activity WHERE query LIKE 'ALTER TABLE shop.a DETACH%%' "
+            "AND wait_event_type = 'Lock' AND usename = %s"
+        )
+        while not shop.query(query, shop.login):
+            await asyncio.sleep(0.02)
+            assert not task.done()
+        assert (await task).error is not None
+    assert shop.query("SELECT inhdetachpending FROM pg_inherits") == [(True,)]
+    result = await shop.up(files)
+    assert result.error is None, result.error
+    assert shop.query("SELECT inhdetachpending FROM pg_inherits") == []
+    assert shop.tables() == ["P 1", "a"]
+
+
+async def test_one_that_began_alone_and_was_mended_goes_on_where_it_stopped(shop: Shop) -> None:
+    files = {A: "CREATE TABLE shop.a (id int);\nINSERT INTO shop.a VALUES (1);\nVACUUM shop.nothing;"}
+    assert (await shop.up(files)).error is not None
+    mended = {A: files[A].replace("VACUUM shop.nothing", "INSERT INTO shop.a VALUES (2)")}
+    result = await shop.up(mended, running={"transaction": "All"})
+    assert result.error is not None
+    assert result.error.reason is Reason.PARTLY_APPLIED
+    assert (await shop.up(mended)).error is None
+    assert shop.query("SELECT id FROM shop.a ORDER BY 1") == [(1,), (2,)]

@@ -28,7 +28,18 @@ from selvedge.migrate.protocol import (
     StoppedError,
     Timeouts,
 )
-from selvedge.migrate.steps import DONE, FINAL, RUNNING, final_error, first_row, is_done, limits, lock_of, unfit
+from selvedge.migrate.steps import (
+    DONE,
+    FINAL,
+    RUNNING,
+    begun_alone,
+    final_error,
+    first_row,
+    is_done,
+    limits,
+    lock_of,
+    unfit,
+)
 from selvedge.migrate.together import check_together
 
 ATTEMPTS = 10
@@ -207,9 +218,10 @@ class _Runner:
 
     async def _together(self) -> SelvedgeError | None:
         """All steps in one transaction; what another run did already is left out."""
-        todo, _, misfit = await self._todo()
-        if misfit is not None:
-            return misfit
+        todo, history, misfit = await self._todo()
+        half = [row for index in todo if (row := history.get(self.plan.steps[index].migration.key)) and row.cursor]
+        if misfit is not None or half:
+            return misfit or begun_alone(half[0])
         indexes = [index for index in todo if self.plan.steps[index].direction in RUNNING]
         steps = [self.plan.steps[index] for index in indexes]
         if steps and self.hooks.before_run is not None and (error := await self._hook(self.hooks.before_run)):

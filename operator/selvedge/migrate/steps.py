@@ -69,6 +69,15 @@ def limits(timeouts: Timeouts, migration: Migration, direction: str) -> Timeouts
     )
 
 
+def begun_alone(row: HistoryRow) -> InvalidError:
+    """Why a run cannot be one transaction: a part of it is committed."""
+    return InvalidError(
+        Reason.PARTLY_APPLIED,
+        f"version {row.version} ({row.name}) is half done, {row.done} of {row.total} statements, so this run cannot be "
+        "all or nothing: set transaction to PerMigration",
+    )
+
+
 def lock_of(failure: Failure) -> str:
     """What was waited for, where nobody saw who held it."""
     return f"a lock ({failure.sqlstate})"

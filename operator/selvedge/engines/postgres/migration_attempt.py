@@ -18,7 +18,14 @@ from psycopg.pq import TransactionStatus
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import is_connection_lost
-from selvedge.engines.postgres.migration_indexes import drop_index, drop_leftovers, index_state, is_dropped
+from selvedge.engines.postgres.migration_indexes import (
+    detach_state,
+    drop_index,
+    drop_leftovers,
+    finalize,
+    index_state,
+    is_dropped,
+)
 from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
 from selvedge.engines.postgres.migration_statements import (
     CommitUnknownError,
@@ -31,7 +38,7 @@ from selvedge.engines.postgres.rls_birth import close_at_birth
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.protocol import Control, StatementFailedError
 from selvedge.migrate.together import script_of
-from selvedge.migrate.transactions import forbids_transaction, index_build
+from selvedge.migrate.transactions import IndexBuild, forbids_transaction, index_build
 
 if TYPE_CHECKING:
     from selvedge.migrate.load import Migration
@@ -84,7 +91,8 @@ class Attempt:
 
     async def run(self, row: HistoryRow | None) -> None:
         """The whole attempt, with its commit; ``row`` is where an earlier one stopped."""
-        if self.script.transactional:
+        # one that began without a transaction, and was mended so that it could have one, still goes on where it stopped
+        if self.script.transactional and not (row and (row.done or row.started)):
             await self.within("PerMigration", begin=True)
             await self.commit()
         else:
@@ -193,17 +201,8 @@ class Attempt:
         build, work = index_build(statement), self.work
         await send(work, self._session(statement))
         try:
-            if build is not None:
-                state = await index_state(work, build)
-                # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
-                if state == "invalid" and (interrupted or build.if_not_exists):
-                    await drop_index(work, self.file, build)
-                elif state == "valid" and interrupted:
-                    return
-            elif interrupted:
-                if await is_dropped(work, statement):
-                    return
-                await drop_leftovers(work, self.file, statement)
+            if await self._is_done(statement, build, interrupted):
+                return
             try:
                 await execute(work, self.file, statement)
             except BaseException:
@@ -217,6 +216,26 @@ class Attempt:
         finally:
             if not work.closed and work.info.transaction_status is TransactionStatus.IDLE:
                 await send(work, sql.SQL("RESET ROLE"))
+
+    async def _is_done(self, statement: Statement, build: IndexBuild | None, interrupted: bool) -> bool:
+        """Whether an earlier attempt did the work; what it left half done is taken away, or brought to its end."""
+        work = self.work
+        if build is not None:
+            state = await index_state(work, build)
+            # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
+            if state == "invalid" and (interrupted or build.if_not_exists):
+                await drop_index(work, self.file, build)
+            return state == "valid" and interrupted
+        detached = await detach_state(work, statement)
+        if detached == "pending":
+            await execute(work, self.file, finalize(statement))
+            return True
+        if not interrupted:
+            return False
+        if detached == "detached" or await is_dropped(work, statement):
+            return True
+        await drop_leftovers(work, self.file, statement)
+        return False
 
     # -- parts ---------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,11 @@
-"""Indexes that a broken build left behind: found, dropped where they are not valid, and never where they are."""
+"""What a statement without a transaction left half done: indexes that are not valid, partitions half detached.
+
+An index is dropped only where it is not valid, and never where it is.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import psycopg
@@ -13,6 +17,10 @@ from selvedge.migrate.transactions import IndexBuild, folded
 if TYPE_CHECKING:
     from selvedge.migrate.splitter import Statement
 
+_DETACHED = """
+SELECT inhdetachpending FROM pg_catalog.pg_inherits
+WHERE inhparent = pg_catalog.to_regclass(%(parent)s) AND inhrelid = pg_catalog.to_regclass(%(child)s)
+"""
 _INDEX = """
 SELECT i.indisvalid AND i.indisready FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
@@ -72,6 +80,39 @@ async def is_dropped(connection: psycopg.AsyncConnection, statement: Statement) 
     cursor = await connection.execute("SELECT pg_catalog.to_regclass(%s) IS NULL", [".".join(parts)])
     row = await cursor.fetchone()
     return bool(row and row[0])
+
+
+async def detach_state(
+    connection: psycopg.AsyncConnection, statement: Statement
+) -> Literal["attached", "pending", "detached"]:
+    """How far an ALTER TABLE … DETACH PARTITION … CONCURRENTLY is; every other statement counts as not begun."""
+    names = _detach(statement)
+    if names is None:
+        return "attached"
+    parent, child = (".".join(sql.Identifier(word).as_string(connection) for word in name) for name in names)
+    cursor = await connection.execute(_DETACHED, {"parent": parent, "child": child})
+    row = await cursor.fetchone()
+    if row is None:
+        return "detached"
+    return "pending" if row[0] else "attached"
+
+
+def finalize(statement: Statement) -> Statement:
+    """The statement that ends a DETACH … CONCURRENTLY which broke off, at the place of the one that began it."""
+    text = statement.text.rstrip().rstrip(";")
+    at = text.upper().rindex("CONCURRENTLY")
+    return replace(statement, text=text[:at] + "FINALIZE" + text[at + len("CONCURRENTLY") :])
+
+
+def _detach(statement: Statement) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    head = statement.head
+    if head[:2] != ("ALTER", "TABLE") or head[-1:] != ("CONCURRENTLY",) or "DETACH" not in head:
+        return None
+    at = head.index("DETACH")
+    parent = head[2 + 2 * (head[2:4] == ("IF", "EXISTS")) : at]
+    child = head[at + 1 + (head[at + 1 : at + 2] == ("PARTITION",)) : -1]
+    names = [tuple(folded(word) for word in name if word not in (".", "ONLY")) for name in (parent, child)]
+    return names[0], names[1]
 
 
 async def drop_leftovers(connection: psycopg.AsyncConnection, file: str, statement: Statement) -> None:

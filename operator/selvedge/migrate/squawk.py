@@ -36,31 +36,27 @@ def program() -> str | None:
 
 
 def ask(migrations: Iterable[Migration], server_version: int) -> list[Finding]:
-    """What squawk finds in the up parts, those that run in a transaction as such.
+    """What squawk finds in the up parts, without what depends on transactions: those are the runner's.
 
     A program that is not there, fails or takes longer than :data:`TIMEOUT` is one finding that says so.
     """
     path = program()
     if path is None:
         return [_about("squawk is not installed, so its rules were not asked", "pip install 'selvedge[lint]'")]
-    groups: dict[bool, list[tuple[Migration, str]]] = {True: [], False: []}
-    for migration in migrations:
-        if migration.engine == "Postgres" and len(migration.up) <= LARGEST:
-            groups[migration.script.transactional].append((migration, _without_data(migration)))
-    found: list[Finding] = []
-    for transactional, group in groups.items():
-        if group:
-            found += _run(path, group, server_version, transactional=transactional)
-    return found
+    asked = [
+        (migration, _without_data(migration))
+        for migration in migrations
+        if migration.engine == "Postgres" and len(migration.up) <= LARGEST
+    ]
+    return _run(path, asked, server_version) if asked else []
 
 
-def _run(path: str, group: list[tuple[Migration, str]], server_version: int, *, transactional: bool) -> list[Finding]:
+def _run(path: str, asked: list[tuple[Migration, str]], server_version: int) -> list[Finding]:
     with tempfile.TemporaryDirectory(prefix="selvedge-lint-") as directory:
-        for index, (_, text) in enumerate(group):
+        for index, (_, text) in enumerate(asked):
             Path(directory, f"{index}.sql").write_text(text, encoding="utf-8")
         command = [path, "--reporter", "json", "--pg-version", f"{server_version}.0", "--exclude", _EXCLUDED]
-        command += ["--assume-in-transaction"] if transactional else []
-        command += [f"{index}.sql" for index in range(len(group))]
+        command += [f"{index}.sql" for index in range(len(asked))]
         try:
             done = subprocess.run(  # noqa: S603 - the files are text that it parses, never arguments
                 command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False
@@ -71,7 +67,7 @@ def _run(path: str, group: list[tuple[Migration, str]], server_version: int, *, 
     if done.returncode not in (0, 1):
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return [_about(f"squawk failed: {words[:200]}", "run it by hand on the files to see why")]
-    return [_finding(row, group[int(Path(row["file"]).stem)][0]) for row in rows]
+    return [_finding(row, asked[int(Path(row["file"]).stem)][0]) for row in rows]
 
 
 def _finding(row: dict[str, str], migration: Migration) -> Finding:

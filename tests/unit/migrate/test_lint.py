@@ -274,7 +274,7 @@ def test_allow_silences_every_rule() -> None:
 
 
 def test_squawk() -> None:
-    """Its lines are the file's, the rows of COPY are not SQL, and it knows what runs in a transaction."""
+    """Its lines are the file's, and the rows of COPY are not SQL."""
     assert squawk.program() is not None
     files = {
         "1_a.sql": "-- x\n-- migrate:up\nCOPY t FROM stdin;\nselec\t1\n\\.\nCREATE INDEX idx_orders_a ON orders (a);\n",
@@ -297,6 +297,22 @@ def test_squawk_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     assert str(found[0]) == (
         "squawk, line 0: squawk is not installed, so its rules were not asked; pip install 'selvedge[lint]' (squawk)"
     )
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo no JSON", "squawk failed: JSONDecodeError"),
+        ("echo '[]'; echo 'thread panicked: why' >&2; exit 101", "squawk failed: thread panicked: why"),
+    ],
+)
+def test_squawk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, why: str) -> None:
+    program = tmp_path / "squawk"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
+    found = lint(load({"1_a.sql": "CREATE TABLE orders (id int);"}))
+    assert [(one.file, one.message, one.severity) for one in found] == [("squawk", why, "advice")]
 
 
 def test_our_own_migrations() -> None:

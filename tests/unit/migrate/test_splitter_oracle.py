@@ -45,6 +45,7 @@ NAMES = st.sampled_from(["a", "b$c", "ä", '"x;y"', '"q""r"', "e", "u"])
 VALUES = st.one_of(
     st.text(alphabet="a;'-/*$\\\n\"E ", max_size=12).map(lambda text: "'" + text.replace("'", "''") + "'"),
     st.text(alphabet='a;-/*$\n"E ', max_size=12).map(lambda text: "E'" + text + "\\';'"),
+    st.sampled_from(["\n", " -- a '\n  ", "\r\n"]).map(lambda blank: f"E'a;'{blank}'\\';b'"),
     st.tuples(st.sampled_from(["", "x", "ä", "_1"]), st.text(alphabet="a;'-/*\n\"E ", max_size=12)).map(
         lambda pair: f"${pair[0]}${pair[1]}${pair[0]}$"
     ),

@@ -271,3 +271,18 @@ def test_a_way_back_that_was_cut_off_goes_on_with_its_rest(world: World, end: st
     assert versions(world) == ["20250101000000", "20250102000000"]
     assert run["status"]["progress"] == "3/3"
     assert [state for _, _, state in rows(run)] == ["Undone", "Undone", "Undone"]
+
+
+@pytest.mark.long
+def test_what_waits_for_a_person_keeps_nobody_busy(world: World):
+    """The database's pass wakes the runs that wait; a run that goes on waiting must not wake the database's pass."""
+    sources(world, {USERS: FILES[USERS]})
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "back", action="Down")
+    world.until("MigrationRun", "back", "False", "WaitingForApproval")
+    before = world.operator.value("selvedge_reconcile_total", kind="MigrationRun")
+    seen = world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema")
+    # two sweeps of its interval
+    wait_for(lambda: world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema") >= seen + 3, 40)
+    assert world.operator.value("selvedge_reconcile_total", kind="MigrationRun") <= before + 5

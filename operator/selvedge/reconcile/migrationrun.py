@@ -35,7 +35,6 @@ from selvedge.reconcile.store import Object, key_of, unit_of
 ACTOR, REASON, REPAIR = "selvedge.dev/actor", "selvedge.dev/reason", "selvedge.dev/repair"
 
 _LOOKS = (Action.PLAN, Action.VALIDATE)
-_WAITS = (str(Reason.WAITING_FOR_SCHEMA), str(Reason.WAITING_FOR_SERVER))
 
 
 async def reconcile_run(context: Context, namespace: str, name: str) -> None:
@@ -46,6 +45,7 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
         context.failures.pop(key, None)
         return
     started = time.monotonic()
+    before = (obj.get("status") or {}).get("phase")
     board = Board(context, obj)
     try:
         await _run(context, obj, board)
@@ -62,8 +62,10 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
         await board.write(outcome)
     context.metrics.reconciled("MigrationRun", label, time.monotonic() - started)
     schema = context.store.get(DATABASE_SCHEMAS.plural, namespace, str(obj["spec"]["schemaRef"]["name"]))
-    if schema is not None and label not in _WAITS:
-        context.enqueue(("unit", *unit_of(schema)))  # tables that grants wait for may exist now
+    # Tables that grants wait for may exist now, and the schema's own status speaks of the run. Not after a pass that
+    # came to nothing: the schema's pass wakes the runs that wait, and the two would wake each other for ever.
+    if schema is not None and (board.moved or board.phase != before):
+        context.enqueue(("unit", *unit_of(schema)))
 
 
 def _finished(obj: Object) -> bool:

@@ -57,7 +57,13 @@ class Board:
     target: str = ""
     version: str = ""
     started: str = ""
+    phase: str = ""
     written: float = 0.0
+
+    @property
+    def moved(self) -> bool:
+        """Whether this pass did a step."""
+        return any(row.state in DONE for row in self.rows)
 
     # -- what was there before -----------------------------------------------------------------------------------
 
@@ -162,7 +168,7 @@ class Board:
             message = (
                 f"{count(number, 'migration')} {one if number == 1 else many}" if number else "nothing was left to do"
             )
-        if action in ("Plan", "Validate") and prepared.plan.warnings:
+        if prepared.plan.warnings:
             message += "; " + "; ".join(prepared.plan.warnings)
         status = {**self._shown_status("Succeeded"), "finishedAt": timestamp(self.context.now())}
         changed = number or dropped
@@ -197,6 +203,7 @@ class Board:
 
     async def write(self, outcome: Outcome) -> None:
         """Write the status, if that changes anything."""
+        self.phase = str(outcome.status.get("phase") or self.phase)
         await self.context.write_status(MIGRATION_RUNS, self.obj, outcome)
 
     @property

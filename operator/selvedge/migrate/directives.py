@@ -96,7 +96,7 @@ def _foreign_parts(file: str, text: str, found: list[re.Match[str]]) -> tuple[Pa
                 raise _invalid(
                     file,
                     _line(text, marker.start()),
-                    "ENVSUB is not done; write ${env:NAME} and list NAME in the placeholders",
+                    "nothing is substituted in migrations: remove ENVSUB, and write what the variables stand for",
                 )
             case _:
                 raise _invalid(file, _line(text, marker.start()), f"unknown marker {marker[0].strip()!r}; correct it")

@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from selvedge.core.errors import InvalidError
+from selvedge.migrate.load import load
 from selvedge.migrate.splitter import Statement, split
+from tests.migrations_generator import generate
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = Path(os.environ.get("SELVEDGE_MIGRATIONS_CORPUS") or ROOT / "migrations")
@@ -112,6 +114,17 @@ def test_fuzzed_texts_never_split_differently(parts: list[tuple[str, str]], muta
         return
     if expected is not None:
         assert significant([one.text for one in found]) == expected
+
+
+def test_generated_migrations() -> None:
+    compared = 0
+    for migration in load(generate(250, seed=3)):
+        found = split(migration.up)
+        expected = oracle(_without_data(migration.up, found))
+        assert expected is not None, migration.file
+        assert significant([one.text for one in found]) == expected, migration.file
+        compared += len(found)
+    assert compared > 800
 
 
 def corpus() -> list[Path]:

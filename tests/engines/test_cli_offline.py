@@ -1,4 +1,4 @@
-"""``selvedge plan``, ``apply`` and ``verify`` as processes of their own, against real servers and without a cluster."""
+"""``selvedge plan``, ``apply`` and ``verify`` against real servers and without a cluster."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import yaml
 from psycopg import sql
 
 from sandbox import MongoEndpoint, PostgresEndpoint
+from tests.engines.cli_support import process, selvedge
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -64,7 +65,7 @@ def url_of(postgres: PostgresEndpoint) -> str:
 
 @pytest.fixture
 def on_postgres(postgres: PostgresEndpoint) -> Run:
-    """Run the program with --url of a Postgres server and its password in the environment."""
+    """Run a command with --url of a Postgres server and its password in the environment."""
 
     def call(command: str, *arguments: str, url: str = "", password: str | None = None) -> Any:
         environ = {"PGPASSWORD": postgres.password if password is None else password}
@@ -73,18 +74,23 @@ def on_postgres(postgres: PostgresEndpoint) -> Run:
     return call
 
 
-def selvedge(*arguments: str, environ: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-    inherited = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME")}
-    return subprocess.run(
-        [sys.executable, "-m", "selvedge", *arguments],
-        env={**inherited, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        **options,
-    )
+def test_it_is_a_program(postgres18: PostgresEndpoint) -> None:
+    """Everything else here runs in the tests' own process, or on a terminal."""
+    name = f"db_{uuid.uuid4().hex[:12]}"
+    document = {
+        "apiVersion": "selvedge.dev/v1alpha1",
+        "kind": "DatabaseSchema",
+        "metadata": {"name": "shop"},
+        "spec": {"serverRef": {"name": "main"}, "database": name, "postgres": {"schemas": [{"name": "shared"}]}},
+    }
+    where, environ = ("-f", "-", "--url", url_of(postgres18)), {"PGPASSWORD": postgres18.password}
+    try:
+        for command, status in ((("plan",), 2), (("apply", "--yes"), 0), (("verify",), 0)):
+            result = process(*command, *where, environ=environ, stdin=json.dumps(document))
+            assert (result.returncode, postgres18.password in result.stdout + result.stderr) == (status, False), result
+    finally:
+        with postgres18.connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def test_plan_apply_verify_and_drift(

@@ -130,7 +130,7 @@ class _Runner:
         self.hooks = hooks
         self.actor = actor
         self.reason = reason
-        self.deadline = time.monotonic() + timeouts.lock_wait
+        self.waited = 0.0
         self.dropped: tuple[str, ...] = ()
         self.rows = [first_row(number, step) for number, step in enumerate(plan.steps)]
 
@@ -287,11 +287,14 @@ class _Runner:
         """Returns the failure that is final."""
         for number in range(ATTEMPTS):
             self._checkpoint()
+            started = time.monotonic()
             try:
                 await attempt()
             except StatementFailedError as failed:
                 pause = delay(number, base=_RETRY_BASE, cap=_RETRY_CAP, random=self.random)
-                patient = number + 1 < ATTEMPTS and time.monotonic() + pause < self.deadline
+                # only waiting counts: what ran before the lock was met may have taken long
+                self.waited += pause + min(time.monotonic() - started, self.timeouts.lock)
+                patient = number + 1 < ATTEMPTS and self.waited < self.timeouts.lock_wait
                 if not failed.retry or not patient:
                     return failed
                 if self.rows:

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from sandbox import PostgresEndpoint
-
-
-def selvedge(*arguments: str, environ: dict[str, str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the program as a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if key in ("PATH", "HOME")}
-    return subprocess.run(
-        [sys.executable, "-m", "selvedge", *arguments],
-        env={**inherited, **environ},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        **options,
-    )
+from tests.engines.cli_support import selvedge
 
 
 def url_of(postgres: PostgresEndpoint, username: str = "") -> str:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.kube_api import Document
+from tests.cluster.plugin import Plugin
 from tests.cluster.world import World, condition, verdict, wait_for
 
 USERS, ORDERS, STOCK = (f"2025010{n}000000_{name}.sql" for n, name in ((1, "users"), (2, "orders"), (3, "stock")))
@@ -78,6 +79,7 @@ def selvedge(world: World, *arguments: str, directory: Path) -> subprocess.Compl
 
 
 def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World):
+    plugin = Plugin(world.kubeconfig, world.namespace)
     sources(world, FILES)
     shop(world)
     world.ready("DatabaseSchema", "shop")
@@ -94,8 +96,15 @@ def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World):
     approve(world, "back", "sha256:" + "0" * 64)
     assert len(versions(world)) == 3
     world.until("MigrationRun", "back", "False", "Superseded")
-    approve(world, "back")
+    shown = plugin("plan", "mig/back")
+    assert shown.returncode == 2, shown.stderr
+    assert "down  20250103000000 stock   1 statements" in shown.stdout
+    digest = shown.stdout.split("digest: ")[1].strip()
+    assert plugin("approve", "mig/back", "--yes", "--digest", "sha256:" + "0" * 64).returncode == 1
+    approved = plugin("approve", "mig/back", "--yes", "--digest", digest)
+    assert approved.stdout == f"migrationrun back: approved {digest}\n", approved.stderr
     run = world.ready("MigrationRun", "back")
+    assert plugin("plan", "mig/back").stdout == "migrationrun back: nothing waits\n"
     assert verdict(run)[1:] == ("Undone", "2 migrations were undone")
     assert (run["status"]["progress"], run["status"]["version"]) == ("2/2", "20250101000000")
     assert rows(run) == [("stock", "down", "Undone"), ("orders", "down", "Undone")]

@@ -1,4 +1,4 @@
-"""The plan of a DatabaseSchema that waits for a person, as the cluster shows it, and how it is approved."""
+"""The plan of a DatabaseSchema or a MigrationRun that waits for a person, as the cluster shows it, and its approval."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import click
 
 from selvedge.core.digest import plan_digest
 from selvedge.kube.client import KubeClient
-from selvedge.kube.resources import DATABASE_SCHEMAS
+from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS, Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +21,7 @@ class Waiting:
     name: str
     plan: dict[str, Any]
     resource_version: str
+    resource: Resource = DATABASE_SCHEMAS
 
     async def approve(self, kube: KubeClient) -> None:
         """Set ``spec.approvedPlan``, if the resource is still the one that was read.
@@ -31,7 +32,7 @@ class Waiting:
             "metadata": {"resourceVersion": self.resource_version},
             "spec": {"approvedPlan": self.plan["digest"]},
         }
-        await kube.patch(DATABASE_SCHEMAS, self.namespace, self.name, patch)
+        await kube.patch(self.resource, self.namespace, self.name, patch)
 
 
 async def waiting(kube: KubeClient, namespace: str, name: str) -> Waiting | None:
@@ -67,3 +68,47 @@ async def waiting(kube: KubeClient, namespace: str, name: str) -> Waiting | None
         )
         raise click.ClickException(message)
     return Waiting(namespace, name, plan, str(obj["metadata"]["resourceVersion"]))
+
+
+_RUNS = ("mig", "migrationrun", "migrationruns")
+
+
+def run_named(name: str) -> str:
+    """The MigrationRun of ``mig/NAME``, as kubectl writes it; empty for the name of a DatabaseSchema."""
+    kind, _, rest = name.partition("/")
+    return rest if kind.lower() in _RUNS else ""
+
+
+async def waiting_run(kube: KubeClient, namespace: str, name: str) -> Waiting | None:
+    """What of a MigrationRun waits, or None. Raises ClickException as :func:`waiting` does."""
+    from selvedge.migrate.statusrows import NO_STEPS, digest_of_lines, line_of_row
+
+    obj = await kube.get(MIGRATION_RUNS, namespace, name)
+    if obj is None:
+        raise click.ClickException(f"migrationrun {namespace}/{name} does not exist")
+    status = obj.get("status") or {}
+    if status.get("observedGeneration") != obj["metadata"].get("generation"):
+        raise click.ClickException(
+            f"the operator has not looked at the newest version of migrationrun {namespace}/{name} yet: try again"
+        )
+    if status.get("phase") != "WaitingForApproval":
+        return None
+    rows = status.get("migrations") or []
+    digest = digest_of_lines([line_of_row(row) for row in rows] or [NO_STEPS])
+    if digest != status.get("plan"):
+        raise click.ClickException(
+            f"migrationrun {namespace}/{name} shows steps whose digest is {digest}, and says {status.get('plan')}: it "
+            "has more than 200, or was altered; compare with `selvedge migrate plan`, and set spec.approvedPlan"
+        )
+    changes = [
+        {
+            "risk": "Destructive" if row.get("direction") == "down" else "",
+            "kind": row.get("direction", ""),
+            "name": f"{row.get('version', '')} {row.get('name', '')}".strip(),
+            "statement": f"{str(row.get('statements') or '').partition('/')[2] or '0'} statements",
+        }
+        for row in rows
+    ]
+    message = next((c["message"] for c in status.get("conditions") or () if c["type"] == "Ready"), "")
+    plan = {"database": obj["spec"]["schemaRef"]["name"], "changes": changes, "digest": digest, "message": message}
+    return Waiting(namespace, name, plan, str(obj["metadata"]["resourceVersion"]), MIGRATION_RUNS)

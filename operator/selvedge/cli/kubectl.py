@@ -73,7 +73,7 @@ def status(namespace: str, kubeconfig: str, kube_context: str, form: str, *, eve
 @_options
 @click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
 def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: str) -> None:
-    """Show the changes of DatabaseSchema NAME that wait.
+    """Show the changes of DatabaseSchema NAME that wait; or of a MigrationRun, as mig/NAME.
 
     Exit status: 0 nothing waits, 2 there are changes, 1 error.
     """
@@ -81,7 +81,7 @@ def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: st
     if form == "json":
         click.echo(json.dumps(None if waiting is None else waiting.plan, indent=2, ensure_ascii=False))
     elif waiting is None:
-        click.echo(f"databaseschema {name}: nothing waits")
+        click.echo(f"{_object(name)}: nothing waits")
     else:
         _print(waiting.plan)
     click.get_current_context().exit(0 if waiting is None else 2)
@@ -93,7 +93,7 @@ def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: st
 @click.option("--digest", default="", help="The plan that was read. Refused where another one waits by now.")
 @click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal, and needs --digest.")
 def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, digest: str, *, yes: bool) -> None:
-    """Approve the changes of DatabaseSchema NAME that wait: set spec.approvedPlan.
+    """Approve the changes of DatabaseSchema NAME, or of MigrationRun mig/NAME, that wait: set spec.approvedPlan.
 
     The digest is computed again from the plan before it is written; a resource that changed meanwhile is refused.
     """
@@ -101,7 +101,7 @@ def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, diges
     async def write(kube: KubeClient, default: str) -> str:
         waiting = await _waiting(kube, namespace or default, name)
         if waiting is None:
-            return f"databaseschema {name}: nothing waits"
+            return f"{_object(name)}: nothing waits"
         found = str(waiting.plan["digest"])
         if digest and digest != found:
             raise click.ClickException(
@@ -116,7 +116,7 @@ def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, diges
         elif not digest:
             raise click.UsageError("--yes needs --digest: whoever approves names what he read")
         await waiting.approve(kube)
-        return f"databaseschema {name}: approved {found}"
+        return f"{_object(name)}: approved {found}"
 
     click.echo(_call(write, kubeconfig, kube_context))
 
@@ -143,9 +143,14 @@ def rotate(
 
 
 async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
-    from selvedge.cli.approval import waiting
+    from selvedge.cli.approval import run_named, waiting, waiting_run
 
-    return await waiting(kube, namespace, name)
+    run = run_named(name)
+    return await (waiting_run(kube, namespace, run) if run else waiting(kube, namespace, name))
+
+
+def _object(name: str) -> str:
+    return f"migrationrun {name.partition('/')[2]}" if "/" in name else f"databaseschema {name}"
 
 
 def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
@@ -161,6 +166,8 @@ def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
     ]
     for line in aligned(rows):
         click.echo(line, err=err)
+    if plan.get("message"):
+        click.echo(f"why: {clean(plan['message'])}", err=err)
     click.echo(f"digest: {plan['digest']}", err=err)
 
 

@@ -6,7 +6,6 @@ that are done stay visible after a restart, and an approval holds for the rest o
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from selvedge.kube.resources import MIGRATION_RUNS
 from selvedge.migrate.operation import Prepared, line_of, newest_version
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
+from selvedge.migrate.statusrows import digest_of_lines, key_of_row, line_of_row
 from selvedge.migrate.steps import DONE, FINAL, first_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
@@ -77,8 +77,8 @@ class Board:
         if approved == prepared.digest:
             return bool(approved)
         known: list[Row] = self._status.get("migrations") or []
-        lines = [f"{_key(row)} {row.get('checksum', '')} {row.get('direction', '')}\n" for row in known]
-        if "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest() != approved:
+        lines = [line_of_row(row) for row in known]
+        if digest_of_lines(lines) != approved:
             return False
         rest = [line_of(step) for step in prepared.plan.steps]
         return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
@@ -98,8 +98,12 @@ class Board:
         self.checksums = [line_of(step).split(" ")[1] for step in steps]
         known: list[Row] = self._status.get("migrations") or []
         rest = known[len(known) - len(steps) :] if len(steps) <= len(known) else None
-        new = [(_key(_shown(row)), row.direction) for row in self.rows]
-        if self.started_before and rest is not None and [(_key(row), row.get("direction")) for row in rest] == new:
+        new = [(key_of_row(_shown(row)), row.direction) for row in self.rows]
+        if (
+            self.started_before
+            and rest is not None
+            and [(key_of_row(row), row.get("direction")) for row in rest] == new
+        ):
             self.earlier = [_ended(row) for row in known[: len(known) - len(steps)]]
             total = int(str(self._status.get("progress") or "0/0").partition("/")[2] or 0)
             self.hidden = max(0, total - len(known))
@@ -249,12 +253,6 @@ def _shown(row: Progress) -> Row:
         }
         shown["error"] = {key: value for key, value in found.items() if value is not None}
     return {key: value for key, value in shown.items() if value is not None}
-
-
-def _key(row: Row) -> str:
-    """What the history knows the migration by, from a row of the status."""
-    kind = row.get("kind") or "Versioned"
-    return str(row.get("version") or "") if kind == "Versioned" else f"{kind}:{row.get('name', '')}"
 
 
 def _ended(row: Row) -> Row:

@@ -1,0 +1,30 @@
+"""The rows of a MigrationRun's status, read again: by the operator after a restart, and by whoever approves.
+
+A plan's digest is taken of version, checksum and direction of each step, and a row holds all three: so what a person
+sees is what he approves, and a status that somebody altered has another digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+NO_STEPS = "drop invalid indexes\n"
+"""The line of a plan that has no rows, and does something all the same."""
+
+
+def key_of_row(row: Mapping[str, Any]) -> str:
+    """What the history knows the migration by."""
+    kind = row.get("kind") or "Versioned"
+    return str(row.get("version") or "") if kind == "Versioned" else f"{kind}:{row.get('name', '')}"
+
+
+def line_of_row(row: Mapping[str, Any]) -> str:
+    """The line that the digest is taken of, as :func:`selvedge.migrate.operation.line_of` makes it of a step."""
+    return f"{key_of_row(row)} {row.get('checksum', '')} {row.get('direction', '')}\n"
+
+
+def digest_of_lines(lines: Iterable[str]) -> str:
+    """The digest of a plan with these lines."""
+    return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""What a MigrationRun's status keeps over a restart: rows that are done, the target, an approval of the rest."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from selvedge.core.errors import InvalidError, RefusedError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.migrate.history import HistoryRow
+from selvedge.migrate.operation import Operation, Prepared, source_of
+from selvedge.migrate.plan import plan
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.runboard import Board
+
+FILES = {
+    f"{number}_{name}.sql": f"-- migrate:up\ncreate table {name} ();\n-- migrate:down\ndrop table {name};\n"
+    for number, name in enumerate(("a", "b", "c"), start=1)
+}
+
+
+def prepared(*ran: int, action: str = "Down", target: str = "0", files: dict[str, str] | None = None) -> Prepared:
+    source = source_of(files or FILES, "Postgres")
+    history = [
+        HistoryRow(one.version, one.name, one.checksum, down_checksum=one.down_checksum, up=one.up, down=one.down)
+        for one in source_of(FILES, "Postgres").migrations
+        if one.version in ran
+    ]
+    return Prepared(Operation(action, target), plan(source.migrations, history, action, target))
+
+
+def board(status: dict[str, Any] | None = None) -> Board:
+    obj = {"metadata": {"name": "back", "namespace": "shop", "generation": 1}, "status": status or {}}
+    return Board(cast("Context", None), obj)
+
+
+def told(found: Prepared, done: int = 0, *, started: bool = True) -> dict[str, Any]:
+    """The status of a pass over this plan that got so far."""
+    first = board()
+    first.begin(found)
+    status = first._shown_status("Running")
+    for row in status["migrations"][:done]:
+        row["state"] = "Undone"
+    status["progress"] = f"{done}/{len(status['migrations'])}"
+    if started:
+        status |= {"startedAt": "2026-01-01T00:00:00Z", "target": found.plan.target}
+    return status
+
+
+def test_an_approval_holds_for_the_rest_of_its_plan_and_for_nothing_else() -> None:
+    whole, rest = prepared(1, 2, 3), prepared(1, 2)
+    status = told(whole, done=1)
+    assert board(status).approves(whole.digest, whole)
+    assert board(status).approves(whole.digest, rest)
+    assert not board(status).approves("", whole)
+    assert not board(status).approves(rest.digest, whole), "what was approved is less"
+    changed = {**FILES, "1_a.sql": FILES["1_a.sql"].replace("drop table a", "drop table other")}
+    assert not board(status).approves(whole.digest, prepared(1, 2, files=changed)), "a way down was changed meanwhile"
+    status["migrations"][2]["checksum"] = "0" * 64
+    assert not board(status).approves(whole.digest, rest), "the status was altered"
+
+
+def test_what_was_done_before_a_restart_stays_in_view() -> None:
+    whole, rest = prepared(1, 2, 3), prepared(1, 2)
+    status = told(whole, done=0)
+    status["migrations"][0] |= {"state": "Running", "statements": "0/1", "waitingFor": "a lock"}
+    second = board(status)
+    assert second.kept_target == "0"
+    second.begin(rest)
+    shown = second._shown_status("Running")
+    assert shown["progress"] == "1/3"
+    assert shown["plan"] == whole.digest, "what was approved is the whole"
+    assert [(row["name"], row["state"], row["statements"]) for row in shown["migrations"]] == [
+        ("c", "Undone", "1/1"),
+        ("b", "Pending", "0/1"),
+        ("a", "Pending", "0/1"),
+    ]
+    assert "waitingFor" not in shown["migrations"][0]
+
+
+def test_a_plan_that_only_waited_is_made_anew() -> None:
+    waited = board(told(prepared(1, 2, 3), started=False))
+    assert waited.kept_target == ""
+    waited.begin(prepared(1, 2))
+    assert waited._shown_status("Pending")["progress"] == "0/2"
+
+
+def test_more_rows_than_a_status_holds_are_counted_all_the_same() -> None:
+    files = {f"{number}_x.sql": "select 1;\n" for number in range(1, 251)}
+    many = board()
+    many.begin(prepared(action="Up", target="", files=files))
+    status = many._shown_status("Running")
+    assert (status["progress"], len(status["migrations"])) == ("0/250", 200)
+    again = board(status | {"startedAt": "2026-01-01T00:00:00Z"})
+    rest = source_of(files, "Postgres").migrations[:100]
+    history = [HistoryRow(one.version, one.name, one.checksum) for one in rest]
+    again.begin(Prepared(Operation(), plan(source_of(files, "Postgres").migrations, history)))
+    assert again._shown_status("Running")["progress"] == "100/250"
+
+
+@pytest.mark.parametrize(
+    ("error", "phase", "retrying"),
+    [
+        (TransientError(Reason.CONNECTION_LOST, "…"), "Running", True),
+        (TransientError(Reason.WAITING_FOR_SCHEMA, "…"), "Pending", True),
+        (RefusedError(Reason.WAITING_FOR_APPROVAL, "…"), "WaitingForApproval", True),
+        (RefusedError(Reason.SUPERSEDED, "…"), "WaitingForApproval", True),
+        (RefusedError(Reason.DESTRUCTIVE_REFUSED, "…"), "Failed", False),
+        (InvalidError(Reason.STATEMENT_FAILED, "…"), "Failed", False),
+    ],
+)
+def test_what_an_error_means(error: Any, phase: str, retrying: bool) -> None:
+    class Clock:
+        @staticmethod
+        def now() -> Any:
+            from datetime import UTC, datetime
+
+            return datetime(2026, 1, 1, tzinfo=UTC)
+
+    found = Board(cast("Context", Clock), {"metadata": {"name": "x"}}).failed(error)
+    assert (found.status["phase"], found.retrying, found.ready) == (phase, retrying, False)

@@ -194,9 +194,7 @@ async def test_no_text_runs(postgres18: PostgresEndpoint, request: pytest.Fixtur
 
 def powerful(endpoint: PostgresEndpoint) -> list[tuple[Any, ...]]:
     """Whoever the injected statement would have made, or anybody who became a superuser."""
-    return rows(
-        endpoint, "SELECT rolname FROM pg_roles WHERE rolsuper OR rolname ~ '^atk[0-9a-f]{9}_p$' ORDER BY 1"
-    )
+    return rows(endpoint, "SELECT rolname FROM pg_roles WHERE rolsuper OR rolname ~ '^atk[0-9a-f]{9}_p$' ORDER BY 1")
 
 
 def drop_all(endpoint: PostgresEndpoint, prefix: str) -> None:

@@ -14,9 +14,10 @@ from psycopg import sql
 from sandbox import PostgresEndpoint
 from selvedge.core.own_roles import heir_comment, heir_of
 from selvedge.core.postgres.retirement import Holdings
+from selvedge.engines.postgres.engine import PostgresEngine
 from selvedge.engines.postgres.retirement import holdings_fragment, parse_holdings
 from tests.engines.login_support import account, converge, login
-from tests.engines.postgres_support import engine, lead, member, only, ready, reasons, rows, run, unit
+from tests.engines.postgres_support import Count, engine, lead, member, only, ready, reasons, rows, run, target, unit
 
 pytestmark = pytest.mark.engines
 
@@ -243,3 +244,38 @@ def test_what_acts_with_its_owners_rights_is_known(shop: Shop) -> None:
             assert found.owned
             run(shop.postgres, f"DROP OWNED BY {shop.role} CASCADE", shop.database)
             run(shop.postgres, f"GRANT CREATE ON SCHEMA public TO {shop.role}", shop.database)
+
+
+async def test_an_operator_without_superuser_hands_over_by_the_same_rule(
+    postgres: PostgresEndpoint, database: str, database_name: str
+) -> None:
+    """It owns the database, and may make roles: more than what it retires could."""
+    operator, tenant = f"{database_name}_operator", f"{database_name}_tenant"
+    run(postgres, f"CREATE ROLE {operator} LOGIN CREATEROLE CREATEDB PASSWORD 'x'")
+    run(postgres, f"GRANT CREATE ON DATABASE postgres TO {operator}; ALTER DATABASE {database} OWNER TO {operator}")
+    server = PostgresEngine(target(postgres, username=operator, password="x"), Count(), metadata_schema=operator)
+    try:
+        await ready(server, member(database, {"roles": [{"name": tenant}]}, adoption="Allow"))
+        run(postgres, f"GRANT CREATE ON SCHEMA public TO {tenant}", database)
+        run(
+            postgres,
+            f"CREATE SCHEMA own AUTHORIZATION {tenant}; SET ROLE {tenant}; CREATE TABLE public.t (id int); "
+            "CREATE FUNCTION own.f() RETURNS int LANGUAGE sql AS 'SELECT 1'; "
+            "CREATE FUNCTION public.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'; "
+            "CREATE VIEW public.v AS SELECT 1 AS id",
+            database,
+        )
+        await ready(server, member(database, adoption="Allow"))
+        assert rows(postgres, "SELECT FROM pg_roles WHERE rolname = %s", tenant) == []
+        assert {owner_of(postgres, name, database) for name in ("public.t", "public.v")} == {heir_of(tenant)}
+        owner = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'f'"
+        assert rows(postgres, owner, dbname=database) == [(heir_of(tenant),)] * 2
+        may = "SELECT has_schema_privilege(%s, 'public', 'CREATE'), has_schema_privilege(%s, 'own', 'CREATE')"
+        assert rows(postgres, may, heir_of(tenant), heir_of(tenant), dbname=database) == [(False, True)]
+        assert (await ready(server, member(database, adoption="Allow"))).applied == ()
+    finally:
+        await server.close()
+        run(postgres, f"ALTER DATABASE {database} OWNER TO CURRENT_USER")
+        run(postgres, "DROP SCHEMA own CASCADE; DROP VIEW v; DROP FUNCTION f; DROP TABLE t", database)
+        run(postgres, f"DROP SCHEMA IF EXISTS {operator} CASCADE; REVOKE ALL ON DATABASE postgres FROM {operator}")
+        run(postgres, f"DROP OWNED BY {operator}", database)

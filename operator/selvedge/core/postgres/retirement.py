@@ -31,7 +31,8 @@ class Holdings:
     ``entries`` counts the rows of ``pg_shdepend`` there: objects that it owns (``owned``), privileges, policies.
     ``restrictive`` are RESTRICTIVE policies of which it is the only role, as ``schema.table.policy``. ``acting`` counts
     the objects of its that act with their owner's rights, or could. ``heir`` says of the role that is to keep them
-    whether it is there: None where it is not, else whether it is ours and may do nothing.
+    whether it is there: None where it is not, else whether it is ours and may do nothing. ``schemas`` are those in
+    which it owns something, with their owners.
     """
 
     entries: int = 0
@@ -39,6 +40,7 @@ class Holdings:
     restrictive: tuple[str, ...] = ()
     acting: int = 0
     heir: bool | None = None
+    schemas: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +68,15 @@ class RetireRole(Narrowing):
 
     An empty ``successor`` is the operator's login, where there is nothing to own. ``makes_heir``: the successor has to
     be made, a role that nobody logs in as and that may do nothing. ``database`` is set where the role owns that too: it
-    goes to the operator's login before.
+    goes to the operator's login before. ``schemas`` (with their owners) are those in which an heir gets something: an
+    operator's login that is no superuser may give it nothing there, unless it may create there for that long.
     """
 
     role: str
     successor: str
     makes_heir: bool = False
     database: str = ""
+    schemas: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +126,15 @@ def diff_retirement(
         goes = owner.name in retiring
         to = successor(role, held, None if goes else owner)
         makes_heir = False
+        schemas: tuple[tuple[str, str], ...] = ()
         if to == heir_of(role) and not held.owned:
             to = "" if goes else owner.name  # it gets nothing, and nobody has to be made for that
         elif to == heir_of(role):
             if held.heir is False:
                 problems.append(Problem(member, _taken(ref, to, database)))
                 continue
-            makes_heir = held.heir is None
-        changes.append(RetireRole(ref, member, role, to, makes_heir, database if owner.name == role else ""))
+            makes_heir, schemas = held.heir is None, held.schemas
+        changes.append(RetireRole(ref, member, role, to, makes_heir, database if owner.name == role else "", schemas))
     return changes, problems
 
 

@@ -19,10 +19,14 @@ from selvedge.core.postgres.rights import DATABASE_OWNER
 
 
 class Actor(NamedTuple):
-    """As whom a statement is made: as ``role``, or as the login with the rights of ``inheriting`` added."""
+    """As whom a statement is made: as ``role``, or as the login with the rights of ``inheriting`` added.
+
+    ``lends`` are (schema, role): for so long, the role may create there; for good where it becomes the owner (True).
+    """
 
     role: str = ""
     inheriting: tuple[str, ...] = ()
+    lends: tuple[tuple[str, str, bool], ...] = ()
 
 
 def as_role(statement: sql.Composable, role: str) -> sql.Composable:
@@ -45,6 +49,28 @@ def as_inheriting(statement: sql.Composable, roles: Iterable[str], me: str, vers
     before = [sql.SQL(grant).format(sql.Identifier(role), sql.SQL("TRUE")) for role in needed]
     after = [sql.SQL(grant).format(sql.Identifier(role), sql.SQL("FALSE")) for role in needed]
     return sql.SQL("; ").join([*before, statement, *after])
+
+
+def as_heir_maker(change: c.RetireRole, statement: sql.Composable, me: str, version: int) -> sql.Composable:
+    """The statement of a retirement in a session that stands for no superuser: it may act as all who take part."""
+    actor = _retiring(change)
+    return as_inheriting(_lending(statement, actor.lends), actor.inheriting, me, version)
+
+
+def _lending(statement: sql.Composable, lends: Iterable[tuple[str, str, bool]]) -> sql.Composable:
+    before, after = [], []
+    for schema, role, owns in lends:
+        names = sql.Identifier(schema), sql.Identifier(role)
+        before.append(sql.SQL("GRANT CREATE ON SCHEMA {} TO {}").format(*names))
+        if not owns:
+            after.append(sql.SQL("REVOKE CREATE ON SCHEMA {} FROM {}").format(*names))
+    return sql.SQL("; ").join([*before, statement, *after])
+
+
+def _retiring(change: c.RetireRole) -> Actor:
+    owners = [owner for _, owner in change.schemas if owner != change.role]
+    lends = tuple((schema, change.successor, owner == change.role) for schema, owner in change.schemas)
+    return _both(change.role, change.successor, *owners)._replace(lends=lends)
 
 
 def acted(
@@ -72,6 +98,7 @@ def acted_alone(
 
 def _by(actor: Actor, statement: sql.Composable, server: Snapshot) -> sql.Composable:
     if actor.inheriting:
+        statement = _lending(statement, actor.lends)
         return as_inheriting(statement, actor.inheriting, server.me, server.version)
     return as_role(statement, actor.role)
 
@@ -102,7 +129,7 @@ class _Casting:
                 before, self.database_owner = self.database_owner, change.owner
                 return _both(before, change.owner)
             case c.RetireRole():
-                return _both(change.role, change.successor)
+                return _retiring(change)
             case c.HandOverDatabase():
                 return _both(change.role)
         return self._of_schema(change)

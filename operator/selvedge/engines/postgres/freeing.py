@@ -17,7 +17,7 @@ from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere,
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
-from selvedge.engines.postgres.acting import as_inheriting
+from selvedge.engines.postgres.acting import as_heir_maker
 from selvedge.engines.postgres.connections import Connections
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
@@ -91,7 +91,7 @@ async def _free(session: Session, change: RetireElsewhere, may_write: Callable[[
             if isinstance(one, RetireRole):
                 statement = render_retirement(one)
                 if not raw["superuser"]:
-                    statement = as_inheriting(statement, (one.role, one.successor), raw["me"], raw["version"])
+                    statement = as_heir_maker(one, statement, raw["me"], raw["version"])
                 await session.run("apply", statement)
         await session.run("apply", sql.SQL("COMMIT"))
     except psycopg.Error as error:

@@ -29,7 +29,7 @@ from selvedge.core.postgres.retirement import (
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef
 from selvedge.core.users import Account, Removal
-from selvedge.engines.postgres.acting import as_inheriting
+from selvedge.engines.postgres.acting import as_heir_maker
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.looks import ClusterView
@@ -155,7 +155,7 @@ class LoginRemoval:
             if isinstance(change, RetireRole):
                 statement = render_retirement(change)
                 if not superuser and change.successor == heir_of(change.role):
-                    statement = as_inheriting(statement, (change.successor,), info.user, version)
+                    statement = as_heir_maker(change, statement, info.user, version)
                 await session.run("apply", statement)
         await session.run("apply", _COMMIT)
 

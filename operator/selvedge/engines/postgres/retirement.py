@@ -84,7 +84,12 @@ _HOLDINGS = sql.SQL("""
      (SELECT pg_catalog.shobj_description(h.oid, 'pg_authid') IS NOT DISTINCT FROM w.comment AND NOT h.rolcanlogin
              AND NOT EXISTS (SELECT FROM pg_catalog.pg_auth_members m WHERE m.member = h.oid)
              AND NOT {heir_privileged}
-        FROM pg_catalog.pg_roles h WHERE h.rolname = w.heir)))
+        FROM pg_catalog.pg_roles h WHERE h.rolname = w.heir),
+     (SELECT json_agg(DISTINCT pg_catalog.jsonb_build_array(n.nspname, pg_catalog.pg_get_userbyid(n.nspowner)))
+        FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_depend e ON e.classid = s.classid AND e.objid = s.objid
+        JOIN pg_catalog.pg_namespace n ON e.refclassid = 'pg_catalog.pg_namespace'::regclass AND n.oid = e.refobjid
+       WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass AND s.refobjid = r.oid AND s.deptype = 'o'
+         AND s.dbid = d.oid)))
    FROM json_to_recordset({wanted}::json) w(role text, heir text, comment text)
    JOIN pg_catalog.pg_roles r ON r.rolname = w.role
    JOIN pg_catalog.pg_database d ON d.datname = current_database())
@@ -120,8 +125,10 @@ def holdings_fragment(roles: Iterable[str], owner: str | None = None) -> sql.Com
 def parse_holdings(raw: Mapping[str, Any]) -> dict[str, Holdings]:
     """What each role that goes holds in this database."""
     return {
-        role: Holdings(entries, owned, tuple(policies or ()), acting, heir)
-        for role, (entries, owned, policies, acting, heir) in (raw.get("holdings") or {}).items()
+        role: Holdings(
+            entries, owned, tuple(policies or ()), acting, heir, tuple((name, owner) for name, owner in schemas or ())
+        )
+        for role, (entries, owned, policies, acting, heir, schemas) in (raw.get("holdings") or {}).items()
     }
 
 

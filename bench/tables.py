@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench import tables_migrations
 from bench.results import RESULTS
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -30,10 +31,21 @@ def main() -> None:
     page = _PAGE.read_text(encoding="utf-8")
     head, _, rest = page.partition(_BEGIN)
     tail = rest.partition(_END)[2]
-    parts = (_peers, _apply, _thousand, _idle, _watched, _inspect, _memory, _empty, _drifted)
-    names = ("peers", "apply_to_ready", "thousand", "idle", "watched", "inspect", "memory", "empty", "drifted")
+    parts = {
+        "peers": _peers,
+        "apply_to_ready": _apply,
+        "thousand": _thousand,
+        "idle": _idle,
+        "watched": _watched,
+        "inspect": _inspect,
+        "memory": _memory,
+        "empty": _empty,
+        "drifted": _drifted,
+        "migrations": lambda found: tables_migrations.migrations(found, _when(found)),
+        "splitter": lambda found: tables_migrations.splitter(found, _when(found)),
+    }
     lines: list[str] = []
-    for name, part in zip(names, parts, strict=True):
+    for name, part in parts.items():
         path = RESULTS / f"{name}.json"
         if path.is_file():
             lines += ["", *part(json.loads(path.read_text(encoding="utf-8")))]

@@ -7,6 +7,7 @@ which it imports, connects and acquires its Lease is spent beside the test befor
 from __future__ import annotations
 
 import uuid
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,6 @@ class Spares:
     def __init__(self, kubeconfig: Path, directory: Path) -> None:
         self._kubeconfig = kubeconfig
         self._directory = directory
-        self._api = KubeApi(kubeconfig, "default")
         self._next: Spare | None = None
 
     def take(self) -> Spare:
@@ -43,12 +43,13 @@ class Spares:
         """End the one that nobody took."""
         if self._next is not None:
             self._next.operator.kill()
-            self._api.delete_namespace(self._next.namespace)
-        self._api.close()
+            with closing(KubeApi(self._kubeconfig, self._next.namespace)) as api:
+                api.delete_namespace(self._next.namespace)
 
     def _begin(self) -> Spare:
         namespace = f"test-{uuid.uuid4().hex[:12]}"
-        self._api.create_namespace(namespace)
+        with closing(KubeApi(self._kubeconfig, namespace)) as api:  # one that is kept would be closed meanwhile
+            api.create_namespace(namespace)
         operator = OperatorProcess(
             self._kubeconfig,
             self._directory / f"{namespace}.log",

@@ -105,6 +105,25 @@ CREATE TABLE "größe".xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx
 CREATE TABLE "größe".parts (id int, day date) PARTITION BY RANGE (day);
 CREATE TABLE "größe".parts_1 PARTITION OF "größe".parts FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');
 CREATE TABLE "größe".parts_2 PARTITION OF "größe".parts FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');
+CREATE TABLE "größe"."by day" (id int, "at it" timestamptz, "Note's" text) PARTITION BY RANGE ("at it");
+CREATE TABLE "größe".by_month (id int, day date) PARTITION BY RANGE (day);
+CREATE TABLE "größe".by_month_old PARTITION OF "größe".by_month FOR VALUES FROM ('2001-01-01') TO ('2001-07-01');
+CREATE TABLE "größe".by_hash (id int) PARTITION BY HASH (id);
+CREATE TABLE "größe".by_hash_0 PARTITION OF "größe".by_hash FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+CREATE TABLE "größe".crooked (id int, at timestamptz) PARTITION BY RANGE (at);
+CREATE TABLE "größe".crooked_1 PARTITION OF "größe".crooked FOR VALUES FROM ('2020-01-01 05:00+00') TO (MAXVALUE);
+DO $$ declare part record; begin
+  set local timezone = 'UTC';
+  for part in select date_trunc('day', now()) + n * interval '1 day' AS a, n from generate_series(-3, 4) n loop
+    execute format('CREATE TABLE "größe".%I PARTITION OF "größe"."by day" FOR VALUES FROM (%L) TO (%L)',
+                   'by day ' || part.n, part.a, part.a + interval '1 day');
+  end loop;
+  for part in select (date_trunc('month', now()) + n * interval '1 month')::date AS a, n from generate_series(0, 2) n
+  loop
+    execute format('CREATE TABLE "größe".%I PARTITION OF "größe".by_month FOR VALUES FROM (%L) TO (%L)',
+                   'by_month_' || part.n, part.a, (part.a + interval '1 month')::date);
+  end loop;
+end $$;
 CREATE SEQUENCE "Odd Schema"."Seq 1"; CREATE SEQUENCE "größe".seq;
 CREATE TYPE "Odd Schema"."My, Type" AS ENUM ('a'); CREATE DOMAIN public."Dom" AS int;
 CREATE FUNCTION "Odd Schema"."Fn x"(a "Odd Schema"."My, Type", b numeric(10, 2)) RETURNS int LANGUAGE sql AS 'SELECT 1';
@@ -167,6 +186,34 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {p}_login, {p}_super GRANT CREATE ON SCHEMAS T
 GRANT EXECUTE ON FUNCTION "größe".kept() TO PUBLIC;
 REVOKE EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() FROM pg_monitor;
 """
+
+#: Tables that an operator keeps on the ugly database: columns of conventions, a key, names that hurt.
+KEPT_OBJECTS = """
+CREATE SCHEMA "kept ö";
+CREATE TABLE "kept ö"."it's" (id int PRIMARY KEY, "secret, \\ one" text, "{a}" text, changed timestamptz,
+  "row version" int, gone timestamptz, "gone by" text);
+CREATE TABLE "kept ö".plain (id int PRIMARY KEY, changed timestamptz, gone timestamptz);
+CREATE TABLE "kept ö".nothing (id int);
+"""
+
+KEPT: dict[str, Any] = {
+    "audit": {
+        "schema": "trail",
+        "every": "Month",
+        "retention": "365d",
+        "actorSetting": "app.current_user_id",
+        "applicationLog": True,
+        "tables": [
+            {"table": "kept ö.it's", "exclude": ["secret, \\ one", "{a}"]},
+            {"table": "kept ö.plain"},
+        ],
+    },
+    "conventions": {
+        "updatedAt": {"column": "changed", "tablesIn": ["kept ö"]},
+        "version": {"column": "row version", "tablesIn": ["kept ö"]},
+        "softDelete": {"column": "gone", "byColumn": "gone by", "views": "live {table}", "tablesIn": ["kept ö"]},
+    },
+}
 
 #: A database that grew: the administrator owns it, a login owns some tables, whole schemas are granted and defaulted.
 GROWN_ROLES = """

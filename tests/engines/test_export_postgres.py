@@ -177,7 +177,50 @@ def test_row_level_security_and_partitions(postgres: PostgresEndpoint, database_
     assert (own["to"], "withCheck" in own) == ([f"{database_name}_reader"], False)
     assert "current_setting" in own["using"]
     assert spec["postgres"]["partitions"] == [{"table": "stock.hashed", "by": "Hash", "column": "id", "count": 2}]
-    assert "partitions by range of table stock.moves: declare them" in export(postgres, database_name).stderr
+    assert "partitions by range of table stock.moves: they are no whole" in export(postgres, database_name).stderr
+
+
+def test_partitions_by_time_are_declared_as_they_stand(postgres18: PostgresEndpoint, database_name: str) -> None:
+    fill(postgres18, database_name, *DATABASES["ugly"])
+    exported = export(postgres18, database_name)
+    partitions = {one["table"]: one for one in yaml.safe_load(exported.stdout)["spec"]["postgres"]["partitions"]}
+    assert partitions == {
+        "größe.by day": {"table": "größe.by day", "by": "Time", "column": "at it", "every": "Day", "ahead": 4},
+        "größe.by_month": {"table": "größe.by_month", "by": "Time", "column": "day", "every": "Month", "ahead": 2},
+        "größe.by_hash": {"table": "größe.by_hash", "by": "Hash", "column": "id", "count": 1},
+    }
+    assert "partitions by range of table größe.crooked, größe.parts: they are no whole hours" in exported.stderr
+
+
+def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declared(
+    postgres18: PostgresEndpoint, database_name: str, tmp_path: Path
+) -> None:
+    fill(postgres18, database_name, *DATABASES["ugly"], support.KEPT_OBJECTS)
+    path = tmp_path / "exported.yaml"
+    document = yaml.safe_load(export(postgres18, database_name).stdout)
+    assert not {"audit", "conventions"} & document["spec"]["postgres"].keys()
+    document["spec"]["postgres"] |= support.KEPT
+    for one in document["spec"]["postgres"]["partitions"]:
+        one |= {"retention": "36500d"} if one["by"] == "Time" else {}
+    path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    applied = [plan(postgres18, path, "apply", "--yes") for _ in range(2)][-1]
+    assert applied.returncode == 0, applied.stdout + applied.stderr
+    again = export(postgres18, database_name)
+    assert "is left out, since" not in again.stderr
+    found = yaml.safe_load(again.stdout)["spec"]["postgres"]
+    assert found["audit"] == support.KEPT["audit"]
+    assert found["conventions"] == support.KEPT["conventions"]
+    assert found["partitions"] == document["spec"]["postgres"]["partitions"]
+    assert "trail" not in {schema["name"] for schema in found["schemas"]}
+    path.write_text(again.stdout, encoding="utf-8")
+    planned = plan(postgres18, path)
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    # What stands in part only is named: to declare the rest would take it away, or put it where it is not.
+    run(postgres18, 'DROP TRIGGER selvedge_updated_at ON "kept ö".plain', dbname=database_name)
+    half = export(postgres18, database_name)
+    assert "conventions" not in yaml.safe_load(half.stdout)["spec"]["postgres"]
+    assert "updatedAt of table kept ö.it's" in half.stderr
+    assert "updatedAt kept ö.it's is left out, since the database would not stay as it is" in half.stderr
 
 
 def test_two_databases_declare_a_role_once(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:

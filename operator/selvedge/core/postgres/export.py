@@ -12,6 +12,7 @@ from typing import Any
 
 from selvedge.core.postgres.export_defaults import exported_defaults
 from selvedge.core.postgres.export_grants import exported_grants
+from selvedge.core.postgres.export_kept import exported_audit, exported_conventions
 from selvedge.core.postgres.export_names import Found, Notes, chunks, is_identifier, is_schema, names, why_not_role
 from selvedge.core.postgres.export_roles import (
     MAX_COMMENT,
@@ -70,31 +71,34 @@ def export_database(found: Found, here: frozenset[str]) -> Exported:
     notes = Notes()
     owner = _owner(found, notes)
     defaults, keep = exported_defaults(found, notes)
+    audit, conventions = exported_audit(found, notes), exported_conventions(found, notes)
+    audited = str(audit.get("schema", ""))
     parts: dict[str, list[dict[str, Any]]] = {
         "extensions": _extensions(found, notes),
-        "schemas": _schemas(found, owner, notes),
+        "schemas": _schemas(found, owner, audited, notes),
         "roles": exported_roles(found, relevant_roles(found) | here, here, notes),
         "grants": exported_grants(found, keep, notes),
         "defaultPrivileges": defaults,
         "rowLevelSecurity": exported_row_security(found, notes),
-        "partitions": exported_partitions(found, notes),
+        "partitions": exported_partitions(found, notes, audited),
     }
     head: dict[str, Any] = {"owner": owner} if owner else {}
     settings = exported_settings(found.snapshot.database_settings, f"database {found.database}", notes)
     _others(found, notes)
-    return Exported(found.database, _split(head, settings, parts), notes.all())
+    once = {"settings": settings, "audit": audit, "conventions": conventions}
+    return Exported(found.database, _split(head, once, parts), notes.all())
 
 
 def _split(
-    head: dict[str, Any], settings: Mapping[str, Any], parts: Mapping[str, list[dict[str, Any]]]
+    head: dict[str, Any], once: Mapping[str, Mapping[str, Any]], parts: Mapping[str, list[dict[str, Any]]]
 ) -> tuple[dict[str, Any], ...]:
-    """As many specs as the limits of the API ask for; nearly always one."""
+    """As many specs as the limits of the API ask for; nearly always one. ``once`` stands in the first only."""
     pieces = {name: list(chunks(entries, _LIMITS[name])) for name, entries in parts.items()}
     specs = []
     for number in range(max([1, *(len(found) for found in pieces.values())])):
         spec = dict(head)
-        if settings and number == 0:
-            spec["settings"] = dict(settings)
+        if number == 0:
+            spec |= {name: dict(one) for name, one in once.items() if one}
         for name, found in pieces.items():
             if number < len(found):
                 spec[name] = list(found[number])
@@ -138,7 +142,7 @@ def _extensions(found: Found, notes: Notes) -> list[dict[str, Any]]:
     return documents
 
 
-def _schemas(found: Found, database_owner: str, notes: Notes) -> list[dict[str, Any]]:
+def _schemas(found: Found, database_owner: str, audited: str, notes: Notes) -> list[dict[str, Any]]:
     snapshot, own = found.snapshot, found.own_roles()
     documents: list[dict[str, Any]] = []
     for name, (owner, comment) in sorted(snapshot.schemas.items()):
@@ -147,7 +151,7 @@ def _schemas(found: Found, database_owner: str, notes: Notes) -> list[dict[str, 
         if name == "public" and (owner, comment or _PUBLIC_COMMENT) == (_PUBLIC_OWNER, _PUBLIC_COMMENT):
             continue
         if owner in own:
-            notes.listed("schema", "the operator's own role has it, for an audit: declare audit", name)
+            _audits_schema(name, audited, notes)
             continue
         if not is_schema(name):
             notes.listed("schema", "the API does not take the name", name)
@@ -173,6 +177,12 @@ def _schemas(found: Found, database_owner: str, notes: Notes) -> list[dict[str, 
     if "public" not in snapshot.schemas:
         documents.append({"name": "public", "ensure": "Absent"})
     return documents
+
+
+def _audits_schema(name: str, audited: str, notes: Notes) -> None:
+    """A schema that the audit makes needs no word where the audit is declared."""
+    if name != audited:
+        notes.listed("schema", "the operator's own role has it, for an audit: declare audit", name)
 
 
 def _others(found: Found, notes: Notes) -> None:

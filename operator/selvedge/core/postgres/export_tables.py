@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
+from selvedge.core.duration import format_duration
+from selvedge.core.postgres.audit import CHANGES, EVENTS
 from selvedge.core.postgres.export_names import Found, Notes, dotted, is_identifier, why_not_role
-from selvedge.core.postgres.partitions import PartitionedTable
+from selvedge.core.postgres.partitions import TIME_TYPES, PartitionedTable
+from selvedge.core.postgres.periods import PERIODS, ranges
 from selvedge.core.postgres.rls_changes import RowPolicy
 from selvedge.core.postgres.rls_model import TableState
 
 _POLICIES = 50
 _EXPRESSION = 4096
+#: What the API takes.
+_AHEAD = 1000
 
 
 def exported_row_security(found: Found, notes: Notes) -> list[dict[str, Any]]:
@@ -69,26 +75,69 @@ def _policy(policy: RowPolicy) -> dict[str, Any]:
     return document
 
 
-def exported_partitions(found: Found, notes: Notes) -> list[dict[str, Any]]:
-    """The entries of ``partitions``: tables by hash. By time it is a person who says what is made and what goes."""
+def exported_partitions(found: Found, notes: Notes, logs: str = "") -> list[dict[str, Any]]:
+    """The entries of ``partitions``, by hash and by time. ``logs`` is the audit's schema: its logs are declared there.
+
+    By time it is declared what stands: the period, and as many ahead as there are, so that nothing is to be made now.
+    What goes by itself is what the operator was told before; where it was not, nothing does.
+    """
     if found.snapshot.tables is None:
         return []
+    live = found.snapshot.tables.partitions
     documents = []
-    for key, table in sorted(found.snapshot.tables.partitions.tables.items()):
+    for key, table in sorted(live.tables.items()):
+        if key[0] == logs and key[1] in (CHANGES, EVENTS):
+            continue
         name = ".".join(key)
-        count = _modulus(table)
         column = table.key[0][0] if len(table.key) == 1 and table.key[0] else ""
-        if count and dotted(*key) and is_identifier(column):
+        if not dotted(*key) or not is_identifier(column):
+            notes.listed("partitions of table", "the API does not take its name, or that of its key", name)
+        elif count := _modulus(table):
             documents.append({"table": name, "by": "Hash", "column": column, "count": count})
-        elif table.strategy == "range" and column:
-            notes.listed(
-                "partitions by range of table",
-                "declare them in partitions, with every and ahead, to have them made ahead of time",
-                name,
-            )
+        elif table.strategy == "range":
+            documents += _by_time(found, table, column, live.now, notes)
         else:
             notes.listed("partitions of table", "only those by time or by one whole hash can be declared", name)
     return documents
+
+
+def _by_time(found: Found, table: PartitionedTable, column: str, now: datetime, notes: Notes) -> list[dict[str, Any]]:
+    name = ".".join(table.table)
+    every, ahead = period_of(table, now)
+    if not every or not ahead:
+        why = (
+            "they are no whole hours, days, weeks, months or years in UTC from the present one on; declare every and "
+            "ahead to have them made ahead of time"
+        )
+        notes.listed("partitions by range of table", why, name)
+        return []
+    document: dict[str, Any] = {"table": name, "by": "Time", "column": column, "every": every, "ahead": ahead}
+    retention = kept_for(found, f"partitions:{name}")
+    if retention is not None:
+        document["retention"] = format_duration(retention)
+    return [document]
+
+
+def period_of(table: PartitionedTable, now: datetime) -> tuple[str, int]:
+    """The period of the partitions by time from the present one on, and how many there are ahead; ``""`` for none."""
+    if table.strategy != "range" or len(table.key) != 1 or not table.key[0] or table.key[0][1] not in TIME_TYPES:
+        return "", 0
+    there = set(table.covered())
+    for period in PERIODS:
+        present = ranges(period, now, 0)[0]
+        if present in there:
+            ahead = 0
+            while ahead < _AHEAD and ranges(period, now, ahead + 1)[-1] in there:
+                ahead += 1
+            return period, ahead
+    return "", 0
+
+
+def kept_for(found: Found, key: str) -> float | None:
+    """The retention, in seconds, that a claim remembers of a table; None for ever."""
+    claim = found.snapshot.claims.get(key)
+    value = claim.detail.get("retention") if claim is not None else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def _modulus(table: PartitionedTable) -> int:

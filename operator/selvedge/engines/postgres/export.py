@@ -19,6 +19,8 @@ from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.resource import explain
 from selvedge.api.settings import settings_are_allowed
 from selvedge.core.errors import InvalidError, SelvedgeError
+from selvedge.core.postgres.audit import DesiredAudit
+from selvedge.core.postgres.conventions import ColumnTrigger, DesiredConventions, SoftDelete
 from selvedge.core.postgres.export import Exported, export_database, places_of_roles
 from selvedge.core.postgres.export_names import Found
 from selvedge.core.postgres.model import (
@@ -43,6 +45,7 @@ from selvedge.engines.postgres.errors import DatabaseMissingError, statement_err
 from selvedge.engines.postgres.export_sql import Inventory, databases_statement, inventory_statement, parse_inventory
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.session import Session
+from selvedge.engines.postgres.tables_compile import audit_roles
 
 #: The list of ``spec.postgres`` whose entries a status names by this kind, and the entry's key.
 _LISTS: Mapping[str, tuple[str, str]] = {
@@ -62,6 +65,11 @@ _MODELS: Mapping[str, type[Model]] = {
     "defaultPrivileges": databaseschema.DefaultPrivilege,
     "rowLevelSecurity": postgres_data.RowLevelSecurity,
     "partitions": postgres_data.PartitionedTable,
+}
+#: What is one document and no list, with the kinds of object by which a status names parts of it.
+_SINGLE: Mapping[str, tuple[type[Model], tuple[str, ...]]] = {
+    "audit": (postgres_data.Audit, ("audit", "auditLog")),
+    "conventions": (postgres_data.Conventions, ("conventions", "updatedAt", "version", "softDelete", "view")),
 }
 _ROUNDS = 4
 _LACKING = 20
@@ -145,10 +153,18 @@ def _everything(database: str, inventory: Inventory) -> Desired:
         authoritative=(AuthoritativeScope(_NOBODY, frozenset(), frozenset()),),
         row_security=tuple(DesiredRowSecurity(_NOBODY, *table) for table in inventory.protected),
         tables=DesiredTables(
+            audits=tuple(
+                DesiredAudit(_NOBODY, schema, *audit_roles(database), "Month", 1, application_log=True)
+                for schema in inventory.audits
+            ),
+            conventions=DesiredConventions(
+                (ColumnTrigger(_NOBODY, "", inventory.conventions),) if inventory.conventions else (),
+                soft_delete=(SoftDelete(_NOBODY, "", inventory.conventions),) if inventory.conventions else (),
+            ),
             partitions=tuple(
                 DesiredPartitions(_NOBODY, ObjectRef("partitions", ".".join(table)), table, "", count=1)
                 for table in inventory.partitioned
-            )
+            ),
         ),
         defaults=tuple(DesiredDefault(_NOBODY, "", inventory.roles, (), kind, frozenset(), ()) for kind in kinds),
     )
@@ -215,15 +231,24 @@ def _acceptable(spec: dict[str, Any], notes: list[str]) -> dict[str, Any]:
                 entry = dict(entry)
                 _allowed(entry, "settings", f"role {entry['name']}", notes)
                 _allowed(entry, "databaseSettings", f"role {entry['name']}", notes)
-            try:
-                model.model_validate(entry, extra="forbid", by_alias=True, by_name=False)
-            except ValidationError as error:
-                notes.append(f"{field} {entry.get('name') or entry['table']} is left out: {explain(error)}")
-            else:
+            if _valid(model, entry, f"{field} {entry.get('name') or entry['table']}", notes):
                 entries.append(entry)
         if entries:
             kept[field] = entries
+    for field, (model, _) in _SINGLE.items():
+        if field in kept and not _valid(model, kept[field], field, notes):
+            del kept[field]
     return kept
+
+
+def _valid(model: type[Model], document: dict[str, Any], what: str, notes: list[str]) -> bool:
+    """Whether the API takes it; else that is told."""
+    try:
+        model.model_validate(document, extra="forbid", by_alias=True, by_name=False)
+    except ValidationError as error:
+        notes.append(f"{what} is left out: {explain(error)}")
+        return False
+    return True
 
 
 def _allowed(document: dict[str, Any], field: str, whose: str, notes: list[str]) -> None:
@@ -265,7 +290,10 @@ def _without(spec: dict[str, Any], refs: Iterable[ObjectRef]) -> dict[str, Any]:
         if ref.kind == "database":
             kept.pop("owner", None)
             kept.pop("settings", None)
-        elif ref.kind in _LISTS:
+        for name, (_, kinds) in _SINGLE.items():
+            if ref.kind in kinds:
+                kept.pop(name, None)
+        if ref.kind in _LISTS:
             field, key = _LISTS[ref.kind]
             entries = [entry for entry in kept.get(field, ()) if entry[key] != ref.name]
             if entries:

@@ -57,6 +57,15 @@ _PARTS: Mapping[str, sql.Composable] = {
     "partitioned": sql.SQL("""(SELECT json_agg(json_build_array(n.nspname, c.relname)) FROM pg_catalog.pg_class c
        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
        WHERE n.nspname <> {schema} AND c.relkind = 'p' AND NOT c.relispartition)"""),
+    "audits": sql.SQL("""(SELECT json_agg(DISTINCT n.nspname) FROM pg_catalog.pg_proc p
+       JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+      WHERE p.proname = 'record_changes' AND p.prorettype = 'pg_catalog.trigger'::pg_catalog.regtype
+        AND pg_catalog.shobj_description(p.proowner, 'pg_authid') LIKE 'selvedge: %')"""),
+    "conventions": sql.SQL("""(SELECT json_agg(DISTINCT n.nspname) FROM pg_catalog.pg_trigger t
+       JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+       JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid JOIN pg_catalog.pg_namespace pn ON pn.oid = p.pronamespace
+      WHERE pn.nspname = {schema} AND t.tgname IN ('selvedge_updated_at', 'selvedge_version', 'selvedge_soft_delete')
+        AND NOT t.tgisinternal AND NOT c.relispartition)"""),
     "extensions": sql.SQL("""(SELECT json_agg(json_build_array(e.extname, v.schema, a.default_version))
        FROM pg_catalog.pg_extension e
        LEFT JOIN pg_catalog.pg_available_extensions a ON a.name = e.extname
@@ -78,10 +87,6 @@ _OTHERS: Mapping[str, sql.Composable] = {
          ((SELECT 'tablespace ' || t.spcname FROM pg_catalog.pg_tablespace t
             WHERE t.oid = d.dattablespace AND t.spcname <> 'pg_default'))) x(what)
         WHERE d.datname = current_database() AND x.what IS NOT NULL"""),
-    "triggers of audit and conventions, which a person declares again in audit and conventions, on tables": sql.SQL("""
-       SELECT DISTINCT pg_catalog.format('%s.%s', n.nspname, c.relname) FROM pg_catalog.pg_trigger t
-         JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        WHERE t.tgname LIKE 'selvedge\\_%' AND NOT t.tgisinternal AND NOT c.relispartition"""),
     "event triggers": sql.SQL("SELECT t.evtname::text FROM pg_catalog.pg_event_trigger t"),
     "publications": sql.SQL("SELECT p.pubname::text FROM pg_catalog.pg_publication p"),
     "subscriptions": sql.SQL("""
@@ -119,6 +124,8 @@ class Inventory:
     wrappers: tuple[str, ...] = ()
     protected: tuple[tuple[str, str], ...] = ()
     partitioned: tuple[tuple[str, str], ...] = ()
+    audits: tuple[str, ...] = ()
+    conventions: tuple[str, ...] = ()
     extensions: Mapping[str, Extension] = field(default_factory=dict)
     initial: Mapping[Key, Mapping[str, frozenset[str]] | None] = field(default_factory=dict)
     others: tuple[tuple[str, tuple[str, ...]], ...] = ()
@@ -166,6 +173,8 @@ def parse_inventory(text: str) -> Inventory:
         wrappers=tuple(raw["wrappers"] or ()),
         protected=tuple((schema, name) for schema, name in raw["protected"] or ()),
         partitioned=tuple((schema, name) for schema, name in raw["partitioned"] or ()),
+        audits=tuple(raw["audits"] or ()),
+        conventions=tuple(raw["conventions"] or ()),
         extensions={name: Extension(home, default or "") for name, home, default in raw["extensions"] or ()},
         initial=initial,
         others=tuple(

@@ -141,3 +141,40 @@ async def test_a_hook_that_fails(shop: Shop) -> None:
     assert result.error is not None
     assert result.error.message.startswith("beforeRun.sql, line 1: ")
     assert shop.tables() == []
+
+
+@pytest.mark.parametrize(
+    ("query", "why"),
+    [
+        ("SELECT count(*) = 2 FROM shop.a", "the verification says f, and only true is good"),
+        ("SELECT true FROM shop.a WHERE false", "the verification says no row"),
+        ("SELECT null", "the verification says null"),
+        ("WITH x AS (INSERT INTO shop.a VALUES (7) RETURNING 1) SELECT true FROM x", "read-only transaction"),
+        ("SELECT nope", 'column "nope" does not exist'),
+    ],
+)
+async def test_a_verification_that_fails_takes_the_migration_back(shop: Shop, query: str, why: str) -> None:
+    text = "CREATE TABLE shop.a (id int);\nINSERT INTO shop.a VALUES (1);"
+    good = f"-- verify: SELECT count(*) = 1 FROM shop.a\n-- verify: SELECT current_user = '{shop.owner}'\n"
+    result = await shop.up({A: f"{good}-- verify: {query}\n{text}"})
+    assert result.migrations[0].error is not None
+    assert why in result.migrations[0].error.message
+    assert query[:20] in result.migrations[0].error.statement
+    assert (shop.tables(), shop.history()) == ([], [])
+    assert (await shop.up({A: good + text}, running={"transaction": "All"})).error is None
+
+
+async def test_a_verification_of_what_runs_without_a_transaction(shop: Shop) -> None:
+    valid = "-- verify: SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop.i'::regclass\n"
+    text = "CREATE TABLE shop.a (id int);\nCREATE INDEX CONCURRENTLY i ON shop.a (id);"
+    result = await shop.up({A: valid + "-- verify: SELECT false\n" + text})
+    assert result.migrations[0].error is not None
+    assert shop.query("SELECT state, statements_done FROM selvedge.history") == [("Partial", 1)]
+    result = await shop.up({A: valid + text})
+    assert result.error is None, result.error
+
+
+async def test_what_is_no_query_is_no_verification(shop: Shop) -> None:
+    with pytest.raises(InvalidError, match="is not one query"):
+        await shop.up({A: "-- verify: SELECT 1; SELECT 2\nSELECT 1;"})
+    assert (await shop.up({A: "-- verify: that the table is there\nSELECT 1;"})).error is None

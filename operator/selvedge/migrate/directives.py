@@ -33,6 +33,8 @@ class Directives:
     irreversible: bool = False
     requires_version: int | None = None
     environments: tuple[str, ...] = ()
+    verify: tuple[str, ...] = ()
+    """Queries that have to answer true before the migration is committed."""
 
 
 NONE = Directives()
@@ -171,6 +173,7 @@ def render(directives: Directives) -> str:
         lines.append(f"requires-version: >={directives.requires_version}")
     if directives.environments:
         lines.append("env: " + ", ".join(directives.environments))
+    lines += [f"verify: {query}" for query in directives.verify]
     return "".join(f"-- {line}\n" for line in lines)
 
 
@@ -205,6 +208,8 @@ def _apply(file: str, line: int, key: str, value: str | None, found: Directives)
         # what follows a word is its reason: -- allow: drop-column nobody reads it since release 12
         words = tuple(word.split()[0] for word in value.split(",") if word.strip())
         return replace(found, allow=tuple(dict.fromkeys((*found.allow, *words))))
+    if key == "verify" and value.split()[0].lower() in ("select", "with"):
+        return replace(found, verify=(*found.verify, value))
     if key == "env":
         return replace(found, environments=tuple(word.strip() for word in value.split(",") if word.strip()))
     return found

@@ -14,7 +14,7 @@ from selvedge.migrate.checksum import checksum, normalise
 from selvedge.migrate.directives import NONE, Directives, Part, header, refuse_markers, render, split_parts
 from selvedge.migrate.names import Engine, FileName, Kind, group, parse_name
 from selvedge.migrate.placeholders import substitute
-from selvedge.migrate.splitter import split
+from selvedge.migrate.splitter import Statement, split
 from selvedge.migrate.transactions import Script, prepare
 
 __all__ = ["Kind", "Migration", "load"]
@@ -90,9 +90,20 @@ class Migration:
             return _stored_json(self.down, self.down_directives)
         return render(self.down_directives) + self.down
 
+    @cached_property
+    def verifications(self) -> tuple[Statement, ...]:
+        """The queries of ``-- verify:`` lines; raises InvalidError for one that is not one statement."""
+        found: list[Statement] = []
+        for query in self.directives.verify:
+            statements = split(query, file=self.file, line=self.up_line)
+            if len(statements) != 1 or statements[0].head[:1] not in (("SELECT",), ("WITH",)):
+                raise _invalid(self.file, f"-- verify: {query[:60]} is not one query; write each on a line of its own")
+            found += statements
+        return tuple(found)
+
     def check(self) -> None:
         """Parse the up part now; raises InvalidError with file and line."""
-        _ = self.script if self.engine == "Postgres" else self.commands
+        _ = (self.script, self.verifications) if self.engine == "Postgres" else self.commands
 
     @property
     def steps(self) -> int:

@@ -29,6 +29,7 @@ from selvedge.engines.postgres.migration_indexes import (
 from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
 from selvedge.engines.postgres.migration_statements import (
     CommitUnknownError,
+    ask,
     commit_failed,
     execute,
     failed_after,
@@ -123,6 +124,7 @@ class Attempt:
             await self.control.advance(done + 1)
         await self._script(self.control.after)
         await self._settle()
+        await self._verify()
         await self._write(self._row(len(self.statements)), mode)
 
     async def commit(self) -> None:
@@ -192,6 +194,8 @@ class Attempt:
             await self._settings()
             await self._script(self.control.after)
         await self._settle()
+        if done == len(self.statements):
+            await self._verify()
         await self._write(self._row(done), "None")
         await self.commit()
         await self.control.advance(done)
@@ -255,6 +259,19 @@ class Attempt:
             await send(self.work, _SETTLE)
         except psycopg.Error as error:
             raise commit_failed(self.file, self.line, error) from None
+
+    async def _verify(self) -> None:
+        """The file's own queries, as the migrations' role and read-only; each row has to say true."""
+        if self.direction == "down":
+            return
+        for query in self.migration.verifications:
+            await send(self.work, sql.SQL("SAVEPOINT verification; SET TRANSACTION READ ONLY"))
+            await self._settings()
+            answers = await ask(self.work, self.file, query)
+            if not answers or set(answers) != {b"t"}:
+                shown = ", ".join((one or b"null").decode(errors="replace")[:40] for one in answers[:3]) or "no row"
+                raise failed_after(self.file, query, f"the verification says {shown}, and only true is good")
+            await send(self.work, sql.SQL("ROLLBACK TO SAVEPOINT verification; RELEASE SAVEPOINT verification"))
 
     async def _write(self, row: HistoryRow, mode: str) -> None:
         """The history's row, as the migrator's login, if the lock is still ours."""

@@ -64,11 +64,24 @@ async def execute(connection: psycopg.AsyncConnection, file: str, statement: Sta
     Should the splitter ever hand over two as one, the server refuses instead of running a COMMIT among them. Raises
     :class:`StatementFailedError`, or TransientError when the connection is lost.
     """
+    if statement.data is None:
+        await _results(connection, file, statement)
+        return
     try:
-        if statement.data is not None:
-            async with connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
-                await copy.write(statement.data.encode())
-            return
+        async with connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
+            await copy.write(statement.data.encode())
+    except psycopg.Error as error:
+        raise statement_failed(file, statement, error) from None
+
+
+async def ask(connection: psycopg.AsyncConnection, file: str, statement: Statement) -> list[bytes | None]:
+    """The first column of a user's query, as the server writes it; raises as :func:`execute` does."""
+    results = await _results(connection, file, statement)
+    return [result.get_value(row, 0) for result in results if result.nfields for row in range(result.ntuples)]
+
+
+async def _results(connection: psycopg.AsyncConnection, file: str, statement: Statement) -> list[PGresult]:
+    try:
         async with connection.lock:
             results = await connection.wait(_send_one(connection.pgconn, statement.text.encode()))
         for result in results:
@@ -79,6 +92,7 @@ async def execute(connection: psycopg.AsyncConnection, file: str, statement: Sta
                 raise StatementFailedError(_failure(file, statement, "", "COPY needs data in the file", 0))
     except psycopg.Error as error:
         raise statement_failed(file, statement, error) from None
+    return results
 
 
 def statement_failed(file: str, statement: Statement, error: psycopg.Error) -> Exception:

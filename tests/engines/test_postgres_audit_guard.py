@@ -64,6 +64,8 @@ async def test_no_declaration_of_others_opens_the_log(postgres: PostgresEndpoint
             grant("pass-on", "INSERT", {"tables": [events]}, f"{name}_owner", grantOption=True),
             grant("partition", "SELECT", {"tables": [partition]}, other),
             grant("event", "INSERT", {"tables": [events]}, other),
+            grant("forge", "EXECUTE", {"functions": ["audit.record_changes()"]}, other),
+            grant("functions", "EXECUTE", {"functionsIn": ["audit"]}, other),
         )
         result = await converge(one, member(name, own), theirs)
         mine, found = result.members[member(name, own).uid], result.members[theirs.uid]
@@ -71,7 +73,7 @@ async def test_no_declaration_of_others_opens_the_log(postgres: PostgresEndpoint
         assert [each.applied for each in again.members.values()] == [(), ()]
     assert reasons(mine) == {"grant purges": "Conflict"}
     assert "DELETE, TRUNCATE on audit.database_operations" in mine.problems[0].message
-    assert set(reasons(found)) == {f"grant {x}" for x in ("update", "read", "column", "pass-on", "partition")}
+    assert set(reasons(found)) == {f"grant {x}" for x in ("update", "read", "column", "pass-on", "partition", "forge")}
     assert {problem.reason.value for problem in found.problems} == {"Conflict"}
     messages = {problem.ref.name: problem.message for problem in found.problems}
     assert "DatabaseSchema shop/shop" in messages["read"]
@@ -86,6 +88,8 @@ async def test_no_declaration_of_others_opens_the_log(postgres: PostgresEndpoint
         ("database_operations", True, None, app, "SELECT", False),
         ("database_operations", True, None, writer, "INSERT", False),
     ]
+    executed = "SELECT bool_or(has_function_privilege(%s, oid, 'EXECUTE')) FROM pg_proc WHERE pronamespace = "
+    assert rows(postgres, f"{executed} 'audit'::regnamespace", other, dbname=name) == [(False,)]
     held = rows(postgres, "SELECT has_table_privilege(%s, 'audit.beside', 'DELETE')", other, dbname=name)
     assert held == [(True,)]
 

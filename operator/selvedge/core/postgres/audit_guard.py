@@ -36,10 +36,15 @@ class _Log:
 
 @dataclass(frozen=True, slots=True)
 class LogGuard:
-    """The logs of a database and what is meant to be granted on each. ``problems`` are of grants that ask for more."""
+    """The logs of a database and what is meant to be granted on each. ``problems`` are of grants that ask for more.
+
+    ``functions`` write the logs with the rights of their writer: whoever may execute one could put it on a table of his
+    own and write what he likes, so the audit alone says who may. Names as in :class:`Privileges`, without arguments.
+    """
 
     logs: Mapping[Table, _Log] = field(default_factory=dict)
     meant: Mapping[Table, Meant] = field(default_factory=dict)
+    functions: frozenset[tuple[str, str]] = frozenset()
     problems: tuple[Problem, ...] = ()
     advice: tuple[tuple[str, str], ...] = ()
 
@@ -50,10 +55,10 @@ class LogGuard:
         return [one for change in changes for one in self._kept(change)]
 
     def _kept(self, change: Change) -> Iterator[Change]:
-        if not isinstance(change, (GrantPrivileges, RevokePrivileges)) or change.what.kind not in ("table", "column"):
+        if not isinstance(change, (GrantPrivileges, RevokePrivileges)):
             yield change
             return
-        others = tuple(name for name in change.what.names if self._log(change.what, name) is None)
+        others = tuple(name for name in change.what.names if not self._guarded(change.what, name))
         if others == change.what.names:
             yield change
             return
@@ -64,12 +69,14 @@ class LogGuard:
             if isinstance(change, GrantPrivileges) and allowed:
                 yield replace(change, what=replace(change.what, names=(name,), privileges=allowed))
 
-    def _log(self, what: Privileges, name: str) -> _Log | None:
-        return self.logs.get((what.schema, name.partition("\0")[0]))
+    def _guarded(self, what: Privileges, name: str) -> bool:
+        if what.kind in ("table", "column"):
+            return (what.schema, name.partition("\0")[0]) in self.logs
+        return what.kind == "function" and (what.schema, name) in self.functions
 
     def _allowed(self, what: Privileges, name: str) -> tuple[str, ...]:
         table, _, column = name.partition("\0")
-        if (what.schema, table) not in self.logs or what.grantable:
+        if what.kind == "function" or what.grantable:
             return ()
         meant = self.meant.get((what.schema, table), {}).get((column, what.grantee), frozenset())
         return tuple(word for word in what.privileges if word in meant)
@@ -81,11 +88,18 @@ def guard_logs(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> LogGuar
     if not audits:
         return LogGuard()
     logs = _logs(audits, snapshot)
+    functions = {f"{one.name[0]}.{one.name[1]}()": (one, audit) for audit in audits
+                 for one in (desired.tables.functions[audit.schema] if desired.tables else ())}  # fmt: skip
     meant: dict[Table, dict[tuple[str, str], frozenset[str]]] = {}
     problems: list[Problem] = []
     advice: list[tuple[str, str]] = []
     for grant in desired.grants:
-        if grant.absent or grant.target.kind not in ("table", "column"):
+        if grant.absent:
+            continue
+        for signature in grant.target.functions:
+            if signature in functions:
+                problems.append(_of_function(grant, signature, book.resources[functions[signature][1].member]))
+        if grant.target.kind not in ("table", "column"):
             continue
         refused: list[tuple[Table, _Log, frozenset[str]]] = []
         for table, column, named in _on(grant, logs):
@@ -101,7 +115,8 @@ def guard_logs(desired: Desired, snapshot: Snapshot, book: ClaimBook) -> LogGuar
                     advice.append((grant.member, _left_out(grant, table, words - allowed)))
         if any(grant.target.tables) or grant.target.columns:
             problems += _refused(grant, refused, book)
-    return LogGuard(logs, meant, tuple(problems), tuple(dict.fromkeys(advice)))
+    names = frozenset((one.name[0], f"{one.name[1]}\0") for one, _ in functions.values())
+    return LogGuard(logs, meant, names, tuple(problems), tuple(dict.fromkeys(advice)))
 
 
 def _logs(audits: Iterable[DesiredAudit], snapshot: Snapshot) -> dict[Table, _Log]:
@@ -152,6 +167,14 @@ def _refused(
         status = ObjectStatus(grant.ref, ObjectState.CONFLICT, Reason.CONFLICT, f"grant {grant.name} {text}")
         yield Problem(grant.member, status)
         return  # one sentence for a grant
+
+
+def _of_function(grant: DesiredGrant, signature: str, whose: str) -> Problem:
+    text = (
+        f"grant {grant.name} gives EXECUTE on {signature}, which writes the audit log of DatabaseSchema {whose}: "
+        "whoever may execute it could write entries of his own; leave it out of the grant"
+    )
+    return Problem(grant.member, ObjectStatus(grant.ref, ObjectState.CONFLICT, Reason.CONFLICT, text))
 
 
 def _left_out(grant: DesiredGrant, table: Table, words: frozenset[str]) -> str:

@@ -21,6 +21,7 @@ from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.model import Snapshot
 from selvedge.core.postgres.partition_changes import CreatePartition, DropPartitions, FinalizeDetach, FinishDrop
 from selvedge.core.postgres.partitions import PartitionedTable
+from selvedge.core.postgres.rights import quoted
 from selvedge.core.postgres.tables import DesiredTables, LiveTables
 from selvedge.core.postgres.triggers import OnTable, PutFunction, Table
 from selvedge.core.reasons import Reason
@@ -153,7 +154,7 @@ class Tables:
             except psycopg.Error as error:
                 if is_connection_lost(error):
                     raise statement_error(error, f"detaching old partitions of {'.'.join(change.table)}") from None
-                self._fail(change, [change], error, _BEGUN)
+                self._fail(change, [change], error, _BEGUN, owner)
             else:
                 self._dropped.add(change.table)
                 made.append(change)
@@ -190,7 +191,8 @@ class Tables:
             if is_connection_lost(error):
                 raise statement_error(error, f"changing table {'.'.join(doing.table)}") from None
             await send(sql.SQL("ROLLBACK"))
-            self._fail(doing, changes, error, _BEGUN if isinstance(doing, FinishDrop) else _UNCHANGED)
+            state = _BEGUN if isinstance(doing, FinishDrop) else _UNCHANGED
+            self._fail(doing, changes, error, state, owner)
             return []
         except BaseException:
             await send(sql.SQL("ROLLBACK"))
@@ -198,11 +200,18 @@ class Tables:
         self._dropped |= {change.table for change in changes if isinstance(change, DropPartitions)}
         return list(changes)
 
-    def _fail(self, doing: OnTable, changes: Sequence[OnTable], error: psycopg.Error, state: str = _UNCHANGED) -> None:
+    def _fail(
+        self, doing: OnTable, changes: Sequence[OnTable], error: psycopg.Error, state: str, owner: str = ""
+    ) -> None:
         name = ".".join(doing.table)
         raised = statement_error(error, f"changing {name}")
         waits = raised.reason is Reason.WAITING_FOR_LOCK
         message = f"{raised.message}; {state}" if waits else raised.message
+        if owner and error.sqlstate == "42501":
+            message = (
+                f"changing {name} was refused to its owner {owner}, as whom it is done: {error.diag.message_primary}; "
+                f"run GRANT USAGE, CREATE ON SCHEMA {quoted(doing.table[0])} TO {quoted(owner)}, or declare that"
+            )
         found = ObjectState.WAITING if waits else ObjectState.FAILED
         for change in changes:
             self._failed[change] = Problem(change.member, ObjectStatus(change.ref, found, raised.reason, message))

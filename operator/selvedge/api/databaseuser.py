@@ -155,8 +155,8 @@ class DatabaseUserSpec(Checked):
     interval: Seconds = 300.0
     """How often the login is looked at; 10s or more."""
     deletion_policy: DeletionPolicy = DeletionPolicy.DELETE
-    """Delete: sessions ended, objects handed to the owner of the database that they are in, login dropped. Retain:
-    login and Secret stay."""
+    """Delete: sessions ended, objects handed to somebody who gains nothing by it, login dropped. Retain: login and
+    Secret stay."""
     suspend: Bool = False
     """True: the login is neither looked at nor changed."""
 

@@ -204,14 +204,15 @@ def test_an_index_build_outlives_its_client_and_the_same_command_waits_for_it(
 ) -> None:
     database.a.insert_many([{"n": number % 991, "text": "x" * 40} for number in range(40_000)])
     command = index("a", {"text": 1, "n": 1}, "t")
-    build = {"msg": {"$regex": "^Index Build"}, "ns": f"{database.name}.a"}
-    look: list[Doc] = [{"$currentOp": {"allUsers": True}}, {"$match": build}]
     with mongodb.client(socketTimeoutMS=50) as client, pytest.raises(NetworkTimeout):
         client[database.name].command(command)
-    assert list(database.client.admin.aggregate(look))
-    assert "t" in [one["name"] for one in database.command({"listIndexes": "a"})["cursor"]["firstBatch"]]
-    database.command(command)
-    assert not list(database.client.admin.aggregate(look))
+    deadline = time.monotonic() + 20
+    while "t" not in [one["name"] for one in database.command({"listIndexes": "a"})["cursor"]["firstBatch"]]:
+        assert time.monotonic() < deadline
+    assert database.command(command)["ok"] == 1
+    build = {"msg": {"$regex": "^Index Build"}, "ns": f"{database.name}.a"}
+    assert not list(database.client.admin.aggregate([{"$currentOp": {"allUsers": True}}, {"$match": build}]))
+    assert database.a.find({"text": "x" * 40}).hint("t").limit(1).to_list()
 
 
 def test_a_standalone_server_has_no_transactions(tmp_path: Path) -> None:

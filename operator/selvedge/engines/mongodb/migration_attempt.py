@@ -98,10 +98,11 @@ class Attempt:
         self._started = time.monotonic()
         self._alone_lines: set[int] = set()
 
-    async def run(self) -> None:
+    async def run(self, *, begun: bool) -> None:
         """Run what is left; see :meth:`selvedge.migrate.protocol.MigrationSession.attempt`."""
         ground, whole = self._ground, bool(self.directives.transaction)
-        cursor = await self.begin(Preflight(ground.server, ground.database, ground.known, ground.transactions))
+        preflight = Preflight(ground.server, ground.database, ground.known, ground.transactions)
+        cursor = await self.begin(preflight, begun=begun)
         async with watching(ground.admin, self._comment, self.control.waiting):
             if whole or cursor.done == len(self.commands):
                 await self._commit(lambda session: self.all(session, cursor))
@@ -111,8 +112,11 @@ class Attempt:
                 cursor = await self._next(cursor)
                 await self.control.advance(cursor.done)
 
-    async def begin(self, preflight: Preflight, *, whole: bool = False) -> Cursor:
-        """The cursor, once everything was checked that can be checked before anything runs."""
+    async def begin(self, preflight: Preflight, *, begun: bool, whole: bool = False) -> Cursor:
+        """The cursor, once everything was checked that can be checked before anything runs.
+
+        ``begun``: the history may have a cursor of it.
+        """
         whole = whole or bool(self.directives.transaction)
         self._ground.history.check_size(self.migration)
         if whole and not self._ground.transactions:
@@ -123,8 +127,10 @@ class Attempt:
             )
         if whole:
             check_transaction(self.commands, self.file)
-        cursor = await self._ground.history.cursor(self.migration, self.direction)
-        cursor = check_cursor(self.migration, cursor, self.commands)
+        cursor = Cursor()
+        if begun:
+            cursor = await self._ground.history.cursor(self.migration, self.direction)
+            cursor = check_cursor(self.migration, cursor, self.commands)
         self._check_doubt(cursor)
         await preflight.check(
             self.file,

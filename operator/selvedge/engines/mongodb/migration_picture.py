@@ -22,7 +22,7 @@ Doc = dict[str, Any]
 class Collection:
     """What is known of a collection. ``exists`` None: not sure. ``untouched``: its documents are those of now.
 
-    ``made``: by the migration itself.
+    ``made``: by the migration itself. ``looked_into``: ``indexes`` are all.
     """
 
     exists: bool | None = False
@@ -31,6 +31,7 @@ class Collection:
     indexes: list[Doc] = field(default_factory=list)
     untouched: bool = True
     made: bool = False
+    looked_into: bool = True
 
 
 class Picture:
@@ -42,7 +43,7 @@ class Picture:
         self._limit = limit
         self._known: dict[str, Collection] = {}
 
-    async def look(self, name: str) -> Collection:
+    async def look(self, name: str, *, with_indexes: bool = False) -> Collection:
         """What is known of a collection. Raises the driver's exceptions."""
         if name not in self._known:
             found = await collection(self._server, self._database, name, self._limit)
@@ -51,9 +52,12 @@ class Picture:
             else:
                 kind = str(found.get("type", "collection"))
                 options: Doc = dict(found.get("options") or {})
-                existing = await indexes(self._server, self._database, name, self._limit)
-                self._known[name] = Collection(True, kind, options, existing)
-        return self._known[name]
+                self._known[name] = Collection(True, kind, options, looked_into=False)
+        known = self._known[name]
+        if with_indexes and not known.looked_into:
+            known.indexes = await indexes(self._server, self._database, name, self._limit)
+            known.looked_into = True
+        return known
 
     def renamed(self, document: Doc) -> tuple[str, str]:
         """The old and the new name of a renameCollection, without the database."""

@@ -72,7 +72,7 @@ class Preflight:
                     raise refused(file, command, "CommandNotFound", f"the server knows no command {command.name!r}")
                 doubtful = interrupted and number == 0
                 for name in written(command) if command.name != "renameCollection" else ():
-                    await self._picture.look(name)
+                    await self._picture.look(name, with_indexes=command.name in ("createIndexes", "dropIndexes"))
                 problem = await self._judge(file, command, directives, waiting, whole=whole) if not doubtful else None
                 if problem is not None:
                     raise problem
@@ -158,7 +158,7 @@ class Preflight:
 
     async def _judge_rename(self, file: str, command: Command, document: Doc) -> StatementFailedError | None:
         old, new = self._picture.renamed(document)
-        if (await self._picture.look(old)).exists is False and not command.if_not_exists:
+        if (await self._picture.look(old, with_indexes=True)).exists is False and not command.if_not_exists:
             return refused(file, command, "NamespaceNotFound", f"there is no collection {old}")
         if (await self._picture.look(new)).exists and not document.get("dropTarget") and not command.if_not_exists:
             return refused(file, command, "NamespaceExists", f"collection {new} exists already")

@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
+from selvedge.core.errors import TransientError
 from selvedge.core.names import shorten
+from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Client, Server
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from selvedge.engines.base import Observer, ServerTarget
 
 ROLES = ("readWrite", "dbAdmin")
@@ -23,6 +27,7 @@ ROLES = ("readWrite", "dbAdmin")
 
 _AT_ONCE = 1000
 _USER_NOT_FOUND = 11
+_USER_EXISTS = 51003
 
 Doc = dict[str, Any]
 
@@ -56,15 +61,30 @@ class Migrator:
             raise AssertionError("lock() comes before attempt()")
         return self._server
 
-    async def make(self) -> None:
-        """Make the user anew, which ends the rights of whoever was it before."""
+    async def make(self, still_ours: Callable[[], Awaitable[bool]]) -> None:
+        """Make the user anew, which ends the rights of whoever was it before.
+
+        ``still_ours`` asks the server whether we hold the lease: before anything is touched, and again at the end,
+        since a runner that was paused in between must not be the one that stays. Raises TransientError then.
+        """
+        if not await still_ours():
+            raise self._lost()
         await self.drop()
         password = secrets.token_urlsafe(32)
         limit = self._target.limits.statement_timeout
         roles = [{"role": role, "db": self._database} for role in ROLES]
         command = {"createUser": self.name, "pwd": password, "roles": roles, "mechanisms": ["SCRAM-SHA-256"]}
-        await self._admin.command(self._database, command, limit, read=False)
+        try:
+            await self._admin.run(self._database, command, limit, read=False)
+        except (PyMongoError, OSError) as error:
+            if isinstance(error, OperationFailure) and error.code == _USER_EXISTS:
+                raise self._lost() from None
+            raise self._admin.error(error, f"creating user {self.name}") from None
         self._identity = await self._look()
+        if not await still_ours():
+            if await self.still_there():
+                await self.drop()
+            raise self._lost()
         target = replace(
             self._target,
             username=self.name,
@@ -73,6 +93,12 @@ class Migrator:
             limits=replace(self._target.limits, max=3),
         )
         self._server = Server(target, self._observer)
+
+    def _lost(self) -> TransientError:
+        return TransientError(
+            Reason.WAITING_FOR_LOCK,
+            f"the migrations' lease of database {self._database} went to another run; tried again by itself",
+        )
 
     async def still_there(self) -> bool:
         """Whether the user is the one that was made here."""

@@ -99,7 +99,7 @@ class MongoMigrations:
             await waiting("another run of migrations")
             await asyncio.sleep(self._random.uniform(*_POLL))
         await waiting("")
-        await self._migrator.make()
+        await self._migrator.make(self._lease.confirm)
         await self._migrator.end_leftovers()
         await self._lease.publish()
         await self._history.ensure()
@@ -113,7 +113,7 @@ class MongoMigrations:
         direction: Literal["up", "down"] = "up",
     ) -> None:
         """Run one direction of a migration once; see the protocol. Where it stopped is read from the history."""
-        await Attempt(self._ground(), migration, control, direction).run()
+        await Attempt(self._ground(), migration, control, direction).run(begun=row is not None)
 
     async def attempt_all(self, steps: Sequence[Step], controls: Sequence[Control]) -> None:
         """All steps in one transaction: only commands that a transaction can hold, on a replica set."""
@@ -123,7 +123,7 @@ class MongoMigrations:
             Attempt(ground, step.migration, control, "down" if step.direction == "down" else "up")
             for step, control in zip(steps, controls, strict=True)
         ]
-        cursors = [await attempt.begin(preflight, whole=True) for attempt in attempts]
+        cursors = [await attempt.begin(preflight, begun=True, whole=True) for attempt in attempts]
         started = [attempt.file for attempt, cursor in zip(attempts, cursors, strict=True) if cursor.done]
         if started:
             raise InvalidError(

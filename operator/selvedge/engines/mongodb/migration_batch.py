@@ -31,6 +31,7 @@ COUNT_SECONDS = 30.0
 
 _TRIES = 8
 _PAUSE = 0.05
+_UNTOLD = 1.0
 
 Doc = dict[str, Any]
 
@@ -53,14 +54,12 @@ async def run_batches(server: Server, database: str, batch: BatchUpdate, cursor:
     Raises the driver's exceptions, and what ``turn`` raises.
     """
     where, update = to_bson(batch.filter), to_bson(batch.update)
-    state = cursor.batch
-    if not state:
-        await turn.waiting(f"the count of documents in {batch.collection} to be updated")
-        state = {"total": await matching(server, database, batch.collection, where, COUNT_SECONDS), "documents": 0}
-        cursor = replace(cursor, batch=state)
+    if not cursor.batch:
+        cursor = replace(cursor, batch={"total": await _total(server, database, batch, where, turn), "documents": 0})
     try:
         while True:
-            await turn.waiting(_told(batch, cursor.batch))
+            if cursor.batch["documents"] or (cursor.batch["total"] or 0) > batch.size:
+                await turn.waiting(_told(batch, cursor.batch))
             turn.checkpoint()
             keys = await _keys(server, database, batch, where, cursor.batch, turn)
             if not keys:
@@ -68,6 +67,18 @@ async def run_batches(server: Server, database: str, batch: BatchUpdate, cursor:
             cursor = await _one(server, database, batch, (where, update), cursor, keys, turn)
     finally:
         await turn.waiting("")
+
+
+async def _total(server: Server, database: str, batch: BatchUpdate, where: Doc, turn: Turn) -> int | None:
+    """How many documents there are to update, told as what is waited for where it takes a while."""
+    counting = asyncio.create_task(matching(server, database, batch.collection, where, COUNT_SECONDS))
+    try:
+        done, _ = await asyncio.wait({counting}, timeout=_UNTOLD)
+        if not done:
+            await turn.waiting(f"the count of documents in {batch.collection} to be updated")
+        return await counting
+    finally:
+        counting.cancel()
 
 
 async def _one(

@@ -239,6 +239,8 @@ async def test_history_where_it_is_asked_for(shop: Shop) -> None:
         "UPDATE selvedge.events SET message = ''",
         "DELETE FROM selvedge.events",
         "TRUNCATE selvedge.events",
+        "INSERT INTO selvedge.events (event, actor) VALUES ('Applied', 'ana')",
+        "INSERT INTO selvedge.events (event, at) VALUES ('Applied', '2020-01-01')",
         "DROP TABLE selvedge.events",
         "ALTER TABLE selvedge.events DROP COLUMN message",
         "CREATE RULE r AS ON INSERT TO selvedge.events DO INSTEAD NOTHING",

@@ -81,9 +81,13 @@ UPDATE {history} SET name = %(name)s, checksum_up = %(checksum)s, checksum_down 
 
 _DELETE = "DELETE FROM {history} WHERE scope = %s AND key = %s"
 
+# The migrator may not say who or when: both are the server's own words.
 _EVENT = """
-INSERT INTO {events} (scope, version, name, event, checksum, actor, run_uid, message)
-VALUES (%s, %s, %s, %s, %s, coalesce(nullif(%s, ''), session_user), %s, %s)
+INSERT INTO {events} (scope, version, name, event, checksum, run_uid, message) VALUES (%s, %s, %s, %s, %s, %s, %s)
+"""
+_EVENT_BY = """
+INSERT INTO {events} (scope, version, name, event, checksum, run_uid, message, actor)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 _OWNER = """
@@ -129,7 +133,8 @@ class Ledger:
                 self._sql(
                     "GRANT USAGE ON SCHEMA {schema} TO {login};"
                     "GRANT SELECT, INSERT, UPDATE, DELETE ON {history} TO {login};"
-                    "GRANT SELECT, INSERT ON {events} TO {login}",
+                    "GRANT SELECT, INSERT (scope, version, name, event, checksum, run_uid, message) ON {events} "
+                    "TO {login}",
                     login=sql.Identifier(login),
                 )
             )
@@ -223,10 +228,13 @@ class Ledger:
         actor: str = "",
         checksum: str | None = None,
     ) -> None:
-        """Append one event; ``actor`` is the session's login where it is empty."""
+        """Append one event; the actor is the session's login unless the administrator names somebody."""
         version, name, own = (migration.version, migration.name, migration.checksum) if migration else (None, "", "")
-        values = [self.scope, version, name, event, own if checksum is None else checksum, actor, self.run, text[:1000]]
-        await connection.execute(self._sql(_EVENT), values)
+        values = [self.scope, version, name, event, own if checksum is None else checksum, self.run, text[:1000]]
+        if actor:
+            await connection.execute(self._sql(_EVENT_BY), [*values, actor])
+        else:
+            await connection.execute(self._sql(_EVENT), values)
 
     def _texts(self, migration: Migration) -> dict[str, Any]:
         return {

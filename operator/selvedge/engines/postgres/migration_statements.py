@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 RETRY = frozenset({"55P03", "40P01"})
 """lock_timeout and deadlock: the transaction is gone, the same migration may succeed a moment later."""
 
+_CHUNK = 1 << 20
+"""Characters of COPY's data that are encoded at once."""
+
 # Literals after PASSWORD are the one place where SQL asks for a secret.
 _PASSWORD = re.compile(r"(\bPASSWORD\s+)('(?:[^']|'')*'|\S+)", re.IGNORECASE)
 
@@ -69,7 +72,8 @@ async def execute(connection: psycopg.AsyncConnection, file: str, statement: Sta
         return
     try:
         async with connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
-            await copy.write(statement.data.encode())
+            for start in range(0, len(statement.data), _CHUNK):
+                await copy.write(statement.data[start : start + _CHUNK].encode())
     except psycopg.Error as error:
         raise statement_failed(file, statement, error) from None
 

@@ -67,6 +67,13 @@ database_options = together(
         metavar="NAME",
         help="Postgres: the table that holds the history.",
     ),
+    click.option(
+        "--placeholder",
+        "placeholders",
+        multiple=True,
+        metavar="NAME",
+        help="An environment variable whose value takes the place of ${env:NAME} in the files. Repeatable.",
+    ),
 )
 role_option = click.option(
     "--role",
@@ -154,6 +161,7 @@ def places_called(url: str, password_file: str | None, database: str, **options:
 
     from selvedge.cli.migrate_session import place_of
     from selvedge.cli.url import invalid
+    from selvedge.migrate.placeholders import placeholder_values
 
     password = ""
     if password_file is not None:
@@ -174,4 +182,6 @@ def places_called(url: str, password_file: str | None, database: str, **options:
     schemas: tuple[str, ...] = options["schemas"]
     if schemas and place.engine != "Postgres":
         raise invalid("--schema is for Postgres: a MongoDB database has no schemas; leave it out")
+    if options["placeholders"]:
+        place = replace(place, placeholders=placeholder_values(options["placeholders"], os.environ))
     return tuple(replace(place, scope=schema) for schema in dict.fromkeys(schemas)) or (place,)

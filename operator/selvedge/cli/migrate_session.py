@@ -29,6 +29,7 @@ class Place:
     """One database, with all that is needed to log in.
 
     Postgres only: ``role`` is whom new objects belong to, ``scope`` the schema that the migrations run in.
+    ``placeholders`` are the values of ``${env:NAME}`` in the files; ``None`` lets it pass through.
     """
 
     engine: Engine
@@ -38,6 +39,7 @@ class Place:
     history_schema: str = HISTORY_SCHEMA
     history_table: str = HISTORY_TABLE
     scope: str = ""
+    placeholders: Mapping[str, str] | None = None
     redactor: Redactor = field(default_factory=Redactor, repr=False)
 
     @property
@@ -84,7 +86,7 @@ def source_in(place: Place, directory: str | None) -> Source:
 
     if directory is None:
         return Source()
-    return source_of(read_directory(directory, place.engine).files, place.engine)
+    return source_of(read_directory(directory, place.engine).files, place.engine, placeholders=place.placeholders)
 
 
 def who() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
@@ -49,8 +50,9 @@ class Book:
         return applied[-1] if applied else 0
 
     def from_history(self, row: HistoryRow) -> Migration:
-        """The migration that a row still holds."""
-        return from_history(row, self.engine)
+        """The migration that a row still holds; its placeholders have the values that the files' have."""
+        placeholders = next((file.placeholders for file in self.files.values()), None)
+        return replace(from_history(row, self.engine), placeholders=placeholders)
 
     # -- what runs -----------------------------------------------------------------------------------------------
 

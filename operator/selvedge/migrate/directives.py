@@ -98,7 +98,7 @@ def _foreign_parts(file: str, text: str, found: list[re.Match[str]]) -> tuple[Pa
                 raise _invalid(
                     file,
                     _line(text, marker.start()),
-                    "nothing is substituted in migrations: remove ENVSUB, and write what the variables stand for",
+                    "ENVSUB is not done; write ${env:NAME} and give --placeholder NAME, or what it stands for",
                 )
             case _:
                 raise _invalid(file, _line(text, marker.start()), f"unknown marker {marker[0].strip()!r}; correct it")

@@ -87,10 +87,13 @@ class Prepared:
         return bool(self.plan.steps) or self.plan.drop_invalid_indexes
 
 
-def source_of(files: Mapping[str, str], engine: Engine) -> Source:
-    """The migrations and hooks among these files (name → content). Raises InvalidError."""
+def source_of(files: Mapping[str, str], engine: Engine, *, placeholders: Mapping[str, str] | None = None) -> Source:
+    """The migrations and hooks among these files (name → content). Raises InvalidError.
+
+    ``placeholders`` are substituted in the migrations; in hooks nothing is.
+    """
     hooks, rest = split_hooks(files) if engine == "Postgres" else (Hooks(), dict(files))
-    return Source(load(rest, engine), hooks)
+    return Source(load(rest, engine, placeholders=placeholders), hooks)
 
 
 async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:

@@ -117,8 +117,13 @@ def plan(
 
 
 def digest(plan: RunPlan) -> str:
-    """sha256 over version, checksum and direction of each step: what an approval refers to."""
+    """sha256 over version, checksum and direction of each step: what an approval refers to.
+
+    Where placeholders are substituted, over their values as well: the checksums are those before it.
+    """
     lines = [f"{step.migration.key} {_text_of(step)} {step.direction}\n" for step in plan.steps]
+    values = {pair for step in plan.steps for pair in step.migration.placeholders or ()}
+    lines += [f"{name}={value}\n" for name, value in sorted(values)]
     if plan.drop_invalid_indexes:
         lines.append("drop invalid indexes\n")
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

@@ -92,7 +92,7 @@ REFUSED = {
     "goose twice": ({"1_a.sql": "-- +goose Up\n-- +goose Up\nSELECT 1"}, "one -- +goose Up and after it"),
     "goose's substitution": (
         {"1_a.sql": "-- +goose ENVSUB ON\n-- +goose Up\nSELECT 1"},
-        "line 1: nothing is substituted",
+        "line 1: ENVSUB is not done",
     ),
     "goose, unknown": ({"1_a.sql": "-- +goose Upp\nSELECT 1"}, "line 1: unknown marker '-- +goose Upp'"),
     "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),

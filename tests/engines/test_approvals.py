@@ -147,22 +147,22 @@ async def test_a_digest_stays_as_long_as_its_plan_does(postgres: PostgresEndpoin
     ],
 )
 async def test_what_is_changed_between_the_look_and_the_lock_is_not_overwritten(
-    postgres18: PostgresEndpoint, database_name: str, monkeypatch: pytest.MonkeyPatch, statement: str, left: str
+    postgres: PostgresEndpoint, database_name: str, monkeypatch: pytest.MonkeyPatch, statement: str, left: str
 ) -> None:
     name = database_name
     first, second = before_and_after(name)
     for spec in (first, second):
         spec.pop("rowLevelSecurity")
-    async with engine(postgres18) as one:
+    async with engine(postgres) as one:
         await only(one, member(name, first))
-        run(postgres18, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
+        run(postgres, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
         await ready(one, member(name, first))
         plan = await only(one, member(name, second, apply="OnApproval"))
         decide = Approvals.decide
 
         def meanwhile(self: Approvals, whole: Iterable[c.Change], *, exists: bool) -> None:
             decide(self, list(whole), exists=exists)
-            run(postgres18, statement.replace("{name}", name), dbname=name)
+            run(postgres, statement.replace("{name}", name), dbname=name)
 
         with monkeypatch.context() as patched:
             patched.setattr(Approvals, "decide", meanwhile)
@@ -171,7 +171,7 @@ async def test_what_is_changed_between_the_look_and_the_lock_is_not_overwritten(
         assert held.digest != plan.digest
         touched = statement.partition(" OWNER")[0].partition(" IS ")[0].replace("{name}", name).replace('"', "")
         assert not any(touched in x.statement.replace('"', "") for x in held.applied)
-        assert rows(postgres18, left, dbname=name) in ([(f"{name}_app",)], [(1,)])
+        assert rows(postgres, left, dbname=name) in ([(f"{name}_app",)], [(1,)])
 
 
 SHORT = {**DAILY, "retention": "30d"}
@@ -218,15 +218,15 @@ async def test_rows_that_go_are_counted_and_no_part_of_the_digest(
 
 
 async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates(
-    postgres18: PostgresEndpoint, database_name: str
+    postgres: PostgresEndpoint, database_name: str
 ) -> None:
     """The operator's login needs no right to read users' rows, and no policy is asked."""
     name = database_name
-    async with engine(postgres18) as one:
-        await waiting_to_lose(postgres18, one, name)
-        run(postgres18, "ANALYZE", dbname=name)
-        run(postgres18, f"CREATE ROLE {name}_reader LOGIN PASSWORD 'reader'")
-        async with engine(postgres18, username=f"{name}_reader", password="reader") as reader:
+    async with engine(postgres) as one:
+        await waiting_to_lose(postgres, one, name)
+        run(postgres, "ANALYZE", dbname=name)
+        run(postgres, f"CREATE ROLE {name}_reader LOGIN PASSWORD 'reader'")
+        async with engine(postgres, username=f"{name}_reader", password="reader") as reader:
             tables = (("shared", "old_a", 1), ("shared", "old_b", 1))
             plan = await only(one, partitioned(name, SHORT))
             ref = plan.pending[0].ref
@@ -237,21 +237,21 @@ async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates
 
 
 async def test_nothing_in_a_database_that_is_not_there_counts_as_ready(
-    postgres18: PostgresEndpoint, database_name: str
+    postgres: PostgresEndpoint, database_name: str
 ) -> None:
     name = database_name
-    run(postgres18, f"CREATE ROLE {name}_app")
+    run(postgres, f"CREATE ROLE {name}_app")
     spec = declaration(name, partitions=[DAILY], audit={"schema": "trail", "every": "Month", "tablesIn": ["shared"]})
-    async with engine(postgres18) as one:
+    async with engine(postgres) as one:
         asked = member(name, spec, apply="OnApproval", adoption="Allow")
         found = await only(one, asked)
         assert f"role {name}_app" not in {str(x.ref) for x in found.pending}
         assert found.ready == 1, "the role that is there"
-        run(postgres18, f"DROP ROLE {name}_app")
+        run(postgres, f"DROP ROLE {name}_app")
         assert (await only(one, asked)).ready == 0
         waits = {**spec, "owner": f"{name}_nobody"}
         found = await only(one, member(name, waits))
         assert (found.ready, found.problems[0].reason) == (0, "RoleNotFound")
-        run(postgres18, f"CREATE DATABASE {name}")
+        run(postgres, f"CREATE DATABASE {name}")
         found = await only(one, member(name, spec))
         assert (found.ready, found.problems[0].reason) == (0, "AdoptionRequired")

@@ -180,9 +180,9 @@ def test_row_level_security_and_partitions(postgres: PostgresEndpoint, database_
     assert "partitions by range of table stock.moves: they are no whole" in export(postgres, database_name).stderr
 
 
-def test_partitions_by_time_are_declared_as_they_stand(postgres18: PostgresEndpoint, database_name: str) -> None:
-    fill(postgres18, database_name, *DATABASES["ugly"])
-    exported = export(postgres18, database_name)
+def test_partitions_by_time_are_declared_as_they_stand(postgres: PostgresEndpoint, database_name: str) -> None:
+    fill(postgres, database_name, *DATABASES["ugly"])
+    exported = export(postgres, database_name)
     partitions = {one["table"]: one for one in yaml.safe_load(exported.stdout)["spec"]["postgres"]["partitions"]}
     assert partitions == {
         "größe.by day": {"table": "größe.by day", "by": "Time", "column": "at it", "every": "Day", "ahead": 4},
@@ -193,19 +193,19 @@ def test_partitions_by_time_are_declared_as_they_stand(postgres18: PostgresEndpo
 
 
 def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declared(
-    postgres18: PostgresEndpoint, database_name: str, tmp_path: Path
+    postgres: PostgresEndpoint, database_name: str, tmp_path: Path
 ) -> None:
-    fill(postgres18, database_name, *DATABASES["ugly"], support.KEPT_OBJECTS)
+    fill(postgres, database_name, *DATABASES["ugly"], support.KEPT_OBJECTS)
     path = tmp_path / "exported.yaml"
-    document = yaml.safe_load(export(postgres18, database_name).stdout)
+    document = yaml.safe_load(export(postgres, database_name).stdout)
     assert not {"audit", "conventions"} & document["spec"]["postgres"].keys()
     document["spec"]["postgres"] |= support.KEPT
     for one in document["spec"]["postgres"]["partitions"]:
         one |= {"retention": "36500d"} if one["by"] == "Time" else {}
     path.write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
-    applied = [plan(postgres18, path, "apply", "--yes") for _ in range(2)][-1]
+    applied = [plan(postgres, path, "apply", "--yes") for _ in range(2)][-1]
     assert applied.returncode == 0, applied.stdout + applied.stderr
-    again = export(postgres18, database_name)
+    again = export(postgres, database_name)
     assert "is left out, since" not in again.stderr
     found = yaml.safe_load(again.stdout)["spec"]["postgres"]
     assert found["audit"] == support.KEPT["audit"]
@@ -213,14 +213,55 @@ def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declar
     assert found["partitions"] == document["spec"]["postgres"]["partitions"]
     assert "trail" not in {schema["name"] for schema in found["schemas"]}
     path.write_text(again.stdout, encoding="utf-8")
-    planned = plan(postgres18, path)
+    planned = plan(postgres, path)
     assert planned.returncode == 0, planned.stdout + planned.stderr
     # What stands in part only is named: to declare the rest would take it away, or put it where it is not.
-    run(postgres18, 'DROP TRIGGER selvedge_updated_at ON "kept ö".plain', dbname=database_name)
-    half = export(postgres18, database_name)
+    run(postgres, 'DROP TRIGGER selvedge_updated_at ON "kept ö".plain', dbname=database_name)
+    half = export(postgres, database_name)
     assert "conventions" not in yaml.safe_load(half.stdout)["spec"]["postgres"]
     assert "updatedAt of table kept ö.it's" in half.stderr
     assert "updatedAt kept ö.it's is left out, since the database would not stay as it is" in half.stderr
+
+
+def test_logins_are_exported_on_demand_with_a_password_that_stays_somebody_elses(
+    postgres: PostgresEndpoint, database_name: str, tmp_path: Path
+) -> None:
+    p = database_name
+    fill(postgres, database_name, *DATABASES["plain"])
+    run(
+        postgres,
+        f"CREATE ROLE {p}_maker LOGIN CREATEDB IN ROLE {p}_ro; CREATE ROLE {p}_root LOGIN SUPERUSER IN ROLE {p}_ro;"
+        f"CREATE ROLE {p}_admin LOGIN; GRANT {p}_ro TO {p}_admin WITH ADMIN OPTION;"
+        f"ALTER ROLE {p}_app SET work_mem = '8MB' CONNECTION LIMIT 5 VALID UNTIL '2030-02-03 04:05:06+02'".replace(
+            " CONNECTION", f"; ALTER ROLE {p}_app CONNECTION"
+        ),
+    )
+    exported = export(postgres, database_name, more=("--users", "-n", "shop"))
+    schema, user = yaml.safe_load_all(exported.stdout)
+    assert user["metadata"] == {"name": f"{p}_app".replace("_", "-"), "namespace": "shop"}
+    assert (user["kind"], user["spec"]) == (
+        "DatabaseUser",
+        {
+            "schemaRef": {"name": schema["metadata"]["name"]},
+            "username": f"{p}_app",
+            "roles": [{"role": f"{p}_rw"}],
+            "connectionLimit": 5,
+            "validUntil": "2030-02-03T02:05:06Z",
+            "settings": {"work_mem": "8MB"},
+            "password": {"management": "External"},
+            "adoption": "Allow",
+            "deletionPolicy": "Retain",
+        },
+    )
+    assert f"login {p}_maker is left out, since it would not stay as it is: AlterLogin" in exported.stderr
+    assert (
+        f"login {p}_admin is left out, since it would not stay as it is: GrantRole, RevokeMembership" in exported.stderr
+    )
+    assert f"login {p}_app" not in exported.stderr
+    path = tmp_path / "exported.yaml"
+    path.write_text(exported.stdout, encoding="utf-8")
+    planned = plan(postgres, path)
+    assert planned.returncode == 0, planned.stdout + planned.stderr
 
 
 def test_two_databases_declare_a_role_once(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:

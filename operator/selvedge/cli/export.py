@@ -61,6 +61,11 @@ class _NoObserver:
 )
 @click.option("--name", default="", help="Name of the DatabaseSchema of a single database; default: the database's.")
 @click.option(
+    "--users",
+    is_flag=True,
+    help="Postgres: logins too, as DatabaseUsers whose password stays somebody else's (management: External).",
+)
+@click.option(
     "-o",
     "--output",
     "form",
@@ -92,7 +97,7 @@ def export(url: str, password_file: str | None, server: str, form: str, **option
 
 
 def _manifests(
-    engine: str, target: ServerTarget, server: str, namespace: str, databases: Sequence[str], name: str
+    engine: str, target: ServerTarget, server: str, namespace: str, databases: Sequence[str], name: str, *, users: bool
 ) -> tuple[list[Manifest], list[str]]:
     """The manifests, and what is wrong with databases that have none; raises InvalidError.
 
@@ -121,18 +126,24 @@ def _manifests(
         raise invalid("there is no database to export: the login may connect to none that holds anything of yours")
     reference = _reference(server)
     taken: dict[str, str] = {}
+    names_of_users: dict[str, str] = {}
     manifests = []
-    for database, specs, told in found:
+    for database, specs, told, logins, login_notes in found:
+        if users:
+            told = (*(text for text in told if not text.startswith("login ")), *login_notes)
         notes = tuple(redactor.redact(in_our_words(text, postgres=engine == POSTGRES)) for text in told)
         own = name or resource_name(database, taken)
         for number, spec in enumerate(specs):
             document = _document(own if number == 0 else f"{own}-{number + 1}", namespace, reference, database, spec)
             manifests.append(Manifest(document, database, notes if number == 0 else ()))
+        for login in logins if users else ():
+            document = _user(resource_name(login["username"], names_of_users), namespace, own, login)
+            manifests.append(Manifest(document, database, ()))
     return manifests, [clean(worded(error)) for error in errors]
 
 
-Found = tuple[str, tuple[Mapping[str, Any], ...], tuple[str, ...]]
-"""A database, the engine's own part of each spec, and what is left out."""
+Found = tuple[str, tuple[Mapping[str, Any], ...], tuple[str, ...], tuple[Mapping[str, Any], ...], tuple[str, ...]]
+"""A database, the engine's own part of each spec, and what is left out; its logins, and what is left out of these."""
 
 
 async def _read(kind: str, target: ServerTarget, databases: Sequence[str]) -> tuple[list[Found], list[SelvedgeError]]:
@@ -147,12 +158,15 @@ async def _read(kind: str, target: ServerTarget, databases: Sequence[str]) -> tu
         finally:
             await postgres.close()
         return [
-            (one.database, tuple({"postgres": spec} for spec in one.specs), one.notes) for one in postgres_found
+            (one.database, tuple({"postgres": spec} for spec in one.specs), one.notes, one.logins, one.login_notes)
+            for one in postgres_found
         ], errors
     from selvedge.engines.mongodb.export import export_mongodb
 
     mongo_found, errors = await export_mongodb(target, _NoObserver(), databases)
-    return [(one.database, tuple({"mongodb": spec} for spec in one.specs), one.notes) for one in mongo_found], errors
+    return [
+        (one.database, tuple({"mongodb": spec} for spec in one.specs), one.notes, (), ()) for one in mongo_found
+    ], errors
 
 
 def _reference(server: str) -> dict[str, str]:
@@ -192,10 +206,17 @@ def _document(
     }
 
 
+def _user(name: str, namespace: str, schema: str, login: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace} if namespace else {"name": name}
+    spec = {"schemaRef": {"name": schema}, **login}
+    return {"apiVersion": API_VERSION, "kind": "DatabaseUser", "metadata": metadata, "spec": spec}
+
+
 def _yaml(manifests: Sequence[Manifest]) -> str:
     documents = []
     for manifest in manifests:
-        comments = [line.format(database=clean(manifest.database)) for line in _INTRODUCTION]
+        schema = manifest.document["kind"] == "DatabaseSchema"
+        comments = [line.format(database=clean(manifest.database)) for line in _INTRODUCTION] if schema else []
         if manifest.notes:
             comments += ["Not in here:", *(f"- {clean(text)}" for text in manifest.notes)]
         documents.append((manifest.document, comments))

@@ -37,11 +37,16 @@ _PUBLIC_OWNER, _PUBLIC_COMMENT = "pg_database_owner", "standard public schema"
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """One database: ``spec.postgres`` of each DatabaseSchema that is needed for it, and what is left out."""
+    """One database: ``spec.postgres`` of each DatabaseSchema that is needed for it, and what is left out.
+
+    ``logins`` are the specs of DatabaseUsers, without ``schemaRef``; ``login_notes`` what is left out of these.
+    """
 
     database: str
     specs: tuple[dict[str, Any], ...]
     notes: tuple[str, ...] = ()
+    logins: tuple[dict[str, Any], ...] = ()
+    login_notes: tuple[str, ...] = ()
 
 
 def places_of_roles(databases: Iterable[Found], *, whole_server: bool) -> dict[str, frozenset[str]]:

@@ -42,6 +42,7 @@ from selvedge.core.unit import MemberResult, ObjectRef
 from selvedge.engines.base import Member, Unit
 from selvedge.engines.postgres.engine import PostgresEngine
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.export_logins import with_logins
 from selvedge.engines.postgres.export_sql import Inventory, databases_statement, inventory_statement, parse_inventory
 from selvedge.engines.postgres.looks import read_snapshot
 from selvedge.engines.postgres.session import Session
@@ -104,7 +105,8 @@ async def export_server(
     here = places_of_roles(found, whole_server=not databases)
     for one in found:
         try:
-            exported.append(await _proven(engine, one, export_database(one, here[one.database])))
+            proven = await _proven(engine, one, export_database(one, here[one.database]))
+            exported.append(await with_logins(engine, one, proven))
         except SelvedgeError as error:
             errors.append(_about(one.database, error))
     return exported, errors

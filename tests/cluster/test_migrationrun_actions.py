@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def selvedge(world: World, *arguments: str, directory: Path) -> subprocess.Compl
     )
 
 
-def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World):
+def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World, tmp_path: Path):
     plugin = Plugin(world.kubeconfig, world.namespace)
     sources(world, FILES)
     shop(world)
@@ -124,9 +125,13 @@ def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World):
     world.ready("DatabaseSchema", "shop")
     assert versions(world) == ["20250101000000", "20250102000000"]
 
-    # the files are gone: the history keeps the way down, and 0 is the empty database
+    # A file is gone: the history keeps the way down, and 0 is the empty database. GitOps: the reviewed commit that
+    # brings the run brings its approval, whose digest was computed from the same files.
     inline = {"inline": {"files": {USERS: FILES[USERS]}}}
-    start(world, "empty", action="To", target="0", source=inline, destructive="Allow")
+    (tmp_path / USERS).write_text(FILES[USERS])
+    planned = selvedge(world, "plan", "--action", "to", "--target", "0", "-o", "json", directory=tmp_path)
+    digest = json.loads(planned.stdout)["digest"]
+    start(world, "empty", action="To", target="0", source=inline, approvedPlan=digest)
     assert verdict(world.ready("MigrationRun", "empty"))[1] == "Undone"
     assert versions(world) == []
     assert world.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'shared'") == 0

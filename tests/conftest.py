@@ -34,6 +34,8 @@ _DIRECTORY = "TEST_SANDBOX_DIRECTORY"
 _OWNER = "TEST_SANDBOX_OWNER"
 _VERSIONS = ("15", "18")
 _ALL_VERSIONS = ("15", "16", "17", "18")
+#: Of a property that hypothesis tries, where the test says nothing else.
+_EXAMPLES, _LONG_EXAMPLES = 50, 500
 
 
 class Kubectl(Protocol):
@@ -52,13 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the tests marked long, and all four Postgres versions")
 
 
-# The same examples each time where nobody is there to look at a new one; new ones at every run elsewhere.
-settings.register_profile("ci", derandomize=True, print_blob=True)
-if os.environ.get("CI"):
-    settings.load_profile("ci")
-
-
 def pytest_configure(config: pytest.Config) -> None:
+    # The same examples each time where nobody is there to look at a new one; new ones at every run elsewhere.
+    ci = bool(os.environ.get("CI"))
+    examples = _LONG_EXAMPLES if config.getoption("--long") else _EXAMPLES
+    settings.register_profile("ours", max_examples=examples, deadline=None, derandomize=ci, print_blob=ci)
+    settings.load_profile("ours")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell's job in the background ignores it, and so would every process that a test interrupts.
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -89,7 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" in metafunc.fixturenames:
-        versions = _ALL_VERSIONS if metafunc.config.getoption("--long") else _VERSIONS
+        short = _VERSIONS[-1:] if metafunc.definition.get_closest_marker("newest") else _VERSIONS
+        versions = _ALL_VERSIONS if metafunc.config.getoption("--long") else short
         if os.environ.get("SELVEDGE_POSTGRES_URL"):
             versions = ("external",)
         metafunc.parametrize("postgres", versions, indirect=True, scope="session", ids=[f"pg{v}" for v in versions])

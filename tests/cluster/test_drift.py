@@ -140,6 +140,7 @@ def sights(kubectl: Kubectl, world: World, name: str, since: Document) -> list[t
     return [sight for before, sight in pairwise([("", "", ""), *found]) if sight != before]
 
 
+@pytest.mark.newest  # each version's own engine: tests/engines/test_postgres_drift.py, test_mutations.py
 @pytest.mark.usefixtures("postgres")
 def test_drift_of_every_kind_is_put_back_within_the_interval_and_told_once(world: World, kubectl: Kubectl):
     names = {}

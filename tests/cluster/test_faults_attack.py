@@ -30,6 +30,7 @@ CREATE VIEW shop.lure AS SELECT set_config('role', 'none', false) FROM shop.bait
 """
 
 
+@pytest.mark.newest  # both versions: tests/engines/test_migrations_attack.py
 @pytest.mark.usefixtures("postgres")
 def test_hostile_migrations_gain_nothing(world: World):
     owner, login = world.role("owner"), f"{world.name}_migrator"

@@ -20,6 +20,9 @@ from psycopg import sql
 from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.engines.cli_support import process, selvedge
 
+# What a command does with a server of another version is the engine's, and tested there.
+pytestmark = pytest.mark.newest
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -28,6 +28,7 @@ def wallet(server: PostgresServer) -> Wallet:
     return seeded(server)
 
 
+@pytest.mark.parametrize("server", [pytest.param("15", marks=pytest.mark.long), "18"], indirect=True)
 def test_every_down_undoes_its_up(server: PostgresServer) -> None:
     made = declare(server, "up_down_up")
     empty = made.dump()

@@ -242,6 +242,7 @@ def child(postgres: PostgresEndpoint, name: str, turns: int = 1) -> subprocess.P
     )
 
 
+@pytest.mark.newest  # on the others: test_many_processes.py
 async def test_many_processes_and_analyze_at_once_leave_one_of_each(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:
@@ -257,12 +258,12 @@ async def test_many_processes_and_analyze_at_once_leave_one_of_each(
 
 
 async def test_a_process_that_is_killed_leaves_what_the_next_one_finishes(
-    postgres: PostgresEndpoint, database_name: str
+    postgres: PostgresEndpoint, database_name: str, request: pytest.FixtureRequest
 ) -> None:
     one = member(database_name, several(database_name))
     gone = member(database_name, several(database_name), deletionPolicy="Delete", deleting=True)
     spread = random.Random(20261121)
-    for _ in range(12):
+    for _ in range(30 if request.config.getoption("--long") else 6):
         process = child(postgres, database_name)
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"

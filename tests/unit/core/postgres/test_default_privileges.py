@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selvedge.core.postgres.change import Change
@@ -76,7 +76,6 @@ def diff(rows: Rows, now: tuple[DesiredDefault, ...], left: tuple[DesiredDefault
     return changes
 
 
-@settings(max_examples=300, deadline=None)
 @given(before=declarations, after=declarations, seed=st.integers())
 def test_any_declaration_after_any_other(
     before: tuple[DesiredDefault, ...], after: tuple[DesiredDefault, ...], seed: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from selvedge.core.postgres import changes as c
@@ -97,7 +97,6 @@ def state(one: Server) -> object:
     return (one.roles, one.owner, one.settings, one.schemas, one.extensions, acl, one.databases)
 
 
-@settings(max_examples=200, deadline=None)
 @given(declarations(), st.sampled_from([150000, 160000, 180000]))
 def test_a_pass_leads_to_the_declaration_and_the_next_is_empty(desired: Desired, version: int) -> None:
     one = server(version)
@@ -116,7 +115,6 @@ def test_a_pass_leads_to_the_declaration_and_the_next_is_empty(desired: Desired,
     assert again == [], "the second pass finds nothing"
 
 
-@settings(max_examples=100, deadline=None)
 @given(declarations(), declarations(), st.booleans())
 def test_what_was_declared_before_leaves_no_access(before: Desired, after: Desired, prune: bool) -> None:
     """By way of another declaration the server comes to the same roles and privileges as directly."""
@@ -137,7 +135,6 @@ def test_what_was_declared_before_leaves_no_access(before: Desired, after: Desir
                 assert around.acl[key].get(grantee, set()) == acl.get(grantee, set()), (key, grantee)
 
 
-@settings(max_examples=100, deadline=None)
 @given(declarations(), st.randoms())
 def test_the_order_of_the_manifest_does_not_matter(desired: Desired, random: object) -> None:
     def shuffled(items: tuple[object, ...]) -> tuple[object, ...]:
@@ -158,7 +155,6 @@ def test_the_order_of_the_manifest_does_not_matter(desired: Desired, random: obj
     assert state(a) == state(b)
 
 
-@settings(max_examples=100, deadline=None)
 @given(declarations())
 def test_what_nobody_declared_is_not_touched(desired: Desired) -> None:
     one = server()

@@ -34,10 +34,11 @@ down: setup ## end what `make up` started
 demo: setup ## Fashion Wallet from `kubectl apply` to Ready on real servers, then tear down
 	@$(BIN)/python -m sandbox.demo
 
+# Three processes on two cores: many tests wait for an interval or a Lease. A group (pytest.mark.xdist_group) stays together.
 .PHONY: test
 test: setup ## all tests on real servers, Postgres 15 and 18
 	@$(BIN)/python -m sandbox build
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 # Each part is a run of its own, with servers of its own: what ends one of them hides nothing of the others.
 # One after the other, each on two processes: tests that wait for an operator's deadlines need the cores.
@@ -55,10 +56,10 @@ test-long-sandbox: setup
 	$(BIN)/pytest tests/sandbox --long -n 2 --durations=10
 test-long-engines: setup
 	@$(BIN)/python -m sandbox build --all
-	$(BIN)/pytest tests/engines --long -n 2 --durations=20
+	$(BIN)/pytest tests/engines --long -n 2 --dist loadgroup --durations=20
 test-long-cluster: setup
 	@$(BIN)/python -m sandbox build --all
-	$(BIN)/pytest tests/cluster --long -n 2 --durations=20
+	$(BIN)/pytest tests/cluster --long -n 2 --dist loadgroup --durations=20
 
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files; all of them, even if one fails

@@ -12,6 +12,7 @@ import pytest
 from psycopg import sql
 
 from sandbox import PostgresEndpoint
+from selvedge.core.errors import TransientError
 from selvedge.core.own_roles import heir_comment, heir_of
 from selvedge.core.postgres.retirement import Holdings
 from selvedge.engines.postgres.engine import PostgresEngine
@@ -145,6 +146,36 @@ async def test_a_logins_definer_function_is_of_use_to_nobody(
     assert owner_of(postgres, "public.plain", database) == heir
     run(postgres, f"DROP OWNED BY {heir}", database)
     run(postgres, f"DROP ROLE {heir}")
+
+
+async def test_what_is_made_between_the_decision_and_the_change_is_no_way_round_it(
+    postgres: PostgresEndpoint, database: str, database_name: str
+) -> None:
+    """A session that still acts as the role makes the function when it is too late to be seen: all is undone."""
+    tenant, owner = f"{database_name}_tenant", f"{database_name}_owner"
+    spec = {"owner": owner, "roles": [{"name": owner}], "schemas": [{"name": "app"}]}
+    told: list[str] = []
+
+    def may_write() -> None:
+        if not told:
+            told.append("once")
+            run(postgres, f"SET ROLE {tenant}; " + SPY.format(schema="app"), database)
+
+    try:
+        async with engine(postgres) as server:
+            declared = {**spec, "roles": [*spec["roles"], {"name": tenant}]}
+            await ready(server, member(database, declared, adoption="Allow"))
+            run(postgres, f"GRANT USAGE, CREATE ON SCHEMA app TO {tenant}", database)
+            run(postgres, f"SET ROLE {tenant}; CREATE TABLE app.t (id int)", database)
+            with pytest.raises(TransientError, match=r"role .*_tenant \(RetireRole\); all was undone"):
+                await server.converge(unit(member(database, spec, adoption="Allow")), may_write)
+            query = "SELECT proowner::regrole::text FROM pg_proc WHERE proname = 'spy'"
+            assert rows(postgres, query, dbname=database) == [(tenant,)]
+            await ready(server, member(database, spec, adoption="Allow"))
+            assert rows(postgres, query, dbname=database) == [(heir_of(tenant),)]
+            assert rows(postgres, "SELECT FROM pg_roles WHERE rolname = %s", tenant) == []
+    finally:
+        run(postgres, f"ALTER DATABASE {database} OWNER TO CURRENT_USER; DROP SCHEMA app CASCADE", database)
 
 
 async def test_a_strangers_role_keeps_nothing_for_a_retired_one(postgres: PostgresEndpoint, database_name: str) -> None:

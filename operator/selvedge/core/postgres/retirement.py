@@ -45,10 +45,15 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The owner of a database. ``privileged``: it is a superuser, has another attribute, or a role of the server's."""
+    """The owner of a database. ``privileged``: it is a superuser, has another attribute, or a role of the server's.
+
+    ``gained`` counts what acts with its rights and became its own in this very transaction: made by a session of the
+    role that goes after it was looked at.
+    """
 
     name: str
     privileged: bool = False
+    gained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ def diff_retirement(
     problems: list[Problem] = []
     for role, member in sorted(retiring.items()):
         held = holdings.get(role)
-        if held is None or not (held.entries or held.restrictive):
+        if held is None or not (held.entries or held.restrictive or owner.gained):
             continue
         ref = ObjectRef("role", role)
         if held.restrictive:

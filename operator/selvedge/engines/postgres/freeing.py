@@ -12,6 +12,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
+from selvedge.core.errors import TransientError
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.retirement import HandOverDatabase, RetireElsewhere, RetireRole, diff_retirement
 from selvedge.core.reasons import Reason
@@ -93,12 +94,27 @@ async def _free(session: Session, change: RetireElsewhere, may_write: Callable[[
                 if not raw["superuser"]:
                     statement = as_heir_maker(one, statement, raw["me"], raw["version"])
                 await session.run("apply", statement)
+        await check_nothing_gained(session, look)
         await session.run("apply", sql.SQL("COMMIT"))
     except psycopg.Error as error:
         return _problem(change, error, doing)
     finally:
         await session.rollback()
     return None
+
+
+async def check_nothing_gained(session: Session, look: sql.Composable) -> None:
+    """Raise TransientError where the owner got what acts with his rights: made after the decision, before the change.
+
+    ``look`` shows the holdings; the transaction is still open, and undone by that.
+    """
+    owner = parse_next_owner(json.loads(cast("str", (await session.run("verify", look))[-1][0][0])))
+    if owner.gained:
+        message = (
+            f"a session made something in database {session.dbname} that would act with the rights of {owner.name}, "
+            "while it was handed over; all was undone and is tried again by itself"
+        )
+        raise TransientError(Reason.NOT_CONVERGED, message)
 
 
 def _problem(change: HandOverDatabase | RetireElsewhere, error: psycopg.Error, doing: str) -> Problem:

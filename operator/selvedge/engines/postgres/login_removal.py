@@ -31,6 +31,7 @@ from selvedge.core.unit import ObjectRef
 from selvedge.core.users import Account, Removal
 from selvedge.engines.postgres.acting import as_heir_maker
 from selvedge.engines.postgres.errors import DatabaseMissingError, statement_error
+from selvedge.engines.postgres.freeing import check_nothing_gained
 from selvedge.engines.postgres.locks import BEGIN_LOCKED
 from selvedge.engines.postgres.looks import ClusterView
 from selvedge.engines.postgres.render import render
@@ -157,6 +158,7 @@ class LoginRemoval:
                 if not superuser and change.successor == heir_of(change.role):
                     statement = as_heir_maker(change, statement, info.user, version)
                 await session.run("apply", statement)
+        await check_nothing_gained(session, look)
         await session.run("apply", _COMMIT)
 
     async def _drop(self, session: Session, made: tuple[str, ...], adopted: tuple[str, ...]) -> None:

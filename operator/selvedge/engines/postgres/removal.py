@@ -176,7 +176,10 @@ class _Removal:
             snapshot = await transaction.snapshot(shown)
             changes = self._changes(snapshot, roles)
             if changes:
-                await transaction.apply(c.ordered(changes), snapshot, shown, lambda _: [])
+                retired: list[c.Change] = [change for change in changes if isinstance(change, c.RetireRole)]
+                await transaction.apply(
+                    c.ordered(changes), snapshot, shown, lambda after: retired if after.next_owner.gained else []
+                )
                 self._note(changes)
 
     def _changes(self, snapshot: Snapshot, roles: list[str]) -> list[c.Change]:

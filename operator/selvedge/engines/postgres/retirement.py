@@ -47,11 +47,11 @@ _CODE = sql.SQL("""
    UNION SELECT u.objid, false FROM uses u WHERE u.classid = 'pg_catalog.pg_class'::regclass AND u.objsubid > 0
    UNION SELECT g.tgrelid, false FROM pg_catalog.pg_trigger g WHERE NOT g.tgisinternal)""")
 
-#: How many objects of role r act with their owner's rights, or could. A view that asks for its caller's rights
-#: (security_invoker) does not.
+#: How many objects of role {role} (an OID) act with their owner's rights, or could. A view that asks for its caller's
+#: rights (security_invoker) does not. {since_p} and {since_c} narrow it, for the catalogue's rows p and c.
 _ACTING = sql.SQL("""
-     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc p WHERE p.proowner = r.oid AND p.prosecdef)
-   + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c WHERE c.relowner = r.oid AND (
+     (SELECT pg_catalog.count(*) FROM pg_catalog.pg_proc p WHERE p.proowner = {role} AND p.prosecdef {since_p})
+   + (SELECT pg_catalog.count(*) FROM pg_catalog.pg_class c WHERE c.relowner = {role} {since_c} AND (
          c.relkind = 'm'
          OR c.relkind = 'v' AND NOT EXISTS (SELECT FROM unnest(c.reloptions) o(option)
               WHERE pg_catalog.split_part(o.option, '=', 1) = 'security_invoker'
@@ -61,11 +61,16 @@ _ACTING = sql.SQL("""
               OR EXISTS (SELECT FROM pg_catalog.pg_constraint f WHERE f.conrelid = c.oid AND f.contype = 'f'
                             AND (f.confdeltype IN ('c', 'n', 'd') OR f.confupdtype IN ('c', 'n', 'd')))))))""")
 
+#: Whether the object got its owner in this very transaction; a GRANT on it does not touch that row.
+_GIVEN_NOW = sql.SQL("""AND EXISTS (SELECT FROM pg_catalog.pg_shdepend s
+     WHERE s.dbid = d.oid AND s.classid = {catalogue}::regclass AND s.objid = {object} AND s.deptype = 'o'
+       AND s.xmin = pg_catalog.xid(pg_catalog.pg_current_xact_id_if_assigned()))""")
+
 #: pg_shdepend answers for all databases from any of them. DROP OWNED reaches this database and, from here, whatever the
 #: role was granted on shared objects: other databases, parameters, memberships that it gave. The heir is ours by its
 #: comment; nobody logs in as it, and it is a member of nothing.
 _HOLDINGS = sql.SQL("""
- 'nextOwner', (SELECT json_build_array(o.rolname, o.rolname = current_user OR {owner_privileged})
+ 'nextOwner', (WITH {code} SELECT json_build_array(o.rolname, o.rolname = current_user OR {owner_privileged}, {gained})
     FROM pg_catalog.pg_database d JOIN pg_catalog.pg_roles o ON o.oid = coalesce(
            (SELECT x.oid FROM pg_catalog.pg_roles x WHERE x.rolname = {owner}), d.datdba)
    WHERE d.datname = current_database()),
@@ -116,7 +121,12 @@ def holdings_fragment(roles: Iterable[str], owner: str | None = None) -> sql.Com
         wanted=sql.Literal(json.dumps(wanted)),
         owner=sql.Literal(owner),
         code=_CODE,
-        acting=_ACTING,
+        acting=_ACTING.format(role=sql.SQL("r.oid"), since_p=sql.SQL(""), since_c=sql.SQL("")),
+        gained=_ACTING.format(
+            role=sql.SQL("o.oid"),
+            since_p=_GIVEN_NOW.format(catalogue=sql.Literal("pg_catalog.pg_proc"), object=sql.SQL("p.oid")),
+            since_c=_GIVEN_NOW.format(catalogue=sql.Literal("pg_catalog.pg_class"), object=sql.SQL("c.oid")),
+        ),
         owner_privileged=_PRIVILEGED.format(role=sql.SQL("o.oid"), prefixes=prefixes),
         heir_privileged=_PRIVILEGED.format(role=sql.SQL("h.oid"), prefixes=prefixes),
     )
@@ -134,8 +144,8 @@ def parse_holdings(raw: Mapping[str, Any]) -> dict[str, Holdings]:
 
 def parse_next_owner(raw: Mapping[str, Any]) -> Owner:
     """The database's owner, or who is to be that; without roles that go, nobody asked who it is."""
-    name, privileged = raw.get("nextOwner") or ("", True)
-    return Owner(name, privileged)
+    name, privileged, gained = raw.get("nextOwner") or ("", True, 0)
+    return Owner(name, privileged, gained)
 
 
 def elsewhere_fragment(roles: Iterable[str]) -> sql.Composable:

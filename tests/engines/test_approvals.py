@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from sandbox import PostgresEndpoint
     from selvedge.core.postgres import changes as c
+    from selvedge.engines.postgres.engine import PostgresEngine
 
 pytestmark = pytest.mark.engines
 
@@ -74,6 +75,13 @@ def before_and_after(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return base, after
 
 
+async def made(postgres: PostgresEndpoint, one: PostgresEngine, name: str, declared: dict[str, Any]) -> None:
+    """The database as declared, with its table."""
+    await only(one, member(name, declared))
+    run(postgres, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
+    await ready(one, member(name, declared))
+
+
 #: By what it changes; each leaves the statements of the plan as they are.
 BY_HAND = {
     "owner of the database": "ALTER DATABASE {name} OWNER TO {name}_app",
@@ -98,9 +106,7 @@ async def test_what_is_changed_by_hand_after_an_approval_is_another_plan(
     name = database_name
     first, second = before_and_after(name)
     async with engine(postgres) as one:
-        await only(one, member(name, first))
-        run(postgres, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
-        await ready(one, member(name, first))
+        await made(postgres, one, name, first)
         asked = member(name, second, apply="OnApproval")
         plan = await only(one, asked)
         assert all(change.before for change in plan.pending), plan.pending
@@ -123,9 +129,7 @@ async def test_a_digest_stays_as_long_as_its_plan_does(postgres: PostgresEndpoin
     name = database_name
     first, second = before_and_after(name)
     async with engine(postgres) as one:
-        await only(one, member(name, first))
-        run(postgres, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
-        await ready(one, member(name, first))
+        await made(postgres, one, name, first)
         plan = await only(one, member(name, second, apply="OnApproval"))
         run(postgres, "INSERT INTO app.users SELECT generate_series(1, 1000); ANALYZE", dbname=name)
         run(postgres, "VACUUM FULL pg_catalog.pg_auth_members", dbname=name)
@@ -154,9 +158,7 @@ async def test_what_is_changed_between_the_look_and_the_lock_is_not_overwritten(
     for spec in (first, second):
         spec.pop("rowLevelSecurity")
     async with engine(postgres) as one:
-        await only(one, member(name, first))
-        run(postgres, f"SET ROLE {name}_owner; CREATE TABLE app.users (id int)", dbname=name)
-        await ready(one, member(name, first))
+        await made(postgres, one, name, first)
         plan = await only(one, member(name, second, apply="OnApproval"))
         decide = Approvals.decide
 

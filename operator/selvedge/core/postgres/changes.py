@@ -250,8 +250,8 @@ class DropClaims(Change):
     objects: tuple[str, ...]
 
 
-#: Restrict before widen, and what is needed before what needs it (facts §1.7).
-ORDER: tuple[type[Change], ...] = (
+#: What is made in the maintenance database before the database's own part, and after it.
+_FIRST: tuple[type[Change], ...] = (
     RenameRole,
     CreateRole,
     RestrictRole,
@@ -262,6 +262,15 @@ ORDER: tuple[type[Change], ...] = (
     RevokeAdminOption,
     GrantRole,
     CreateDatabase,
+)
+_LAST: tuple[type[Change], ...] = (RevokeRole, HandOverDatabase, RetireElsewhere, DropDatabase, DropRole)
+
+#: All changes of the server-wide part; the others are of the database.
+SERVER_WIDE = (*_FIRST, *_LAST)
+
+#: Restrict before widen, and what is needed before what needs it (facts §1.7).
+ORDER: tuple[type[Change], ...] = (
+    *_FIRST,
     AlterDatabaseOwner,
     SetDatabaseSetting,
     SetRoleSettingHere,
@@ -285,11 +294,7 @@ ORDER: tuple[type[Change], ...] = (
     DropExtension,
     DropSchema,
     RetireRole,
-    RevokeRole,
-    HandOverDatabase,
-    RetireElsewhere,
-    DropDatabase,
-    DropRole,
+    *_LAST,
     WriteClaims,
     DropClaims,
 )

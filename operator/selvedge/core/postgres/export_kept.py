@@ -87,7 +87,7 @@ def exported_conventions(found: Found, notes: Notes) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for key, trigger, verb in (("updatedAt", UPDATED_AT, "set_"), ("version", VERSION, "count_")):
         held = _columns(live, trigger, verb)
-        schemas = {column: _whole(live, trigger, column, tables) for column, tables in held.items()}
+        schemas = {column: _whole(live, column, tables) for column, tables in held.items()}
         _declare(document, key, schemas, held, notes)
     soft = _soft_delete(live, notes)
     if soft:
@@ -123,15 +123,14 @@ def _columns(live: LiveTables, trigger: str, verb: str) -> dict[str, list[Table]
     return found
 
 
-def _whole(live: LiveTables, trigger: str, column: str, tables: Iterable[Table]) -> list[str]:
-    """The schemas in which every table with the column has the trigger."""
-    if not is_identifier(column):
-        return []
+def _whole(live: LiveTables, column: str, tables: Iterable[Table]) -> list[str]:
+    """The schemas of these tables in which every table with the column is among them."""
     held = set(tables)
     return sorted(
         schema
         for schema in {schema for schema, _ in held}
         if is_schema(schema)
+        and is_identifier(column)
         and all(name in held for name, one in live.tables.items() if name[0] == schema and column in one.columns)
     )
 
@@ -154,25 +153,15 @@ def _soft_delete(live: LiveTables, notes: Notes) -> dict[str, Any]:
             named[words] = by or named.get(words, "")
         else:
             notes.listed("softDelete by view", "its name does not hold its table's", ".".join(view))
-    whole = {words: _all_shown(live, words[0], tables) for words, tables in found.items()}
+    whole = {words: _whole(live, words[0], tables) for words, tables in found.items()}
     best = max(sorted(whole), key=lambda words: len(whole[words]), default=("", ""))
     for words, tables in found.items():
         for name in tables:
             if words != best or name[0] not in whole[words]:
                 why = "a declaration is for one column, one name, and all tables of a schema that have the column"
                 notes.listed("softDelete of table", why, ".".join(name))
-    if not whole.get(best) or not is_identifier(best[0]):
+    if not whole.get(best):
         return {}
     column, views = best
     by = named[best]
     return {"column": column, **({"byColumn": by} if by else {}), "views": views, "tablesIn": whole[best]}
-
-
-def _all_shown(live: LiveTables, column: str, tables: Iterable[Table]) -> list[str]:
-    held = set(tables)
-    return sorted(
-        schema
-        for schema in {schema for schema, _ in held}
-        if is_schema(schema)
-        and all(name in held for name, one in live.tables.items() if name[0] == schema and column in one.columns)
-    )

@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from selvedge.core.digest import plan_digest
 from selvedge.core.postgres.changes import (
     BOOKKEEPING,
-    AlterRole,
-    BecomeAble,
     Change,
-    CommentRole,
     CreateDatabase,
     CreateExtension,
     CreateRole,
@@ -19,38 +16,14 @@ from selvedge.core.postgres.changes import (
     DropClaims,
     DropDatabase,
     DropRole,
-    GrantRole,
     HandOverDatabase,
     RenameRole,
     RenameSchema,
-    RestrictRole,
     RetireElsewhere,
-    RevokeAdminOption,
-    RevokeRole,
-    SetRoleSetting,
     WriteClaims,
 )
 from selvedge.core.postgres.triggers import TableChange
 from selvedge.core.unit import ObjectRef, Risk
-
-#: Changes of the server-wide part; all others are of the database.
-SERVER_WIDE = (
-    RenameRole,
-    CreateRole,
-    RestrictRole,
-    BecomeAble,
-    AlterRole,
-    CommentRole,
-    SetRoleSetting,
-    RevokeAdminOption,
-    GrantRole,
-    CreateDatabase,
-    RevokeRole,
-    HandOverDatabase,
-    RetireElsewhere,
-    DropDatabase,
-    DropRole,
-)
 
 #: Objects whose names are the resource's own: two resources may each have one of that name.
 _OF_A_RESOURCE = ("grant", "defaultPrivilege")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.gate import SERVER_WIDE, Policy, approved, digest
+from selvedge.core.postgres.gate import Policy, approved, digest
 from selvedge.core.postgres.model import Elsewhere, Snapshot
 from selvedge.core.postgres.preimage import pre_image
 from selvedge.core.postgres.preimage_state import State
@@ -92,7 +92,7 @@ class Approvals:
 
     def before(self, change: c.Change) -> str:
         """What it replaces, by the newest look."""
-        state = self._cluster if isinstance(change, SERVER_WIDE) else self._inside
+        state = self._cluster if isinstance(change, c.SERVER_WIDE) else self._inside
         return pre_image(change, state) if state is not None else ""
 
     def digest(self, uid: str, found: Iterable[c.Change]) -> str:

@@ -34,6 +34,10 @@ _DIRECTORY = "TEST_SANDBOX_DIRECTORY"
 _OWNER = "TEST_SANDBOX_OWNER"
 _VERSIONS = ("15", "18")
 _ALL_VERSIONS = ("15", "16", "17", "18")
+#: Files with a test of more than half a minute: they begin first, in random order as all others.
+_LONGEST = frozenset(
+    {"test_attack_identifiers.py", "test_demo.py", "test_faults_kill.py", "test_generated.py", "test_many_processes.py"}
+)
 #: Of a property that hypothesis tries, where the test says nothing else.
 _EXAMPLES, _LONG_EXAMPLES = 50, 500
 
@@ -86,6 +90,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         short = [item for item in items if item.get_closest_marker("long") is None]
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("long") is not None])
         items[:] = short
+    # otherwise the one that comes last keeps a single process busy
+    items.sort(key=lambda item: item.path.name not in _LONGEST)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -11,12 +12,15 @@ import pymongo
 import pytest
 from pymongo.errors import OperationFailure
 
+from sandbox.mongodb import MongoServer
+from selvedge.core.errors import TransientError
 from selvedge.engines.mongodb.migration_lease import COLLECTION
 from tests.engines.mongo_migrations_support import Shop, both, nursery, up
 from tests.engines.mongo_twelve import TWELVE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from sandbox import MongoEndpoint
 
@@ -162,6 +166,46 @@ async def test_the_transaction_of_a_killed_run_is_ended_among_many_sessions(shop
     finally:
         client.close()
     assert shop.find("a") == []
+
+
+@pytest.mark.long
+async def test_a_primary_that_steps_down_in_the_middle(tmp_path: Path) -> None:
+    """Every answer may be lost, and the run that goes on afterwards ends as one that was never interrupted."""
+    with MongoServer.launch(directory=tmp_path / "mongodb", tls_mode="disabled") as server:
+        shop = Shop(server, "shop")
+        await shop.ok(TWELVE)
+        wanted = shop.dump()
+        clear(shop)
+        interrupted = 0
+        for done in range(3, 12, 2):
+            clear(shop)
+            down = False
+
+            def step_down(done: int = done) -> None:
+                nonlocal down
+                applied = {row.version for row in shop.rows if row.state == "Applied"}
+                if len(applied) == done and not down:
+                    down = True
+                    with server.client() as client:
+                        client.admin.command({"replSetStepDown": 1, "force": True})
+
+            shop.rows.clear()
+            result = await shop.run(TWELVE, may_write=step_down)
+            assert down
+            tries = 0
+            while result.error is not None:
+                assert isinstance(result.error, TransientError), result.error
+                interrupted += 1
+                tries += 1
+                assert tries < 60
+                await asyncio.sleep(0.5)  # what the queue of the operator does
+                shop.end_lease()
+                try:
+                    result = await shop.run(TWELVE)
+                except TransientError:
+                    continue
+            assert shop.dump() == wanted, f"stepped down after {done}"
+        assert interrupted
 
 
 STOPPED = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from selvedge.engines.mongodb import migration_history, migration_preflight
 from selvedge.migrate import Progress, RunResult, Timeouts, load, make_plan, run
 from tests.engines.mongo_migrations_support import Shop, up
 
@@ -76,6 +77,11 @@ KNOWN_TO_FAIL: dict[str, tuple[list[dict[str, Any]], str, str]] = {
         [{"update": "view", "updates": [{"q": {}, "u": {"$set": {"a": 1}}}]}],
         "CommandNotSupportedOnView",
         "is a view",
+    ),
+    "an unknown word in a schema": (
+        [{"collMod": "users", "validator": {"$jsonSchema": {"requird": ["name"]}}}],
+        "FailedToParse",
+        "Unknown $jsonSchema keyword: requird",
     ),
     "no command": ([{"createIndex": "users"}], "CommandNotFound", "no command 'createIndex'"),
 }
@@ -217,3 +223,16 @@ async def test_a_message_holds_no_value(shop: Shop) -> None:
     result = await shop.up({A: up(index("users", {"mail": 1}, "mail", unique=True))})
     assert "ada@" not in str(result.error)
     assert "unique index mail cannot be built on users" in str(result.error)
+
+
+async def test_a_command_that_is_too_large_is_known_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration_preflight, "_LARGEST", 5_000)
+    result = await shop.up({A: up(FIRST, {"insert": "a", "documents": [{"n": [1] * 500}]})})
+    error = result.migrations[0].error
+    assert error is not None
+    assert (error.line, error.sqlstate) == (6, "BSONObjectTooLarge")
+    assert "the server takes 5000" in error.message
+    assert shop.find("selvedge.history") == []
+    monkeypatch.setattr(migration_history, "_LARGEST", 5_000)
+    result = await shop.up({A: up({"insert": "a", "documents": [{"n": "x" * 6_000}]})})
+    assert "the history keeps at most 5000; split it" in str(result.error)

@@ -68,6 +68,19 @@ async def test_what_needs_a_replica_set_says_so(shop: Shop) -> None:
     assert shop.find("selvedge.history") == []
 
 
+async def test_conflicts_of_indexes_are_known_before_anything_runs(shop: Shop) -> None:
+    def index(key: str, name: str) -> dict[str, object]:
+        return {"createIndexes": "a", "indexes": [{"key": {key: 1}, "name": name}]}
+
+    await shop.ok({A: up(index("n", "n"))})
+    for key, name, code in (("n", "other", "IndexOptionsConflict"), ("m", "n", "IndexKeySpecsConflict")):
+        result = await shop.up({A: up(index("n", "n")), B: up({"create": "b"}, index(key, name))})
+        error = result.migrations[0].error
+        assert error is not None
+        assert (error.sqlstate, error.line) == (code, 6)
+        assert "b" not in shop.dump()
+
+
 async def killed_behind(shop: Shop, files: dict[str, str], command: str) -> None:
     """Kill a run between the answer to a command and the cursor behind it."""
     async with nursery() as forks:

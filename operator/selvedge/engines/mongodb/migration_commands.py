@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import bson
 from pymongo.errors import OperationFailure
 
 from selvedge.engines.mongodb.bson_json import to_bson
@@ -45,6 +46,11 @@ def compiled(command: Command) -> Doc:
             if isinstance(index, dict) and isinstance(index.get("key"), dict) and "name" not in index:
                 index["name"] = "_".join(f"{field}_{_number(way)}" for field, way in index["key"].items())
     return document
+
+
+def bson_size(command: Command) -> int:
+    """How many bytes the command has on its way to the server."""
+    return len(bson.encode(to_bson(command.document)))
 
 
 async def send(

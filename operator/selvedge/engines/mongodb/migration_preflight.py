@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from selvedge.engines.mongodb import migration_commands as commands_module
 from selvedge.engines.mongodb.errors import UNAUTHORIZED, connection_lost, server_message
-from selvedge.engines.mongodb.migration_commands import NOT_IN_TRANSACTION, compiled, equal_options, refused
+from selvedge.engines.mongodb.migration_commands import NOT_IN_TRANSACTION, bson_size, compiled, equal_options, refused
 from selvedge.engines.mongodb.migration_documents import duplicates, violations
 from selvedge.engines.mongodb.migration_picture import Collection, Picture
 from selvedge.migrate.mongo_rules import BATCH, DATA, same_again, written
@@ -32,6 +32,9 @@ TRIAL = "selvedge.trial"
 
 ALLOW_VIOLATIONS = "validator-violations"
 """The word in a file's ``allow`` that lets a validator begin although documents violate it."""
+
+_LARGEST = 16_000_000
+"""Bytes of a command; the server takes a little more, and the driver adds a little."""
 
 Doc = dict[str, Any]
 
@@ -60,10 +63,8 @@ class Preflight:
     ) -> None:
         """Go through the commands that are still to run; ``interrupted``: the first one was sent before.
 
-        ``whole``: they are to be one transaction.
-
-        ``waiting`` is told what is being counted. Raises StatementFailedError for the first command that is known to
-        fail, and what a broken connection gives.
+        ``whole``: they are to be one transaction. ``waiting`` is told what is being counted. Raises
+        StatementFailedError for the first command that is known to fail, and what a broken connection gives.
         """
         try:
             self.alone.clear()
@@ -73,9 +74,10 @@ class Preflight:
                 doubtful = interrupted and number == 0
                 for name in written(command) if command.name != "renameCollection" else ():
                     await self._picture.look(name, with_indexes=command.name in ("createIndexes", "dropIndexes"))
-                problem = await self._judge(file, command, directives, waiting, whole=whole) if not doubtful else None
-                if problem is not None:
-                    raise problem
+                if not doubtful:
+                    problem = await self._judged(file, command, directives, waiting, whole=whole)
+                    if problem is not None:
+                        raise problem
                 self._picture.apply(command, doubtful=doubtful)
         except (PyMongoError, OSError) as error:
             raise self._server.error(error, f"looking before {file}") from None
@@ -83,6 +85,27 @@ class Preflight:
             await waiting("")
 
     # -- judging -------------------------------------------------------------------------------------------------
+
+    async def _judged(
+        self,
+        file: str,
+        command: Command,
+        directives: Directives,
+        waiting: Callable[[str], Awaitable[None]],
+        *,
+        whole: bool,
+    ) -> StatementFailedError | None:
+        """What is known to be wrong with a command; what the server says while it is looked at counts as well."""
+        size = bson_size(command)
+        if size > _LARGEST:
+            why = f"the command has {size} bytes, the server takes {_LARGEST}"
+            return refused(file, command, "BSONObjectTooLarge", why, "split it")
+        try:
+            return await self._judge(file, command, directives, waiting, whole=whole)
+        except OperationFailure as error:
+            if connection_lost(error) or error.code == UNAUTHORIZED:
+                raise
+            return commands_module.failed(file, command, error)
 
     async def _judge(
         self,
@@ -187,7 +210,8 @@ class Preflight:
         if conflict is not None:
             code = str((conflict.details or {}).get("codeName") or conflict.code)
             hint = 'add "ifNotExists": true where the other name will do' if conflict.code == 85 else ""
-            return refused(file, command, code, server_message(conflict), hint)
+            why = server_message(conflict).removesuffix(f" ({code})").replace(TRIAL, name)
+            return refused(file, command, code, why, hint)
         for index in rest:
             known = {one["name"] for one in found.indexes}
             if not index.get("unique") or index.get("name") in known or not _as_it_is(found):
@@ -214,8 +238,10 @@ class Preflight:
 
     async def _try(self, name: str, found: Collection, wanted: list[Doc]) -> OperationFailure | None:
         """What the server says to these indexes beside those that exist; it is asked in a transaction that ends."""
-        if not self._transactions or not wanted or found.type != "collection":
+        if not wanted or found.type != "collection":
             return None
+        if not self._transactions:
+            return _conflict(found.indexes, wanted)
         kept = ("collation", "clusteredIndex")
         options = {key: found.options[key] for key in kept if isinstance(found.options.get(key), dict)}
         mine = [index for index in found.indexes if index["name"] != "_id_" and not index.get("clustered")]
@@ -270,6 +296,20 @@ class Preflight:
             f'"{ALLOW_VIOLATIONS}" into the file\'s "allow"'
         )
         return refused(file, command, "DocumentValidationFailure", why, hint)
+
+
+def _conflict(existing: list[Doc], wanted: list[Doc]) -> OperationFailure | None:
+    """The conflicts that can be told without asking the server, where it has no transactions to be asked in."""
+    for new in wanted:
+        for old in existing:
+            same = list(new["key"].items()) == list(dict(old["key"]).items())
+            if new.get("name") == old["name"] and not same:
+                why = "an existing index has the same name as the requested index"
+                return OperationFailure(why, 86, {"codeName": "IndexKeySpecsConflict", "errmsg": why})
+            if new.get("name") != old["name"] and commands_module.equivalent(new, old):
+                why = f"Index already exists with a different name: {old['name']}"
+                return OperationFailure(why, 85, {"codeName": "IndexOptionsConflict", "errmsg": why})
+    return None
 
 
 def _as_it_is(found: Collection) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from selvedge.engines.base import ConnectionLimits, ServerTarget, TlsOptions
@@ -19,6 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from sandbox import PostgresEndpoint
+
+
+SERVERS = ("18", *(pytest.param(version, marks=pytest.mark.long) for version in ("15", "16", "17")))
+"""Parameters of a fixture: what hardly depends on the version is seen on the newest, and on all in a long run."""
+
+
+def server(request: pytest.FixtureRequest) -> PostgresEndpoint:
+    """The server that a parameter of :data:`SERVERS` names."""
+    if request.param == "18" or os.environ.get("SELVEDGE_POSTGRES_URL"):
+        return request.getfixturevalue("postgres18")
+    return request.getfixturevalue("sandbox").postgres[request.param]
 
 
 @contextmanager

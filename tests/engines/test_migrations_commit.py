@@ -12,12 +12,10 @@ from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import TlsOptions
 from selvedge.migrate import MigrationState
-from tests.engines.migrations_support import Shop, fresh_shop
+from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
-
-    from sandbox import PostgresEndpoint
 
 A, B, C = "20250101000000_a.sql", "20250102000000_b.sql", "20250103000000_c.sql"
 FILES = {
@@ -27,9 +25,9 @@ FILES = {
 COMMIT = b"Q\x00\x00\x00\x0bCOMMIT\x00"
 
 
-@pytest.fixture
-def shop(postgres18: PostgresEndpoint) -> Iterator[Shop]:
-    with fresh_shop(postgres18) as shop:
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with fresh_shop(server(request)) as shop:
         yield shop
 
 
@@ -75,9 +73,10 @@ class Cutter:
             pass
         finally:
             back.cancel()
-            await asyncio.gather(back, return_exceptions=True)
             for one in (to_server, writer):
                 one.close()
+            await asyncio.gather(back, return_exceptions=True)
+            for one in (to_server, writer):
                 with suppress(ConnectionError):
                     await one.wait_closed()
 
@@ -93,9 +92,8 @@ async def cut(shop: Shop, at: int, *, arrives: bool) -> AsyncIterator[dict[str, 
         assert cutter.seen >= at
     finally:
         server.close()
-        for task in cutter.tasks:
-            task.cancel()
-        await asyncio.gather(*cutter.tasks, return_exceptions=True)
+        if cutter.tasks:  # the clients are gone, so each comes to its end
+            await asyncio.wait(cutter.tasks, timeout=20)
 
 
 @pytest.mark.parametrize("mode", ["PerMigration", "All"])

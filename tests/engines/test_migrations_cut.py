@@ -133,9 +133,8 @@ async def counting(port: int, at: int, *, arrives: bool) -> AsyncIterator[Counte
         yield counter
     finally:
         server.close()
-        for task in counter.tasks:
-            task.cancel()
-        await asyncio.gather(*counter.tasks, return_exceptions=True)
+        if counter.tasks:  # the process is gone, so each comes to its end, and none holds the lock any longer
+            await asyncio.wait(counter.tasks, timeout=20)
 
 
 async def cut(shop: Shop, at: int, *, arrives: bool, action: str = "Up", target: str = "") -> int:
@@ -188,10 +187,11 @@ async def _uncut(endpoint: PostgresEndpoint) -> tuple[list[tuple[str, str]], lis
 
 async def test_cut_here_and_there(postgres18: PostgresEndpoint) -> None:
     up, down = await _uncut(postgres18)
-    for number, at in enumerate((19, 60, 83, 104)):
-        assert await _cut_up(postgres18, at, up, arrives=number % 2 == 1) >= at
-    for number, at in enumerate((31, 72)):
-        assert await _cut_down(postgres18, at, down, arrives=number % 2 == 0) >= at
+    places = (19, 60, 83, 104)
+    ups = [_cut_up(postgres18, at, up, arrives=number % 2 == 1) for number, at in enumerate(places)]
+    downs = [_cut_down(postgres18, at, down, arrives=number % 2 == 0) for number, at in enumerate((31, 72))]
+    for sent, at in zip(await asyncio.gather(*ups, *downs), (*places, 31, 72), strict=True):
+        assert sent >= at, "it ended before it was cut"
 
 
 @pytest.mark.long

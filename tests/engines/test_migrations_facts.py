@@ -14,21 +14,19 @@ from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.migrations import LOCK
 from selvedge.migrate import MigrationState, Timeouts
-from tests.engines.migrations_support import Shop, fresh_shop
+from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from sandbox import PostgresEndpoint
 
 A, B, C = "20250101000000_a.sql", "20250102000000_b.sql", "20250103000000_c.sql"
 TABLE = {A: "CREATE TABLE shop.a (id int); INSERT INTO shop.a VALUES (1);"}
 BUILD = "CREATE INDEX CONCURRENTLY a_id ON shop.a (id);"
 
 
-@pytest.fixture
-def shop(postgres18: PostgresEndpoint) -> Iterator[Shop]:
-    with fresh_shop(postgres18) as shop:
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with fresh_shop(server(request)) as shop:
         yield shop
 
 

@@ -9,12 +9,10 @@ import pytest
 
 from selvedge.core.errors import InvalidError
 from selvedge.migrate import MigrationState, Timeouts
-from tests.engines.migrations_support import Shop, fresh_shop
+from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from sandbox import PostgresEndpoint
 
 A, B, C = "20250101000000_a.sql", "20250102000000_b.sql", "20250103000000_c.sql"
 VERSIONS = {name: name[:14] for name in (A, B, C)}
@@ -27,9 +25,9 @@ FILES = {
 }
 
 
-@pytest.fixture
-def shop(postgres18: PostgresEndpoint) -> Iterator[Shop]:
-    with fresh_shop(postgres18) as shop:
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with fresh_shop(server(request)) as shop:
         yield shop
 
 

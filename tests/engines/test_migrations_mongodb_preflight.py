@@ -227,7 +227,7 @@ async def test_a_message_holds_no_value(shop: Shop) -> None:
 
 async def test_a_command_that_is_too_large_is_known_before(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migration_preflight, "_LARGEST", 5_000)
-    result = await shop.up({A: up(FIRST, {"insert": "a", "documents": [{"n": [1] * 500}]})})
+    result = await shop.up({A: up(FIRST, {"insert": "a", "documents": [{"n": [1] * 700}]})})
     error = result.migrations[0].error
     assert error is not None
     assert (error.line, error.sqlstate) == (6, "BSONObjectTooLarge")

@@ -115,3 +115,20 @@ def test_waiting_ends_when_the_version_comes(shop: Shop) -> None:
         assert shop.migrate("up").exit_code == 0
         process.communicate(timeout=30)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_waiting_ends_when_it_is_told_to(shop: Shop, sent: signal.Signals, status: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "selvedge", "migrate", "wait", "--version", "20250102000000"],
+        env=shop.environ(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.readline()
+        process.send_signal(sent)
+        assert process.stderr.read() == "stopped: nothing was changed\n"
+    assert process.returncode == status

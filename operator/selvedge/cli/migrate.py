@@ -5,7 +5,12 @@ What a command needs is imported when it runs: ``status`` answers in a fraction 
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -38,6 +43,17 @@ Exit status:
 @click.group(cls=Commands, epilog=_STATUS)
 def migrate() -> None:
     """Run the migrations of one database, look at them, or undo them."""
+    if threading.current_thread() is threading.main_thread():
+        context = click.get_current_context()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # In a container this is process 1, which the kernel spares a signal that it does not handle.
+            context.call_on_close(partial(signal.signal, number, signal.signal(number, _stopped)))
+
+
+def _stopped(number: int, frame: object) -> None:
+    """Told to stop while nothing runs: a run takes the signals over as soon as it begins."""
+    os.write(sys.stderr.fileno(), b"stopped: nothing was changed\n")  # no buffer: it may be in use right now
+    raise SystemExit(128 + number)
 
 
 @migrate.command()

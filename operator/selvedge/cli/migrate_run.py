@@ -118,6 +118,7 @@ class _Call:
             note("stopping after the current statement; once more to break it off")
 
         for number in _SIGNALS:
-            loop.remove_signal_handler(number)
             if again:
                 loop.add_signal_handler(number, caught, number)
+            else:
+                loop.remove_signal_handler(number)

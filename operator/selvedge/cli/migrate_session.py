@@ -148,6 +148,10 @@ _WORDS = (
     ("the action Down", "`selvedge migrate down`"),
     ("the action Up", "`selvedge migrate up`"),
     ("repair: MarkUnapplied", "`selvedge migrate repair --mark-unapplied VERSION`"),
+    ("set transaction to PerMigration", "leave out --transaction all"),
+    ("timeouts.lock", "--lock-timeout"),
+    ("timeouts.statement", "--statement-timeout"),
+    ("grant it in the DatabaseSchema", "grant it"),
     ("; tried again", "; run the command again"),
 )
 

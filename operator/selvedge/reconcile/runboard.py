@@ -40,6 +40,9 @@ _ENDS = {
     "Plan": (Reason.PLANNED, "would run", "would run"),
 }
 
+#: How the engines begin when they tell how far an index build is; everything else is somebody's lock.
+_BUILDS = ("index build", "the build of index")
+
 Row = dict[str, Any]
 
 
@@ -131,7 +134,7 @@ class Board:
             self.written = time.monotonic()
             waits = next((r for r in self.rows if r.waiting_for), None)
             reason = Reason.RUNNING if waits is None else Reason.WAITING_FOR_LOCK
-            if waits is not None and "index" in waits.waiting_for:
+            if waits is not None and waits.waiting_for.startswith(_BUILDS):
                 reason = Reason.BUILDING_INDEX
             current = next((r for r in self.rows if r.state is MigrationState.RUNNING), row)
             message = f"migration {current.version} {current.name}: statement {current.statements}"

@@ -12,9 +12,9 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.checksum import normalise
 from selvedge.migrate.load import Migration, load
-from selvedge.migrate.names import EXTENSIONS, HOOKS, SEEDS, Engine, is_migration_directory, parse_name
+from selvedge.migrate.names import EXTENSIONS, HOOKS, METADATA, SEEDS, Engine, is_migration_directory, parse_name
 
-_PARTS = ("up.sql", "down.sql")
+_PARTS = ("up.sql", "down.sql", METADATA)
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -68,7 +68,7 @@ def _seeds(directory: Path, engine: Engine) -> dict[str, str]:
 
 
 def _diesel(directory: str, path: Path) -> dict[str, str]:
-    """``up.sql`` and ``down.sql``; other SQL files beside them are refused, other files are the tool's own."""
+    """``up.sql``, ``down.sql`` and the metadata; other SQL files are refused, others are not ours."""
     found = {}
     for name, entry in _entries(path, directory):
         file = f"{directory}/{name}"

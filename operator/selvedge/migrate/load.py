@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from selvedge.core.errors import InvalidError
@@ -12,7 +12,7 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate import mongo
 from selvedge.migrate.checksum import checksum, normalise
 from selvedge.migrate.directives import NONE, Directives, Part, header, refuse_markers, render, split_parts
-from selvedge.migrate.names import Engine, FileName, Kind, group, parse_name
+from selvedge.migrate.names import METADATA, Engine, FileName, Kind, group, parse_name
 from selvedge.migrate.placeholders import substitute
 from selvedge.migrate.splitter import Statement, split
 from selvedge.migrate.transactions import Script, prepare
@@ -162,6 +162,9 @@ def _migration(
     }
     reader = _sql if engine == "Postgres" else _json
     file, up, down = reader(texts)
+    metadata = f"{file.rpartition('/')[0]}/{METADATA}"
+    if metadata in files:
+        up, down = _with_metadata(metadata, files[metadata], up, down)
     if not up.text.strip():
         what = "the up part" if texts.get("", ("", ""))[1].strip() else "the file"
         raise _invalid(file, f"{what} is empty, there is nothing to run; write its statements, or remove the file")
@@ -215,6 +218,24 @@ def _json(texts: dict[str, tuple[str, str]]) -> tuple[str, Part, Part | None]:
         other = mongo.read(texts["down"][1], texts["down"][0])
         return file, up, Part(other.up, other.up_line, directives)
     return file, up, Part(document.down, document.down_line, directives) if document.down is not None else None
+
+
+def _with_metadata(file: str, text: str, up: Part, down: Part | None) -> tuple[Part, Part | None]:
+    """Diesel's metadata: ``run_in_transaction = false`` is a ``-- transaction: false`` of both parts."""
+    import tomllib  # few directories have one
+
+    try:
+        wanted = tomllib.loads(text).get("run_in_transaction", True)
+    except tomllib.TOMLDecodeError as error:
+        raise _invalid(file, f"it is no TOML: {error}; correct it") from error
+    if not isinstance(wanted, bool):
+        raise _invalid(file, "run_in_transaction is true or false; correct it")
+    if wanted:
+        return up, down
+    changed = [
+        replace(part, directives=replace(part.directives, transaction=False)) for part in (up, down) if part is not None
+    ]
+    return changed[0], changed[1] if down is not None else None
 
 
 def _stored_json(down: str, directives: Directives) -> str:

@@ -22,6 +22,8 @@ those, in the environments that it names."""
 HOOKS = ("beforeRun.sql", "afterRun.sql", "beforeEach.sql", "afterEach.sql")
 """Files beside the migrations that run around them; see ``hooks.py``."""
 EXTENSIONS: dict[Engine, str] = {"Postgres": ".sql", "MongoDB": ".json"}
+METADATA = "metadata.toml"
+"""What Diesel keeps beside a migration's parts: whether they run in a transaction."""
 SEEDS = "seeds"
 """The directory whose files are seeds."""
 

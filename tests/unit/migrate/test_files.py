@@ -25,7 +25,7 @@ def test_every_layout_in_one_directory(tmp_path: Path) -> None:
         "00002_goose.sql": "-- +goose Up\nSELECT 3;",
         "20240101120000_markers.sql": "-- migrate:up\nSELECT 4;",
         "2024-01-02-120000_diesel/up.sql": "SELECT 5;",
-        "2024-01-02-120000_diesel/metadata.toml": "",
+        "2024-01-02-120000_diesel/metadata.toml": "run_in_transaction = false",
         "R__views.sql": "SELECT 6;",
         "seeds/users.sql": "-- env: test\nSELECT 7;",
         "seeds/data.csv": "1,2",
@@ -38,6 +38,7 @@ def test_every_layout_in_one_directory(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert [one.name for one in load_directory(tmp_path)] == ["pair", "goose", "markers", "diesel", "views", "users"]
+    assert not load_directory(tmp_path)[3].script.transactional
     assert read_directory(tmp_path).ignored == ("testdata",)
 
 

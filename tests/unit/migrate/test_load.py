@@ -191,6 +191,20 @@ def test_diesel() -> None:
     assert only_up.down is None
 
 
+def test_diesels_metadata() -> None:
+    files = {
+        "1_a/up.sql": "SELECT 1;",
+        "1_a/down.sql": "SELECT 2;",
+        "1_a/metadata.toml": "run_in_transaction = false\n",
+    }
+    (found,) = load(files)
+    assert (found.script.transactional, found.down_script.transactional) == (False, False)
+    assert found.checksum == load({"1_a/up.sql": "SELECT 1;"})[0].checksum
+    for text, why in (("run_in_transaction =", "it is no TOML"), ("run_in_transaction = 1", "is true or false")):
+        with pytest.raises(InvalidError, match=f"^1_a/metadata.toml: .*{why}"):
+            load({**files, "1_a/metadata.toml": text})
+
+
 def test_goose() -> None:
     (found,) = load(
         {

@@ -41,6 +41,17 @@ async def test_partitions_stay_closed(postgres: PostgresEndpoint, database_name:
         result = await ready(one, declared)
         assert [str(ref) for ref in result.drift] == [OBJECT]
         assert rows(postgres, held, f"{name}_app", dbname=name) == [(False, True)]
+        third = f'"{name}_third"'
+        run(
+            postgres,
+            f"CREATE ROLE {third}; GRANT USAGE ON SCHEMA shared TO {third};"
+            f"GRANT SELECT ON shared.users_0 TO {third} WITH GRANT OPTION;"
+            f'SET ROLE {third}; GRANT SELECT ON shared.users_0 TO "{name}_app"',
+            name,
+        )
+        await ready(one, declared)
+        assert rows(postgres, held, f"{name}_app", dbname=name) == [(False, True)]
+        assert rows(postgres, held, f"{name}_third", dbname=name) == [(False, True)]
 
 
 async def test_partitions_that_are_made_ahead_are_closed(postgres: PostgresEndpoint, database_name: str) -> None:

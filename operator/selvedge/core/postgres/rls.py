@@ -277,15 +277,21 @@ class _Table:
             self._problem(ObjectState.FAILED, Reason.UNSUPPORTED, message)
 
     def _direct_grants(self, current: TableState) -> None:
-        """What is granted on partitions themselves goes, unless a grant of the declaration names the partition."""
+        """What is granted on partitions themselves goes, unless a grant of the declaration names the partition.
+
+        First what others than the owner gave, each as himself while he still may; then what hangs on the owner.
+        """
+        first: list[RevokePrivileges] = []
+        last: list[RevokePrivileges] = []
         for partition in current.partitions:
             if partition.foreign or partition.key in self.look.partition_grants | self.look.declared:
                 continue
-            for grantee, privileges in sorted(partition.grants.items()):
+            for (grantee, grantor), privileges in sorted(partition.grants.items()):
                 owner = "" if self.look.superuser else partition.owner
-                held = tuple(sorted(privileges))
-                what = Privileges("table", partition.schema, (partition.name,), held, grantee, owner=owner)
-                self.found.changes.append(RevokePrivileges(self.ref, self.entry.member, what))
+                held, name = tuple(sorted(privileges)), (partition.name,)
+                what = Privileges("table", partition.schema, name, held, grantee, False, grantor, True, owner)
+                (first if grantor else last).append(RevokePrivileges(self.ref, self.entry.member, what))
+        self.found.changes += [*first, *last]
 
     # --- the claim ---
 

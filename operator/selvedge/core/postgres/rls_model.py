@@ -75,7 +75,10 @@ class DesiredRowSecurity:
 
 @dataclass(frozen=True, slots=True)
 class PartitionState:
-    """A partition at any depth below a table; ``grants`` are those to others than its owner."""
+    """A partition at any depth below a table.
+
+    ``grants`` are those to others than its owner, by grantee and grantor; empty where the owner gave it.
+    """
 
     schema: str
     name: str
@@ -84,7 +87,7 @@ class PartitionState:
     foreign: bool = False
     owner: str = ""
     policies: tuple[str, ...] = ()
-    grants: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    grants: Mapping[tuple[str, str], frozenset[str]] = field(default_factory=dict)
 
     @property
     def key(self) -> TableKey:

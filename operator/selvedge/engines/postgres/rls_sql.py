@@ -39,7 +39,8 @@ _FRAGMENT = sql.SQL("""
           pg_catalog.pg_get_userbyid(k.relowner),
           (SELECT json_agg(p.polname) FROM pg_catalog.pg_policy p WHERE p.polrelid = k.oid),
           (SELECT json_agg(json_build_array(CASE e.grantee WHEN 0 THEN NULL ELSE
-                    pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type))
+                    pg_catalog.pg_get_userbyid(e.grantee) END, e.privilege_type,
+                    CASE WHEN e.grantor = k.relowner THEN '' ELSE pg_catalog.pg_get_userbyid(e.grantor) END))
              FROM pg_catalog.aclexplode(k.relacl) e WHERE e.grantee <> k.relowner)))
         FROM tree JOIN pg_catalog.pg_class k ON k.oid = tree.oid
         JOIN pg_catalog.pg_namespace m ON m.oid = k.relnamespace)))
@@ -123,10 +124,10 @@ def _partition(
     policies: list[str] | None,
     grants: list[list[Any]] | None,
 ) -> PartitionState:
-    by_grantee: dict[str, set[str]] = {}
-    for grantee, privilege in grants or ():
-        by_grantee.setdefault(PUBLIC if grantee is None else grantee, set()).add(privilege)
-    held = {grantee: frozenset(privileges) for grantee, privileges in by_grantee.items()}
+    given: dict[tuple[str, str], set[str]] = {}
+    for grantee, privilege, grantor in grants or ():
+        given.setdefault((PUBLIC if grantee is None else grantee, grantor), set()).add(privilege)
+    held = {who: frozenset(privileges) for who, privileges in given.items()}
     names = tuple(sorted(policies or ()))
     return PartitionState(schema, name, enabled, forced, relation == "f", owner, names, held)
 

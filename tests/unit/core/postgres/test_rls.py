@@ -95,7 +95,9 @@ def simulate(current: TableState, changes: Iterable[Change]) -> TableState:
                 partitions[change.partition] = replace(one, enabled=True, forced=one.forced or change.force)
             case RevokePrivileges():
                 key = (change.what.schema, change.what.names[0])
-                grants = {k: v for k, v in partitions[key].grants.items() if k != change.what.grantee}
+                grants = {
+                    k: v for k, v in partitions[key].grants.items() if k != (change.what.grantee, change.what.grantor)
+                }
                 partitions[key] = replace(partitions[key], grants=grants)
     return replace(current, policies=policies, partitions=tuple(partitions.values()))
 
@@ -127,7 +129,8 @@ def row_policies(draw: st.DrawFn, *, live: bool = False) -> tuple[RowPolicy, ...
 
 @st.composite
 def states(draw: st.DrawFn) -> TableState:
-    grants = st.dictionaries(st.sampled_from(["app", "PUBLIC"]), st.just(frozenset({"SELECT"})))
+    given = st.sampled_from([("app", ""), ("PUBLIC", ""), ("app", "third")])
+    grants = st.dictionaries(given, st.just(frozenset({"SELECT"})))
     partitions = draw(
         st.lists(
             st.builds(

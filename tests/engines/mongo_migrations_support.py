@@ -21,7 +21,9 @@ from selvedge.migrate import Progress, RunResult, Timeouts, load, make_plan, run
 from tests.engines.mongodb_support import Record
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
+
+    import pymongo
 
     from sandbox import MongoEndpoint
 
@@ -45,6 +47,18 @@ class Shop:
     database: str
     rows: list[Progress] = field(default_factory=list)
     standalone: bool = False
+    _client: pymongo.MongoClient[dict[str, Any]] | None = None
+
+    @property
+    def client(self) -> pymongo.MongoClient[dict[str, Any]]:
+        """A client of the administrator, kept until the shop is closed."""
+        if self._client is None:
+            self._client = self.endpoint.client()
+        return self._client
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
 
     def target(self) -> ServerTarget:
         endpoint = self.endpoint
@@ -91,20 +105,16 @@ class Shop:
         return result
 
     def find(self, collection: str, **query: Any) -> list[dict[str, Any]]:
-        with self.endpoint.client() as client:
-            return list(client[self.database][collection].find(query))
+        return list(self.client[self.database][collection].find(query))
 
     def command(self, document: dict[str, Any]) -> dict[str, Any]:
-        with self.endpoint.client() as client:
-            return client[self.database].command(document)
+        return self.client[self.database].command(document)
 
     def fill(self, collection: str, documents: list[dict[str, Any]]) -> None:
-        with self.endpoint.client() as client:
-            client[self.database][collection].insert_many(documents)
+        self.client[self.database][collection].insert_many(documents)
 
     def indexes(self, collection: str) -> list[str]:
-        with self.endpoint.client() as client:
-            return sorted(client[self.database][collection].index_information())
+        return sorted(self.client[self.database][collection].index_information())
 
     def end_lease(self) -> None:
         """The lease of the dead is waited for in production; here it ends at once."""
@@ -114,20 +124,19 @@ class Shop:
 
     def dump(self, *, raw: bool = False) -> dict[str, Any]:
         """Everything in the database; what differs from run to run only when ``raw``."""
-        with self.endpoint.client() as client:
-            database = client[self.database]
-            found: dict[str, Any] = {}
-            for about in sorted(database.list_collections(), key=lambda one: one["name"]):
-                name = about["name"]
-                if name.startswith("system.") or (name == COLLECTION and not raw):
-                    continue
-                documents = list(database[name].find().sort("at" if name == "selvedge.events" else "_id"))
-                if not raw and name in ("selvedge.history", "selvedge.events"):
-                    documents = [_steady(one) for one in documents]
-                indexes = {} if about["type"] == "view" else database[name].index_information()
-                found[name] = (about["type"], about["options"], indexes, documents)
-            found["(users)"] = database.command({"usersInfo": 1})["users"]
-            return found
+        database = self.client[self.database]
+        found: dict[str, Any] = {}
+        for about in sorted(database.list_collections(), key=lambda one: one["name"]):
+            name = about["name"]
+            if name.startswith("system.") or (name == COLLECTION and not raw):
+                continue
+            documents = list(database[name].find().sort("at" if name == "selvedge.events" else "_id"))
+            if not raw and name in ("selvedge.history", "selvedge.events"):
+                documents = [_steady(one) for one in documents]
+            indexes = {} if about["type"] == "view" else database[name].index_information()
+            found[name] = (about["type"], about["options"], indexes, documents)
+        found["(users)"] = database.command({"usersInfo": 1})["users"]
+        return found
 
     def order(self, files: dict[str, str], **more: Any) -> dict[str, Any]:
         target = self.target()
@@ -148,6 +157,16 @@ def _steady(document: dict[str, Any]) -> dict[str, Any]:
     changing = ("appliedAt", "at", "durationMs", "runUid")
     left = {key: value for key, value in document.items() if key not in changing}
     return {**left, "_id": None} if "event" in left else left
+
+
+@contextlib.contextmanager
+def opened(endpoint: MongoEndpoint, database: str, **options: Any) -> Iterator[Shop]:
+    """A shop whose client is closed at the end."""
+    shop = Shop(endpoint, database, **options)
+    try:
+        yield shop
+    finally:
+        shop.close()
 
 
 class Nursery:

@@ -16,10 +16,12 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_lease import COLLECTION, Lease
 from selvedge.migrate import MigrationState
-from tests.engines.mongo_migrations_support import Shop, up
+from tests.engines.mongo_migrations_support import Shop, opened, up
 from tests.engines.mongodb_support import Record, converge, member, running
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandbox import MongoEndpoint
 
 USERS = "20250101000000_users.json"
@@ -37,8 +39,9 @@ FILES = {
 
 
 @pytest.fixture
-def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
-    return Shop(mongodb, mongo_database)
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Shop]:
+    with opened(mongodb, mongo_database) as one:
+        yield one
 
 
 async def test_up(shop: Shop) -> None:

@@ -10,17 +10,20 @@ import pytest
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import MigrationState, Timeouts, load, make_plan, run
-from tests.engines.mongo_migrations_support import Shop, both, up
+from tests.engines.mongo_migrations_support import Shop, both, opened, up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandbox import MongoEndpoint
 
 A, B, C = "1_a.json", "2_b.json", "3_c.json"
 
 
 @pytest.fixture
-def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
-    return Shop(mongodb, mongo_database)
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Shop]:
+    with opened(mongodb, mongo_database) as one:
+        yield one
 
 
 def history(shop: Shop) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -15,24 +16,24 @@ from pymongo.errors import OperationFailure
 from sandbox.mongodb import MongoServer
 from selvedge.core.errors import TransientError
 from selvedge.engines.mongodb.migration_lease import COLLECTION
-from tests.engines.mongo_migrations_support import Shop, both, nursery, up
+from tests.engines.mongo_migrations_support import Shop, both, nursery, opened, up
 from tests.engines.mongo_twelve import TWELVE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from sandbox import MongoEndpoint
 
 
 @pytest.fixture
-def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
-    return Shop(mongodb, mongo_database)
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Shop]:
+    with opened(mongodb, mongo_database) as one:
+        yield one
 
 
 def clear(shop: Shop) -> None:
-    with shop.endpoint.client() as client:
-        client.drop_database(shop.database)
+    shop.client.drop_database(shop.database)
 
 
 async def count_events(shop: Shop, **order: Any) -> int:
@@ -80,7 +81,7 @@ async def test_killed_on_the_way_up(shop: Shop, every: bool) -> None:
     total = await count_events(shop)
     assert shop.dump() == wanted
     assert total > 200
-    await cut(shop, points(total, every=every, few=4), wanted, begin=begin)
+    await cut(shop, points(total, every=every, few=3), wanted, begin=begin)
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=[pytest.mark.long, pytest.mark.timeout(3600)])])
@@ -94,7 +95,7 @@ async def test_killed_on_the_way_down(shop: Shop, every: bool) -> None:
     wanted = shop.dump()
     assert set(wanted) == {"selvedge.events", "selvedge.history", "(users)"}
     assert wanted["selvedge.history"][3] == []
-    await cut(shop, points(total, every=every, few=3), wanted, begin=begin, action="Down", target="0")
+    await cut(shop, points(total, every=every, few=2), wanted, begin=begin, action="Down", target="0")
 
 
 async def test_killed_inside_a_command(shop: Shop) -> None:
@@ -171,8 +172,8 @@ async def test_the_transaction_of_a_killed_run_is_ended_among_many_sessions(shop
 @pytest.mark.long
 async def test_a_primary_that_steps_down_in_the_middle(tmp_path: Path) -> None:
     """Every answer may be lost, and the run that goes on afterwards ends as one that was never interrupted."""
-    with MongoServer.launch(directory=tmp_path / "mongodb", tls_mode="disabled") as server:
-        shop = Shop(server, "shop")
+    with MongoServer.launch(directory=tmp_path / "mongodb", tls_mode="disabled") as server, ExitStack() as stack:
+        shop = stack.enter_context(opened(server, "shop"))
         await shop.ok(TWELVE)
         wanted = shop.dump()
         clear(shop)

@@ -13,11 +13,13 @@ from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb import migration_watch
 from selvedge.migrate import MigrationState, Timeouts, load, make_plan, run
-from tests.engines.mongo_migrations_support import Shop, both, nursery, up
+from tests.engines.mongo_migrations_support import Shop, both, nursery, opened, up
 from tests.engines.mongo_twelve import TWELVE
 from tests.engines.mongodb_support import yes
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandbox import MongoEndpoint
 
 ROOT = Path(__file__).parents[2]
@@ -30,8 +32,9 @@ FILES = {
 
 
 @pytest.fixture
-def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
-    return Shop(mongodb, mongo_database)
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Shop]:
+    with opened(mongodb, mongo_database) as one:
+        yield one
 
 
 def history(shop: Shop) -> list[str]:
@@ -148,6 +151,7 @@ async def test_an_array_without_commands_is_recorded_as_well(shop: Shop) -> None
     assert history(shop) == []
 
 
+@pytest.mark.long
 async def test_twelve_up_down_and_up_again(shop: Shop) -> None:
     await shop.ok(TWELVE)
     before = shop.dump()

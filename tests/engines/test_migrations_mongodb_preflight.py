@@ -9,9 +9,11 @@ import pytest
 
 from selvedge.engines.mongodb import migration_history, migration_preflight
 from selvedge.migrate import Progress, RunResult, Timeouts, load, make_plan, run
-from tests.engines.mongo_migrations_support import Shop, up
+from tests.engines.mongo_migrations_support import Shop, opened, up
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sandbox import MongoEndpoint
     from selvedge.engines.mongodb.migrations import MongoMigrations
 
@@ -20,8 +22,9 @@ FIRST = {"create": "first"}
 
 
 @pytest.fixture
-def shop(mongodb: MongoEndpoint, mongo_database: str) -> Shop:
-    return Shop(mongodb, mongo_database)
+def shop(mongodb: MongoEndpoint, mongo_database: str) -> Iterator[Shop]:
+    with opened(mongodb, mongo_database) as one:
+        yield one
 
 
 def index(coll: str, key: dict[str, Any], name: str, **options: Any) -> dict[str, Any]:

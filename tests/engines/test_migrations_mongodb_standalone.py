@@ -9,7 +9,7 @@ import pytest
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
-from tests.engines.mongo_migrations_support import Shop, both, nursery, up
+from tests.engines.mongo_migrations_support import Shop, both, nursery, opened, up
 from tests.engines.mongo_standalone import standalone
 
 if TYPE_CHECKING:
@@ -27,8 +27,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MongoEndpoint]:
 
 
 @pytest.fixture
-def shop(server: MongoEndpoint) -> Shop:
-    return Shop(server, f"db_{uuid.uuid4().hex[:12]}", standalone=True)
+def shop(server: MongoEndpoint) -> Iterator[Shop]:
+    with opened(server, f"db_{uuid.uuid4().hex[:12]}", standalone=True) as one:
+        yield one
 
 
 async def test_up_and_down(shop: Shop) -> None:

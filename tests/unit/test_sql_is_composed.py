@@ -32,6 +32,7 @@ LOOKED_AT = {
     ("postgres/default_privileges_sql.py", "privilege"): "the API's enum, or aclexplode",
     ("postgres/login_statements.py", "word"): "words of core/postgres/role_attributes.py",
     ("postgres/migration_ledger.py", "text"): "constants of the module",
+    ("postgres/own_login.py", "text"): "literals of the same function, typed as LiteralString",
     ("postgres/render.py", "arguments"): "types of a function as the server writes them, looked up by the signature",
     ("postgres/render.py", "name"): "ADMIN, INHERIT or SET, in the same expression",
     ("postgres/render.py", "option + ' CASCADE' if what.cascade else option"): "one of two literals",

@@ -41,7 +41,7 @@ class RunPlan:
 
     ``target`` is what makes the same plan when a run that was cut off is planned again: one step down, planned twice,
     would be two. Keep it before the first step runs, and give it to :func:`plan` the next time. ``warnings`` are
-    sentences for the person who looks at the plan.
+    sentences for the person who looks at the plan. ``in_order``: no step may turn out to be older than what ran.
     """
 
     action: str
@@ -50,6 +50,7 @@ class RunPlan:
     warnings: tuple[str, ...] = ()
     target: str = ""
     drop_invalid_indexes: bool = False
+    in_order: bool = True
 
     @property
     def digest(self) -> str:
@@ -113,6 +114,7 @@ def plan(
         tuple(book.warnings),
         chosen.target,
         drop_invalid_indexes=chosen.drop_invalid_indexes,
+        in_order=book.strict_order,
     )
 
 

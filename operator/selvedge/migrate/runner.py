@@ -169,7 +169,7 @@ class _Runner:
         found: list[int] = []
         for index, step in enumerate(self.plan.steps):
             row = known.get(step.migration.key)
-            error = unfit(step, row, self.session.server_version)
+            error = unfit(step, known, self.session.server_version, in_order=self.plan.in_order)
             if error is not None:
                 return found, history, error
             if is_done(step, row):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.load import Migration
+from selvedge.migrate.names import sort_key
 from selvedge.migrate.plan import Direction, Step
 from selvedge.migrate.protocol import Failure, MigrationState, Progress, StatementFailedError, Timeouts
 from selvedge.migrate.together import script_of
@@ -78,16 +81,42 @@ def begun_alone(row: HistoryRow) -> InvalidError:
     )
 
 
+def _newer(step: Step, rows: Mapping[str, HistoryRow]) -> int:
+    """The newest version of the history, if it is newer than the step's; else 0."""
+    versions = [
+        row.version
+        for row in rows.values()
+        if row.kind == "Versioned" and (row.state is RowState.APPLIED or step.direction == "down")
+    ]
+    newest = max(versions, key=sort_key, default=0)
+    return newest if sort_key(newest) > sort_key(step.migration.version) else 0
+
+
 def lock_of(failure: Failure) -> str:
     """What was waited for, where nobody saw who held it."""
     return f"a lock ({failure.sqlstate})"
 
 
-def unfit(step: Step, row: HistoryRow | None, server_version: int) -> SelvedgeError | None:
-    """Why a step does not fit the history as it is now, or the server; ``None`` where it does."""
+def unfit(step: Step, rows: Mapping[str, HistoryRow], server_version: int, *, in_order: bool) -> SelvedgeError | None:
+    """Why a step does not fit the history as it is now, or the server; ``None`` where it does.
+
+    ``rows`` are by key, as the steps before it leave them on the way down.
+    """
     migration = step.migration
+    row = rows.get(migration.key)
     if step.direction not in RUNNING:
         return None
+    if migration.kind == "Versioned" and (row is None) == (step.direction == "up") and (newer := _newer(step, rows)):
+        if step.direction == "down":
+            return InvalidError(
+                Reason.OUT_OF_ORDER,
+                f"{migration.file} is not the newest any more: another run applied {newer} meanwhile; plan again",
+            )
+        if in_order:
+            return InvalidError(
+                Reason.OUT_OF_ORDER,
+                f"{migration.file} is older than version {newer}, which another run applied meanwhile; plan again",
+            )
     if row is not None and row.state is RowState.PARTIAL and row.direction != step.direction:
         other = "undone" if row.half_undone else "applied"
         return InvalidError(

@@ -190,11 +190,27 @@ async def test_what_another_run_did_otherwise_stops_before_it(
     perform: Perform, row: HistoryRow, reason: Reason
 ) -> None:
     plan = make_plan(ALL, [])
-    perform.session.rows["2"] = row
+    perform.session.rows.update({"1": HistoryRow(1, "m", ALL[0].checksum), "2": row})
     result = await perform(plan)
     assert result.error is not None
     assert result.error.reason is reason
-    assert perform.session.done == ["up 1"]
+    assert perform.session.done == []
+
+
+async def test_a_newer_one_that_another_run_applied_meanwhile(perform: Perform) -> None:
+    newer = {"4": HistoryRow(4, "m", "x")}
+    plan = make_plan(ALL, [])
+    perform.session.rows.update(newer)
+    result = await perform(plan)
+    assert result.error is not None
+    assert result.error.reason is Reason.OUT_OF_ORDER
+    assert perform.session.done == []
+    assert (await perform(make_plan(ALL, [], out_of_order="Apply"))).error is None
+    back = make_plan(ALL, [row for row in await history(perform.session) if row.version != 4], "Down")
+    result = await perform(back)
+    assert result.error is not None
+    assert "3_m.sql is not the newest any more: another run applied 4 meanwhile" in result.error.message
+    assert len(perform.session.rows) == 4
 
 
 async def test_a_lock_is_waited_for(perform: Perform) -> None:

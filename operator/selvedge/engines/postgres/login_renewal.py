@@ -68,11 +68,9 @@ async def renew(session: Session, login: OperatorLogin, role: str, *, first: sql
     verifier = session.connection.pgconn.encrypt_password(password.encode(), login.name.encode(), b"scram-sha-256")
     version = session.connection.info.server_version
     try:
-        await session.run("login", sql.SQL("BEGIN"), *_statements(login, role, known, version, first))
-        await set_verifier(session, login.name, verifier.decode())
-        await session.run("login", sql.SQL("COMMIT"))
+        before = (sql.SQL("BEGIN"), *_statements(login, role, known, version, first))
+        await set_verifier(session, login.name, verifier.decode(), before=before, after=(sql.SQL("COMMIT"),))
     except psycopg.errors.InsufficientPrivilege as error:
-        await session.rollback()
         me = session.connection.info.user
         needed = [sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(sql.Identifier(role), sql.Identifier(me))]
         if not known["createrole"]:
@@ -82,8 +80,9 @@ async def renew(session: Session, login: OperatorLogin, role: str, *, first: sql
         message = f"the operator's login may not make login {login.name} a member of {role}: {why}"
         raise NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, message, statements) from None
     except psycopg.Error as error:
-        await session.rollback()
         raise statement_error(error, f"renewing login {login.name}") from None
+    finally:
+        await session.rollback()  # nothing where it is committed
     return password
 
 

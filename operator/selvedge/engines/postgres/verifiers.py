@@ -42,15 +42,23 @@ $selvedge$
 _CLEAR = sql.SQL("SELECT pg_catalog.set_config('selvedge.verifier', '', true)")
 
 
-async def set_verifier(session: Session, login: str, verifier: str) -> None:
-    """Set the password of a login to what the verifier was made of, in the transaction that is open.
+async def set_verifier(
+    session: Session,
+    login: str,
+    verifier: str,
+    *,
+    before: tuple[sql.Composable, ...] = (),
+    after: tuple[sql.Composable, ...] = (),
+) -> None:
+    """Set the password of a login to what the verifier was made of, in a transaction.
 
-    Raises our errors, and psycopg's where it may be tried again.
+    ``before`` and ``after`` go in the messages that are sent anyway. Raises our errors; psycopg's for what is
+    ``before`` and for what may be tried again.
     """
-    await session.run("apply", _QUIET)
+    await session.run("apply", *before, _QUIET)
     await session.send("apply", _SET_VERIFIER, [login, verifier])
     try:
-        await session.run("apply", _ALTER, _CLEAR)
+        await session.run("apply", _ALTER, _CLEAR, *after)
     except psycopg.Error as error:
         if is_transient(error):
             raise

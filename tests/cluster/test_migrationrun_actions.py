@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ FILES = {
 
 
 def versions(world: World) -> list[str]:
-    found = world.sql("SELECT version::text FROM selvedge.history WHERE state = 'Applied' ORDER BY version")
+    query = "SELECT version::text FROM selvedge.history WHERE state = 'Applied' AND kind = 'Versioned' ORDER BY version"
+    found = world.sql(query)
     return [version for (version,) in found]
 
 
@@ -230,6 +233,14 @@ def test_files_of_several_configmaps_compressed_and_a_login_of_ones_own(world: W
     )
     packed = base64.b64encode(gzip.compress(FILES[ORDERS].encode())).decode()
     world.api.apply({"kind": "ConfigMap", "metadata": {"name": "second"}, "binaryData": {f"{ORDERS}.gz": packed}})
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w:gz") as archive:
+        seed = b"-- env: staging\nINSERT INTO shared.users VALUES (1);\n"
+        member = tarfile.TarInfo("./seeds/users.sql")
+        member.size = len(seed)
+        archive.addfile(member, io.BytesIO(seed))
+    seeds = {"seeds.tar.gz": base64.b64encode(tar.getvalue()).decode()}
+    world.api.apply({"kind": "ConfigMap", "metadata": {"name": "third"}, "binaryData": seeds})
     sources(world, {USERS: FILES[USERS]}, "first")
     owner = world.role("owner")
     world.schema(
@@ -245,7 +256,8 @@ def test_files_of_several_configmaps_compressed_and_a_login_of_ones_own(world: W
         migrations={
             "runAs": {"secretRef": {"name": "deployer"}},
             "role": owner,
-            "source": {"configMaps": [{"name": "first"}, {"name": "second"}]},
+            "source": {"configMaps": [{"name": "first"}, {"name": "second"}, {"name": "third"}]},
+            "environment": "staging",
         },
     )
     waits = world.until("DatabaseSchema", "shop", "False", "WaitingForMigrations")
@@ -253,6 +265,7 @@ def test_files_of_several_configmaps_compressed_and_a_login_of_ones_own(world: W
     world.sql(f"GRANT {owner} TO {login}", database="postgres")
     world.ready("DatabaseSchema", "shop", timeout=40)
     assert versions(world) == ["20250101000000", "20250102000000"]
+    assert world.ask("SELECT count(*) FROM shared.users") == 1
     assert world.sql("SELECT DISTINCT applied_by::text FROM selvedge.history") == [(login,)]
     assert world.ask("SELECT tableowner::text FROM pg_tables WHERE tablename = 'users'") == owner
     assert world.ask(f"SELECT count(*) FROM pg_roles WHERE rolname = '{world.name}_migrator'") == 0

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import io
 import json
+import posixpath
+import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from selvedge.core.errors import InvalidError, TransientError
@@ -20,13 +23,15 @@ LARGEST = 64 * 1024 * 1024
 """Bytes that all files of a source may have when they are unpacked; gzip packs a thousandfold."""
 
 _GZIP = ".gz"
+_ARCHIVES = (".tar.gz", ".tgz")
 
 
 async def read_files(context: Context, namespace: str, source: Mapping[str, Any]) -> dict[str, str]:
     """The migration files of a source, by name.
 
-    A key of ``binaryData`` that ends in ``.gz`` is unpacked and loses that ending. Raises TransientError where a
-    ConfigMap does not exist (yet), InvalidError where two hold a file of the same name, or one is no text.
+    A key of ``binaryData`` that ends in ``.gz`` is unpacked and loses that ending; the files of one that ends in
+    ``.tar.gz`` are taken with their directories, which a key cannot name. Raises TransientError where a ConfigMap does
+    not exist (yet), InvalidError where two hold a file of the same name, or one is no text.
     """
     inline = source.get("inline")
     if inline:
@@ -43,16 +48,35 @@ async def read_files(context: Context, namespace: str, source: Mapping[str, Any]
         for name, encoded in (found.get("binaryData") or {}).items():
             content = unpack(name, str(encoded), rest)
             rest -= len(content)
-            file = name.removesuffix(_GZIP)
-            _add(files, file, decode(content, file))
+            for file, inner in _files_of(name, content):
+                _add(files, file, decode(inner, file))
     return files
+
+
+def _files_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
+    """The files in one key, unpacked: itself, or the SQL and JSON files of an archive."""
+    if not name.endswith(_ARCHIVES):
+        yield name.removesuffix(_GZIP), content
+        return
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                file = posixpath.normpath(member.name)
+                found = archive.extractfile(member) if member.isreg() else None
+                hidden = any(part.startswith(".") for part in file.split("/"))
+                if found is not None and not hidden and file.lower().endswith((".sql", ".json")):
+                    yield file, found.read()
+    except tarfile.TarError as error:
+        raise InvalidError(
+            Reason.INVALID_MIGRATION, f"{name}: the archive cannot be read ({error}): make it anew with tar -czf"
+        ) from None
 
 
 def unpack(name: str, encoded: str, limit: int = LARGEST) -> bytes:
     """The content of one key of ``binaryData``; raises InvalidError for what is broken, or larger than ``limit``."""
     try:
         content = base64.b64decode(encoded, validate=True)
-        if not name.endswith(_GZIP):
+        if not name.endswith((_GZIP, *_ARCHIVES)):
             return content
         unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
         text = unpacker.decompress(content, limit + 1)

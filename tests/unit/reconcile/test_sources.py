@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import gzip
+import io
+import tarfile
 
 import pytest
 
 from selvedge.core.errors import InvalidError
-from selvedge.reconcile.sources import unpack
+from selvedge.reconcile.sources import _files_of, unpack
 
 TEXT = b"select 1;\n" * 1000
 
@@ -38,3 +40,27 @@ def test_what_is_broken_or_too_large_is_refused(content: bytes, message: str):
 def test_what_is_no_base64_is_refused():
     with pytest.raises(InvalidError, match="cannot be unpacked"):
         unpack("1_a.sql.gz", "!!")
+
+
+def archive(**files: str) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name, text in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text.encode()))
+        link = tarfile.TarInfo("3_link.sql")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return stream.getvalue()
+
+
+def test_an_archive_brings_its_files_with_their_directories_and_nothing_else():
+    packed = archive(
+        **{"./1_a.sql": "select 1", "./seeds/users.sql": "select 2", "./.git/x.sql": "", "./README.md": ""}
+    )
+    name = "migrations.tar.gz"
+    found = dict(_files_of(name, unpack(name, encoded(packed))))
+    assert found == {"1_a.sql": b"select 1", "seeds/users.sql": b"select 2"}
+    with pytest.raises(InvalidError, match=r"^migrations\.tar\.gz: the archive cannot be read"):
+        dict(_files_of(name, unpack(name, encoded(gzip.compress(b"no archive" * 100)))))

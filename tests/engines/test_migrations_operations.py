@@ -349,3 +349,21 @@ async def test_one_that_began_alone_and_was_mended_goes_on_where_it_stopped(shop
     assert result.error.reason is Reason.PARTLY_APPLIED
     assert (await shop.up(mended)).error is None
     assert shop.query("SELECT id FROM shop.a ORDER BY 1") == [(1,), (2,)]
+
+
+async def test_a_build_that_is_broken_off_ends_at_once_and_is_repaired_later(shop: Shop) -> None:
+    assert (await shop.up({A: FILES[A], B: FILES[B]})).error is None
+    with shop.endpoint.connect(shop.database) as writer:
+        writer.execute("BEGIN")
+        writer.execute("INSERT INTO shop.b VALUES (7)")
+        task = asyncio.create_task(shop.up(FILES))
+        while not shop.query("SELECT 1 FROM pg_stat_progress_create_index WHERE lockers_total > 0"):
+            await asyncio.sleep(0.02)
+            assert not task.done()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+        assert shop.query("SELECT 1 FROM pg_stat_activity WHERE usename = %s", shop.login) == []
+    result = await shop.up(FILES)
+    assert result.error is None, result.error
+    assert shop.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'shop.b_id'::regclass")

@@ -209,7 +209,8 @@ class Attempt:
                 return
             try:
                 await execute(work, self.file, statement)
-            except BaseException:
+            except Exception:
+                # not when cancelled: the drop may wait as long as the build did, and the next run finds what is left
                 if build is None and not work.closed:
                     await drop_leftovers(work, self.file, statement)
                 elif build is not None and not work.closed and await index_state(work, build) == "invalid":

@@ -80,8 +80,8 @@ def prepare(statements: tuple[Statement, ...], directives: Directives, file: str
             raise _invalid(
                 file,
                 statement,
-                f"{statement.head[0]} would end the transaction that keeps the migration whole; remove it, or split the "
-                "file there",
+                f"{statement.head[0]} would end the transaction that keeps the migration whole; remove it, or split "
+                "the file there",
             )
         if statement.head[:1] == ("COPY",) and ("TO", "STDOUT") in zip(
             statement.head, statement.head[1:], strict=False

@@ -42,6 +42,8 @@ _ENDS = {
 
 #: How the engines begin when they tell how far an index build is; everything else is somebody's lock.
 _BUILDS = ("index build", "the build of index")
+#: How MongoDB's begins when it tells of its own work.
+_WORKS = ("the update of ", "the count of ", "the search for ")
 
 Row = dict[str, Any]
 
@@ -136,6 +138,8 @@ class Board:
             reason = Reason.RUNNING if waits is None else Reason.WAITING_FOR_LOCK
             if waits is not None and waits.waiting_for.startswith(_BUILDS):
                 reason = Reason.BUILDING_INDEX
+            elif waits is not None and waits.waiting_for.startswith(_WORKS):
+                reason = Reason.RUNNING
             current = next((r for r in self.rows if r.state is MigrationState.RUNNING), row)
             message = f"migration {current.version} {current.name}: statement {current.statements}"
             if waits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from selvedge.migrate.history import HistoryRow
 from selvedge.migrate.operation import Operation, Prepared, source_of
 from selvedge.migrate.plan import plan
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.runboard import Board
 
 FILES = {
@@ -120,3 +122,29 @@ def test_what_an_error_means(error: Any, phase: str, retrying: bool) -> None:
 
     found = Board(cast("Context", Clock), {"metadata": {"name": "x"}}).failed(error)
     assert (found.status["phase"], found.retrying, found.ready) == (phase, retrying, False)
+
+
+@pytest.mark.parametrize(
+    ("waits", "reason"),
+    [
+        ("", Reason.RUNNING),
+        ("session 5 (psql)", Reason.WAITING_FOR_LOCK),
+        ("the build of index t on big: scanning collection, 5 %", Reason.BUILDING_INDEX),
+        ("the update of big: 30 of 95 documents", Reason.RUNNING),
+        ("the search for duplicates before unique index mail on users", Reason.RUNNING),
+    ],
+)
+async def test_the_reason_says_what_a_run_waits_for(
+    monkeypatch: pytest.MonkeyPatch, waits: str, reason: Reason
+) -> None:
+    written: list[Outcome] = []
+
+    async def write(_: Board, outcome: Outcome) -> None:
+        written.append(outcome)
+
+    monkeypatch.setattr(Board, "write", write)
+    one = board()
+    one.begin(prepared(1, 2, 3))
+    await one.progress(replace(one.rows[0], waiting_for=waits))
+    assert [outcome.reason for outcome in written] == [reason]
+    assert waits in str(written[0].message)

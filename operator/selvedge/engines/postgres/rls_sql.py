@@ -17,12 +17,13 @@ from selvedge.core.postgres.model import PUBLIC
 from selvedge.core.postgres.rls_changes import RowPolicy, TableKey
 from selvedge.core.postgres.rls_model import PartitionState, TableState
 
+#: Which owners may act as an administrator is asked once for all roles, and not for each of thousands of tables.
 _FRAGMENT = sql.SQL("""
  'rls', (SELECT json_agg(json_build_array(n.nspname, c.relname, pg_catalog.pg_get_userbyid(c.relowner),
-     EXISTS (SELECT FROM pg_catalog.pg_roles p
-              WHERE (p.rolsuper OR p.rolcreaterole OR p.rolname IN
-                      ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
-                AND pg_catalog.pg_has_role(c.relowner, p.oid, 'MEMBER')),
+     c.relowner IN (SELECT o.oid FROM pg_catalog.pg_roles o JOIN pg_catalog.pg_roles p
+              ON p.rolsuper OR p.rolcreaterole OR p.rolname IN
+                  ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files')
+             WHERE pg_catalog.pg_has_role(o.oid, p.oid, 'MEMBER')),
      c.relkind, c.relrowsecurity, c.relforcerowsecurity,
      greatest(c.reltuples, pg_catalog.pg_stat_get_live_tuples(c.oid))::int8,
      (SELECT json_agg(json_build_array(p.polname, p.polcmd, p.polpermissive,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.engines.declared_tables import kept_on_tables
 from tests.engines.fingerprint import Fact, Facts
 
 _KINDS = {"Tables": "table", "Sequences": "sequence", "Functions": "function", "Types": "type", "Schemas": "schema"}
@@ -12,7 +13,7 @@ _LETTERS = {"r": "Tables", "S": "Sequences", "s": "Sequences", "f": "Functions",
 
 def covers(spec: dict[str, Any], fact: Fact, before: Facts, after: Facts) -> bool:
     """Whether the declaration is the reason for a change of this fact."""
-    return _Declared(spec, before, after).covers(fact)
+    return _Declared(spec, before, after).covers(fact) or kept_on_tables(spec, fact, before, after)
 
 
 class _Declared:

@@ -16,6 +16,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from tests.engines.generators_tables import PARTITIONED, extended
+
 #: From those whose members the others may be to their members: memberships go one way only.
 ROLES = ("{p}owner", "{p}reader", "{p}Odd ü.x", "{p}writer", "{p}by stander")
 #: Declared at most: the last one is never.
@@ -45,6 +47,7 @@ STRUCTURE = "\n".join(
     CREATE TYPE "{schema}".mood AS ENUM ('sad', 'ok');
     CREATE DOMAIN "{schema}".d AS text CHECK (value <> '');
     """
+    + PARTITIONED.replace("{schema}", schema)
     for schema in SCHEMAS
 )
 
@@ -55,11 +58,15 @@ _COLUMN = ("SELECT", "INSERT", "UPDATE", "REFERENCES")
 
 @dataclass(frozen=True)
 class Case:
-    """``start`` are statements, ``manifest`` is ``spec.postgres``; ``order`` is the seed of another order of it."""
+    """``start`` are statements, ``manifest`` is ``spec.postgres``; ``order`` is the seed of another order of it.
+
+    ``renames`` are the roles and schemas that the declaration calls otherwise than the statements.
+    """
 
     start: tuple[str, ...]
     manifest: dict[str, Any]
     order: int
+    renames: dict[str, str]
 
     def statements(self, prefix: str) -> str:
         return ";\n".join(self.start).replace("{p}", prefix)
@@ -136,7 +143,7 @@ def _granted(draw: st.DrawFn) -> list[str]:
     on = f"{word} {what}" if what.startswith("(") else f"{word} ON {what}"
     to = draw(_one((*ROLES, "PUBLIC")))
     if draw(st.integers(0, 4)) == 0:
-        return [f"REVOKE {on} FROM {_quoted(to)}"]
+        return [f"REVOKE {on} FROM {_quoted(to)} CASCADE"]
     if to == "PUBLIC" or draw(st.booleans()):
         return [f"GRANT {on} TO {_quoted(to)}"]
     statements = [f"GRANT {on} TO {_quoted(to)} WITH GRANT OPTION"]
@@ -362,6 +369,10 @@ def manifests() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-def cases() -> st.SearchStrategy[Case]:
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
     """A database as it was found, and a declaration."""
-    return st.builds(Case, _starts(), manifests(), st.integers(0, 2**16))
+    start = draw(_starts())
+    more, manifest, renames = draw(extended(draw(manifests()), OURS, SCHEMAS))
+    made = len(ROLES)  # the roles stand by then, and schema ops is dropped last
+    return Case((*start[:made], *more, *start[made:]), manifest, draw(st.integers(0, 2**16)), renames)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bson import ObjectId
 
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.errors import InvalidError, NotPermittedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_lease import COLLECTION, Lease
+from selvedge.engines.mongodb.migrations import open_session
 from selvedge.migrate import MigrationState
 from tests.engines.mongo_migrations_support import Shop, opened, up
 from tests.engines.mongodb_support import Record, converge, member, running
@@ -170,6 +171,29 @@ async def test_the_migrator_reaches_its_database_only(shop: Shop) -> None:
         assert result.migrations[0].error is not None, command
         assert result.migrations[0].error.sqlstate in ("Unauthorized", "13"), result.migrations[0].error
     assert shop.command({"usersInfo": 1})["users"] == []
+
+
+async def test_a_login_that_may_not_make_users_is_told_what_it_lacks(shop: Shop) -> None:
+    roles = [{"role": role, "db": shop.database} for role in ("readWrite", "dbAdmin")]
+    shop.command({"createUser": "deployer", "pwd": "secret", "roles": roles})
+    mine = {"username": "deployer", "password": "secret", "auth_source": shop.database}
+    admin = Server(replace(shop.target(), **mine), Record())
+    try:
+        async with open_session(admin.target, admin, database=shop.database, observer=Record()) as session:
+            assert await session.history() == ()
+            with pytest.raises(NotPermittedError, match="grant it userAdmin, or dbOwner, on database") as error:
+                await session.lock(1, ignore)
+        assert "deployer may not drop user" in error.value.message
+        assert 'grantRolesToUser("deployer"' in error.value.statements[0]
+        shop.command({"grantRolesToUser": "deployer", "roles": [{"role": "dbOwner", "db": shop.database}]})
+        async with open_session(admin.target, admin, database=shop.database, observer=Record()) as session:
+            await session.lock(1, ignore)
+    finally:
+        await admin.close()
+
+
+async def ignore(_: object) -> None:
+    pass
 
 
 async def test_a_migration_reaches_no_claim_and_no_lock(shop: Shop) -> None:

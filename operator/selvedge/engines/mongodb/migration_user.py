@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure, PyMongoError
 
-from selvedge.core.errors import TransientError
+from selvedge.core.errors import NotPermittedError, TransientError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Client, Server
+from selvedge.engines.mongodb.errors import UNAUTHORIZED
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -79,7 +80,7 @@ class Migrator:
         except (PyMongoError, OSError) as error:
             if isinstance(error, OperationFailure) and error.code == _USER_EXISTS:
                 raise self._lost() from None
-            raise self._admin.error(error, f"creating user {self.name}") from None
+            raise self._refused(error, f"create user {self.name}") from None
         self._identity = await self._look()
         if not await still_ours():
             if await self.still_there():
@@ -137,9 +138,21 @@ class Migrator:
             await self._admin.run(self._database, command, self._target.limits.statement_timeout, read=False)
         except OperationFailure as error:
             if error.code != _USER_NOT_FOUND:
-                raise self._admin.error(error, "dropping the migrations' user") from None
+                raise self._refused(error, f"drop user {self.name}") from None
         except (PyMongoError, OSError) as error:
-            raise self._admin.error(error, "dropping the migrations' user") from None
+            raise self._refused(error, f"drop user {self.name}") from None
+
+    def _refused(self, error: BaseException, doing: str) -> Exception:
+        if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+            name, source = self._target.username, self._target.auth_source
+            role = f'{{role: "userAdmin", db: "{self._database}"}}'
+            return NotPermittedError(
+                Reason.INSUFFICIENT_PRIVILEGES,
+                f"migrations run as a user of their own, and {name} may not {doing}: grant it userAdmin, or dbOwner, "
+                f"on database {self._database}",
+                (f'db.getSiblingDB("{source}").grantRolesToUser("{name}", [{role}])',),
+            )
+        return self._admin.error(error, doing)
 
     async def disconnect(self) -> None:
         """Close the user's connections."""

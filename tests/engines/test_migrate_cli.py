@@ -141,6 +141,11 @@ def test_what_loses_data_needs_a_line_in_its_file_and_a_person(shop: Shop) -> No
     status, screen = on_a_terminal(["migrate", "up"], environ, "y\n")
     assert status == 0, screen
     assert "━" in screen, "a bar"
+    for number in range(12):
+        shop.write(**{f"202501040000{number:02d}_more.sql": "SELECT 1;\n"})
+    status, screen = on_a_terminal(["migrate", "up"], environ, "")
+    assert status == 0, screen
+    assert "more: applied, 1/1 statements" in screen, "more bars than lines of a terminal become lines"
     assert shop.query("SELECT to_regclass('users')") == [(None,)]
 
 
@@ -182,7 +187,10 @@ def test_a_login_of_ones_own_and_one_that_may_only_read(shop: Shop) -> None:
 
     shop.query("ALTER TABLE users ENABLE ROW LEVEL SECURITY; ALTER TABLE users FORCE ROW LEVEL SECURITY")
     shop.write(
-        **{"20250103000000_all.sql": "SELECT 1;\n", "20250104000000_rows.sql": "UPDATE users SET id = 2 WHERE id > 0;\n"}
+        **{
+            "20250103000000_all.sql": "SELECT 1;\n",
+            "20250104000000_rows.sql": "UPDATE users SET id = 2 WHERE id > 0;\n",
+        }
     )
     blind = shop.migrate("up", "--role", shop.owner, user=deployer, password="its own word")
     assert 'query would be affected by row-level security policy for table "users"' in blind.stderr

@@ -12,7 +12,7 @@ from selvedge.cli import migrate_output as output
 from selvedge.cli.output import clean
 from selvedge.core.words import count
 from selvedge.migrate.protocol import MigrationState
-from selvedge.migrate.steps import DONE
+from selvedge.migrate.steps import DONE, FINAL
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from selvedge.migrate.operation import Prepared
     from selvedge.migrate.protocol import Progress
     from selvedge.migrate.runner import RunResult
+
+#: As many bars as are drawn at once.
+_BARS = 8
 
 _DONE = {
     "up": "applied",
@@ -123,14 +126,18 @@ class _Machine(Board):
 
 
 class _Terminal(Board):
-    """A bar for each migration: statements, elapsed time, and what it waits for."""
+    """A bar for each migration: statements, elapsed time, and what it waits for.
+
+    A terminal draws as many bars as it has lines and hides the last ones: the oldest that are done become plain lines.
+    """
 
     def __init__(self, place: Place, prepared: Prepared) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import Progress as Drawn
 
         super().__init__(place, prepared)
-        self._bars: Bars = Progress(
+        self._bars: Bars = Drawn(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}", markup=False),
@@ -140,6 +147,7 @@ class _Terminal(Board):
             transient=False,
         )
         self._tasks: dict[int, TaskID] = {}
+        self._ended: dict[int, Progress] = {}
 
     def __enter__(self) -> Board:
         self._bars.start()
@@ -153,6 +161,8 @@ class _Terminal(Board):
         if row.state is MigrationState.PENDING and row.step not in self._tasks and not row.waiting_for:
             return
         if row.step not in self._tasks:
+            if not self._make_room():
+                return  # all of one transaction are under way at once: the first of them stand for the others
             self._tasks[row.step] = self._bars.add_task(_name(row), total=max(row.total, 1), note="")
         task = self._tasks[row.step]
         ended = row.state not in (MigrationState.PENDING, MigrationState.RUNNING)
@@ -164,6 +174,20 @@ class _Terminal(Board):
         )
         if ended:
             self._bars.stop_task(task)
+            self._ended[row.step] = row
+
+    def _make_room(self) -> bool:
+        """Whether there is a line for one more bar."""
+        if len(self._tasks) < _BARS:
+            return True
+        if not self._ended:
+            return False
+        oldest = min(self._ended)
+        row = self._ended.pop(oldest)
+        self._bars.remove_task(self._tasks.pop(oldest))
+        said = _done(row) if row.state in FINAL.values() else str(row.state).lower()
+        self._bars.console.print(f"{_name(row)}: {said}", markup=False)
+        return True
 
     def end(self, state: str, message: str, *, result: RunResult | None = None, version: str = "") -> None:
         """Below the bars."""

@@ -150,6 +150,7 @@ async def test_a_digest_stays_as_long_as_its_plan_does(postgres: PostgresEndpoin
         ("COMMENT ON ROLE {name}_app IS 'important'", "SELECT 1"),
     ],
 )
+@pytest.mark.newest
 async def test_what_is_changed_between_the_look_and_the_lock_is_not_overwritten(
     postgres: PostgresEndpoint, database_name: str, monkeypatch: pytest.MonkeyPatch, statement: str, left: str
 ) -> None:
@@ -219,6 +220,7 @@ async def test_rows_that_go_are_counted_and_no_part_of_the_digest(
         assert str(counted[drop]) == "an unknown number of rows (they could not be counted)"
 
 
+@pytest.mark.newest
 async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:
@@ -238,6 +240,7 @@ async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates
     assert str(counted[drop]) == "about 2 rows (the server's estimate)"
 
 
+@pytest.mark.newest
 async def test_nothing_in_a_database_that_is_not_there_counts_as_ready(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:

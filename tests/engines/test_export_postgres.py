@@ -180,6 +180,7 @@ def test_row_level_security_and_partitions(postgres: PostgresEndpoint, database_
     assert "partitions by range of table stock.moves: they are no whole" in export(postgres, database_name).stderr
 
 
+@pytest.mark.newest
 def test_partitions_by_time_are_declared_as_they_stand(postgres: PostgresEndpoint, database_name: str) -> None:
     fill(postgres, database_name, *DATABASES["ugly"])
     exported = export(postgres, database_name)
@@ -192,6 +193,7 @@ def test_partitions_by_time_are_declared_as_they_stand(postgres: PostgresEndpoin
     assert "partitions by range of table größe.crooked, größe.parts: they are no whole hours" in exported.stderr
 
 
+@pytest.mark.newest
 def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declared(
     postgres: PostgresEndpoint, database_name: str, tmp_path: Path
 ) -> None:
@@ -223,6 +225,7 @@ def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declar
     assert "updatedAt kept ö.it's is left out, since the database would not stay as it is" in half.stderr
 
 
+@pytest.mark.newest
 def test_logins_are_exported_on_demand_with_a_password_that_stays_somebody_elses(
     postgres: PostgresEndpoint, database_name: str, tmp_path: Path
 ) -> None:

@@ -31,7 +31,15 @@ WAITING = "WaitingForApproval"
 
 _WRITE_SECONDS = 1.0
 _MAX_ROWS = 200
-_PENDING = frozenset({Reason.WAITING_FOR_SCHEMA, Reason.WAITING_FOR_SERVER, Reason.WAITING_FOR_SOURCE})
+_PENDING = frozenset(
+    {
+        Reason.WAITING_FOR_SCHEMA,
+        Reason.WAITING_FOR_SERVER,
+        Reason.WAITING_FOR_SOURCE,
+        Reason.SECRET_NOT_FOUND,
+        Reason.SECRET_KEY_MISSING,
+    }
+)
 _APPROVAL = frozenset({Reason.WAITING_FOR_APPROVAL, Reason.SUPERSEDED})
 _ENDS = {
     "Down": (Reason.UNDONE, "was undone", "were undone"),

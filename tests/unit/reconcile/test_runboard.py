@@ -106,6 +106,7 @@ def test_more_rows_than_a_status_holds_are_counted_all_the_same() -> None:
     [
         (TransientError(Reason.CONNECTION_LOST, "…"), "Running", True),
         (TransientError(Reason.WAITING_FOR_SCHEMA, "…"), "Pending", True),
+        (TransientError(Reason.SECRET_NOT_FOUND, "…"), "Pending", True),
         (RefusedError(Reason.WAITING_FOR_APPROVAL, "…"), "WaitingForApproval", True),
         (RefusedError(Reason.SUPERSEDED, "…"), "WaitingForApproval", True),
         (RefusedError(Reason.DESTRUCTIVE_REFUSED, "…"), "Failed", False),

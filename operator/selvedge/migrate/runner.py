@@ -95,6 +95,8 @@ async def run(
 
     Raises InvalidError before anything runs for a repair without them, and for All where that is not possible.
     """
+    if plan.action in ("Plan", "Status", "Validate"):
+        raise AssertionError(f"{plan.action} only looks, and nothing of it is run")
     if plan.action == "Repair" and not (actor.strip() and reason.strip()):
         raise InvalidError(
             Reason.INVALID_SPEC, "a repair is written down with who did it and why: give an actor and a reason"

@@ -347,6 +347,13 @@ async def test_repair_needs_somebody_and_a_reason(perform: Perform) -> None:
     assert [row.state for row in marked.migrations] == [MigrationState.MARKED] * 2
 
 
+@pytest.mark.parametrize("action", ["Plan", "Status", "Validate"])
+async def test_what_only_looks_is_never_run(perform: Perform, action: str) -> None:
+    with pytest.raises(AssertionError, match="only looks"):
+        await perform(make_plan(ALL, [], action))
+    assert not perform.session.locked
+
+
 async def test_a_server_that_is_too_old(perform: Perform) -> None:
     migrations = load({"1_m.sql": "-- requires-version: >=17\nSELECT 1;"})
     result = await perform(make_plan(migrations, []))

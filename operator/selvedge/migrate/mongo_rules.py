@@ -77,8 +77,9 @@ def _shape(name: str, document: Mapping[str, Any]) -> str:
     return ""
 
 
-def check_transaction(commands: Sequence[Command], file: str) -> None:
-    """Raise InvalidError for a command of a file with ``"transaction": true`` that no transaction can hold."""
+def check_transaction(commands: Sequence[Command], file: str, step: str = "") -> None:
+    """Raise InvalidError for a command that no transaction can hold; ``step`` is the way out, if not the file's own."""
+    step = step or 'remove "transaction": true, or move it to a file of its own'
     filled: set[str] = set()
     for command in commands:
         name = command.name
@@ -96,7 +97,7 @@ def check_transaction(commands: Sequence[Command], file: str) -> None:
             why = "an index is built before documents come into its collection, in a transaction (263)"
         else:
             continue
-        raise invalid(file, command.line, f'{why}; remove "transaction": true, or move it to a file of its own')
+        raise invalid(file, command.line, f"{why}; {step}")
 
 
 def written(command: Command) -> frozenset[str]:

@@ -126,7 +126,8 @@ class Attempt:
                 'a replica set of one, or remove "transaction": true',
             )
         if whole:
-            check_transaction(self.commands, self.file)
+            step = "" if self.directives.transaction else "set transaction to PerMigration"
+            check_transaction(self.commands, self.file, step)
         cursor = Cursor()
         if begun:
             cursor = await self._ground.history.cursor(self.migration, self.direction)
@@ -159,11 +160,11 @@ class Attempt:
         self.control.may_write()
         await write(self._ground.server, self._ground.database, self._ground.lease.guard(), rows, session)
 
-    async def failed(self, error: BaseException) -> Exception:
-        """The error for a driver's exception that no command raised, such as one at the commit."""
-        if not self.commands:
+    async def failed(self, error: BaseException, command: Command | None = None, open_for: float = 0) -> Exception:
+        """The error for a driver's exception that comes at a commit; told of the last command where none is given."""
+        if command is None and not self.commands:
             return await self._ground.error(error, f"writing the history of {self.file}")
-        return await self._failed(self.commands[-1], error, time.monotonic() - self._started)
+        return await self._failed(command or self.commands[-1], error, open_for or time.monotonic() - self._started)
 
     # -- one command ---------------------------------------------------------------------------------------------
 
@@ -177,7 +178,7 @@ class Attempt:
             async def work(session: AsyncClientSession | None) -> Cursor:
                 return cursor.next(await self._send_once(command, session))
 
-            return await self._commit(work)
+            return await self._commit(work, command)
         return await self._by_itself(cursor, command)
 
     async def _by_itself(self, cursor: Cursor, command: Command) -> Cursor:
@@ -284,11 +285,14 @@ class Attempt:
             await self.record(cursor, session)
         return cursor
 
-    async def _commit(self, work: Callable[[AsyncClientSession | None], Awaitable[Cursor]]) -> Cursor:
+    async def _commit(
+        self, work: Callable[[AsyncClientSession | None], Awaitable[Cursor]], command: Command | None = None
+    ) -> Cursor:
+        begun = time.monotonic()
         try:
             return await self._commit_raw(work)
         except (PyMongoError, OSError) as error:
-            raise await self.failed(error) from None
+            raise await self.failed(error, command, time.monotonic() - begun) from None
 
     async def _write(self, cursor: Cursor) -> None:
         async def nothing(_: AsyncClientSession | None) -> Cursor:

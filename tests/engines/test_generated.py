@@ -120,15 +120,25 @@ async def settle(server: PostgresEngine, one: Member) -> MemberResult:
     foreseen = (await server.plan(unit(one))).members[one.uid]
     first = (await server.converge(unit(one), lambda: None)).members[one.uid]
     assert unexpected(first) == []
-    assert _statements(foreseen.pending) == _statements(first.applied)
+    # A table that cannot be guarded gets no grants; that its owner is refused something, a plan cannot foresee.
+    if not _unguarded(first):
+        assert _statements(foreseen.pending) == _statements(first.applied)
     for result in (first, (await server.converge(unit(one), lambda: None)).members[one.uid]):
         assert result.pending == ()
         assert result.provisioned
         assert unexpected(result) == []
     again = (await server.plan(unit(one))).members[one.uid]
     told = {problem.ref for problem in result.problems}
-    assert (result.applied, [x for x in again.pending if x.ref not in told], again.drift) == ((), [], ())
+    left = [x.statement for x in again.pending if x.ref not in told]
+    left = [statement for statement in left if not any(name in statement for name in _unguarded(result))]
+    assert (result.applied, left, again.drift) == ((), [], ())
     return result
+
+
+def _unguarded(result: MemberResult) -> list[str]:
+    """The tables whose rows could not be guarded, as statements name them."""
+    names = [problem.ref.name for problem in result.problems if problem.ref.kind == "rowLevelSecurity"]
+    return [".".join(f'"{part}"' for part in name.split(".")) for name in names]
 
 
 def unexpected(result: MemberResult) -> list[ObjectStatus]:

@@ -130,6 +130,21 @@ async def test_what_was_detached_and_not_dropped_is_dropped_by_the_next_pass(
         assert rows(postgres, last, dbname=name) == [(newest,)]
 
 
+async def test_a_partition_of_somebody_else_goes_with_a_plain_detach(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """Whoever owns the schema may drop it, and not write a comment on it."""
+    name = database_name
+    async with with_old_ones(postgres, name) as one:
+        run(postgres, "ALTER TABLE shared.old_a OWNER TO postgres", name)
+        with postgres.connect(name) as reader, reader.transaction():
+            reader.execute("SELECT count(*) FROM shared.readings")
+            result = await only(one, kept(name))
+            assert reasons(result) == {"partitions shared.readings": "WaitingForLock"}
+        await ready(one, kept(name))
+    assert [row[0] for row in rows(postgres, TABLES, dbname=name)] == ["old_b", "old_c"]
+
+
 async def test_beside_a_default_partition_the_detach_is_plain(postgres: PostgresEndpoint, database_name: str) -> None:
     """The server refuses CONCURRENTLY there."""
     name = database_name

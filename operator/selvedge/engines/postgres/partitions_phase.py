@@ -16,7 +16,7 @@ from psycopg import sql
 
 from selvedge.core.postgres.partition_changes import DropPartitions
 from selvedge.engines.postgres.locks import LOCK_KEY
-from selvedge.engines.postgres.partitions_sql import drop_steps
+from selvedge.engines.postgres.partitions_sql import drop_steps, plain_drops
 
 Send = Callable[[sql.Composable], Awaitable[list[tuple[object, ...]]]]
 Close = Callable[[], Awaitable[None]]
@@ -35,13 +35,19 @@ async def detach_and_drop(
     is closed by ``close`` and not used by anybody again.
     """
     async with _locked(send, close, role):
-        for mark, detach, drop in drop_steps(change):
+        for (mark, detach, drop), plain in zip(drop_steps(change), plain_drops(change), strict=True):
             may_write()
-            await send(mark)
+            try:
+                await send(mark)
+            except psycopg.errors.InsufficientPrivilege:
+                # Somebody else's, and nothing would know it again once it is detached: both at once, or nothing.
+                await send(sql.SQL("; ").join([sql.SQL("BEGIN"), plain, sql.SQL("COMMIT")]))
+                continue
             await send(sql.SQL("SET lock_timeout = {}").format(sql.Literal(PATIENCE)))
             await send(detach)
             may_write()
             await send(drop)
+            await send(sql.SQL("SET lock_timeout = {}").format(sql.Literal(_LOCK_TIMEOUT)))
 
 
 async def is_attached(send: Send, partition: tuple[str, str]) -> bool:
@@ -76,6 +82,7 @@ async def _locked(send: Send, close: Close, role: str) -> AsyncIterator[None]:
 
 async def _as_it_was(send: Send, close: Close) -> None:
     try:
+        await send(sql.SQL("ROLLBACK"))  # there is a transaction only where one failed
         await send(sql.SQL("RESET ROLE; RESET lock_timeout"))
         await send(sql.SQL("SELECT pg_catalog.pg_advisory_unlock({})").format(sql.Literal(LOCK_KEY)))
     except psycopg.Error:

@@ -87,14 +87,14 @@ def drop_steps(change: DropPartitions) -> list[tuple[sql.Composable, sql.Composa
 def _drop(change: DropPartitions) -> sql.Composable:
     if change.until:
         return sql.SQL("; ").join(statement for step in drop_steps(change) for statement in step)
-    parts: list[sql.Composable] = []
-    for schema, name, _ in change.partitions:
-        parts.append(
-            sql.SQL("ALTER TABLE {} DETACH PARTITION {partition}; DROP TABLE {partition}").format(
-                sql.Identifier(*change.table), partition=sql.Identifier(schema, name)
-            )
-        )
-    return sql.SQL("; ").join(parts)
+    return sql.SQL("; ").join(plain_drops(change))
+
+
+def plain_drops(change: DropPartitions) -> list[sql.Composable]:
+    """For each partition what takes it away inside of a transaction."""
+    plain = sql.SQL("ALTER TABLE {} DETACH PARTITION {partition}; DROP TABLE {partition}")
+    table = sql.Identifier(*change.table)
+    return [plain.format(table, partition=sql.Identifier(schema, name)) for schema, name, _ in change.partitions]
 
 
 def render_accept(change: AcceptRetention, metadata_schema: str) -> sql.Composable:

@@ -51,7 +51,10 @@ _SETTINGS = {
 _LASTING = (ConflictError, InvalidError, NotPermittedError, RefusedError)
 _AS_OWNER = (CreatePartition, DropPartitions, FinalizeDetach, FinishDrop)
 _UNCHANGED = "nothing was changed, and it is tried again by itself"
-_BEGUN = "no query sees the partition any more, and the next pass takes it away once those that began before have ended"
+_BEGUN = (
+    "once it is marked no query sees the partition any more, and the next pass takes it away when those that began "
+    "before have ended"
+)
 _GRANTEES = sql.SQL("""
 SELECT e.grantee, pg_catalog.pg_get_userbyid(e.grantee) FROM pg_catalog.pg_class c, pg_catalog.aclexplode(c.relacl) e
  WHERE c.oid = pg_catalog.to_regclass({}) AND e.grantee <> c.relowner GROUP BY 1, 2
@@ -208,10 +211,10 @@ class Tables:
         waits = raised.reason is Reason.WAITING_FOR_LOCK
         message = f"{raised.message}; {state}" if waits else raised.message
         if owner and error.sqlstate == "42501":
-            message = (
-                f"changing {name} was refused to its owner {owner}, as whom it is done: {error.diag.message_primary}; "
-                f"run GRANT USAGE, CREATE ON SCHEMA {quoted(doing.table[0])} TO {quoted(owner)}, or declare that"
-            )
+            why = error.diag.message_primary or ""
+            grant = f"run GRANT USAGE, CREATE ON SCHEMA {quoted(doing.table[0])} TO {quoted(owner)}, or declare that"
+            step = grant if "for schema" in why else "let the owner do it"
+            message = f"changing {name} was refused to its owner {owner}, as whom it is done: {why}; {step}"
         found = ObjectState.WAITING if waits else ObjectState.FAILED
         for change in changes:
             self._failed[change] = Problem(change.member, ObjectStatus(change.ref, found, raised.reason, message))

@@ -15,6 +15,9 @@ from sandbox import MongoServer, PostgresServer
 from tests.cluster.proxy import Proxy
 from tests.cluster.world import World, condition, verdict, wait_for
 
+#: One process of pytest-xdist has all of them, so that the server of their own starts once.
+pytestmark = pytest.mark.xdist_group("own-server")
+
 #: From the moment at which a server answers again until everything on it is Ready.
 RECOVERY_SECONDS = 10.0
 AWAY = {"Unreachable", "ConnectionLost", "CircuitOpen", "ServerStarting"}

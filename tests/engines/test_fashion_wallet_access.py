@@ -13,7 +13,8 @@ from tests.engines.fashion_wallet import DESIGNER, KEY, USER, Wallet, become, de
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.engines
+#: One process of pytest-xdist has all of them, so that their servers start once.
+pytestmark = pytest.mark.xdist_group("fashion-wallet-access")
 
 
 @pytest.fixture(scope="module", params=["15", "18"])

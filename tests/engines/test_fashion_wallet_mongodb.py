@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from pymongo.database import Database
 
-pytestmark = pytest.mark.engines
+#: One process of pytest-xdist has all of them, so that their servers start once.
+pytestmark = pytest.mark.xdist_group("fashion-wallet-mongodb")
 
 ROOT = Path(__file__).parents[2]
 MIGRATIONS = sorted((ROOT / "migrations" / "mongodb").glob("*.json"))

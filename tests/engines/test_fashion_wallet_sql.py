@@ -14,7 +14,8 @@ from tests.engines.fashion_wallet import MIGRATIONS, ROOT, USER, Wallet, declare
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.engines
+#: One process of pytest-xdist has all of them, so that their servers start once.
+pytestmark = pytest.mark.xdist_group("fashion-wallet-sql")
 
 
 @pytest.fixture(scope="module", params=["15", "18"])

@@ -19,7 +19,8 @@ from selvedge.engines.base import Member
 from tests.engines.postgres_support import engine, limits, member, only, ready, reasons, rows, run, unit
 from tests.engines.waiting import until
 
-pytestmark = pytest.mark.engines
+#: One process of pytest-xdist has all of them, so that their servers start once.
+pytestmark = pytest.mark.xdist_group("counted-server")
 
 COUNTED = {"shared_preload_libraries": "pg_stat_statements", "track_functions": "none"}
 CALLS = """SELECT coalesce(sum(calls), 0)::int FROM pg_stat_statements s

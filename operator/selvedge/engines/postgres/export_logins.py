@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 from pydantic import ValidationError
 
 from selvedge.api.databaseuser import DatabaseUserSpec
@@ -18,6 +19,7 @@ from selvedge.core.postgres.login_diff import check, diff
 from selvedge.core.postgres.settings import stored
 from selvedge.core.users import Account, RoleRef, resource_of
 from selvedge.engines.postgres.engine import PostgresEngine
+from selvedge.engines.postgres.errors import statement_error
 from selvedge.engines.postgres.logins import PostgresLogins
 
 _EXPORT = "export"
@@ -38,6 +40,8 @@ async def with_logins(engine: PostgresEngine, found: Found, exported: Exported) 
             why = explain(error)
         except SelvedgeError as error:
             why = error.message
+        except psycopg.Error as error:  # a login that may not read the operator's claims
+            why = statement_error(error, f"looking at login {name}").message
         if why:
             notes.add(f"login {name} is left out, since it would not stay as it is: {why}")
         else:

@@ -174,16 +174,21 @@ class _Removal:
         shown = replace(self.others, remembered=remembered)
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
             snapshot = await transaction.snapshot(shown)
-            changes = self._changes(snapshot, roles)
-            if changes:
-                retired: list[c.Change] = [change for change in changes if isinstance(change, c.RetireRole)]
+            # first what goes: what a role owned in it is no reason for another owner
+            going = self._going(snapshot)
+            if going:
+                await transaction.apply(c.ordered(going), snapshot, shown, lambda _: [])
+                snapshot = await transaction.snapshot(shown)  # that was committed: lock and look again
+            left = self._left(snapshot, roles)
+            if left:
+                retired: list[c.Change] = [change for change in left if isinstance(change, c.RetireRole)]
                 await transaction.apply(
-                    c.ordered(changes), snapshot, shown, lambda after: retired if after.next_owner.gained else []
+                    c.ordered(left), snapshot, shown, lambda after: retired if after.next_owner.gained else []
                 )
-                self._note(changes)
+            self._note([*going, *left])
 
-    def _changes(self, snapshot: Snapshot, roles: list[str]) -> list[c.Change]:
-        """What is taken away here. Raises RefusedError where a role may not be freed."""
+    def _going(self, snapshot: Snapshot) -> list[c.Change]:
+        """Grants, defaults, schemas and extensions that are taken away."""
         book = self._book(snapshot)
         known = frozenset(snapshot.roles)
         left, gone = remembered_grants(book), remembered_defaults(book)
@@ -192,12 +197,15 @@ class _Removal:
         schemas = frozenset(snapshot.schemas)
         found, _ = diff_defaults(self.others.defaults, gone, snapshot.defaults, known, schemas, snapshot.version)
         changes += [x for x in found if isinstance(x, c.RevokeDefaults)]
-        changes += self._objects(book, snapshot)
-        retiring = {role: self.member.uid for role in roles if role in known}
+        return [*changes, *self._objects(book, snapshot)]
+
+    def _left(self, snapshot: Snapshot, roles: list[str]) -> list[c.Change]:
+        """Roles that are freed of what stays, and the claims. Raises RefusedError where a role may not be freed."""
+        retiring = {role: self.member.uid for role in roles if role in snapshot.roles}
         freed, problems = diff_retirement(retiring, snapshot.holdings, snapshot.next_owner, self.unit.database)
         for problem in problems:
             raise RefusedError(problem.status.reason, problem.status.message)
-        return [*changes, *freed, *self._claims(book)]
+        return [*freed, *self._claims(self._book(snapshot))]
 
     async def _free_elsewhere(self, roles: list[str]) -> None:
         """Take from the roles what they hold in other databases, where the server's access gives these to the member.

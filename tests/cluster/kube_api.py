@@ -10,6 +10,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -30,6 +31,8 @@ _PATHS = {
 }
 _API_VERSIONS = {"Secret": "v1", "ConfigMap": "v1"}
 _SECONDS = 30.0
+#: The API server closes what nobody used for longer, and a request that is on its way then is lost.
+_KEEP_SECONDS = 20.0
 
 
 class ApiError(Exception):
@@ -110,10 +113,11 @@ class KubeApi:
         self, method: str, path: str, body: Document | None = None, content_type: str = "application/json"
     ) -> Document:
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
+        if connection is None or time.monotonic() - self._local.used > _KEEP_SECONDS:
             connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=_SECONDS)
             self._local.connection = connection
             self._connections.append(connection)
+        self._local.used = time.monotonic()
         try:
             connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": content_type})
             response = connection.getresponse()

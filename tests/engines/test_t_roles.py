@@ -291,6 +291,8 @@ async def test_deletion_leaves_no_default_and_hands_over_what_a_role_owned(
         run(postgres, f"CREATE POLICY alone ON public.t AS RESTRICTIVE TO {reader} USING (id > 1)", database)
         with pytest.raises(RefusedError, match=r"public\.t\.alone"):
             await server.remove(unit(gone), lead)
+        there = rows(postgres, "SELECT count(*) FROM pg_namespace WHERE nspname = 'shared'", dbname=database)
+        assert there == [(1,)], "refused before anything was dropped"
         run(postgres, "DROP POLICY alone ON public.t", database)
         await server.remove(unit(gone), lead)
     assert rows(postgres, "SELECT FROM pg_default_acl", dbname=database) == []

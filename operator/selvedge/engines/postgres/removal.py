@@ -174,6 +174,7 @@ class _Removal:
         shown = replace(self.others, remembered=remembered)
         async with Transaction(session, self.metadata_schema, self.may_write) as transaction:
             snapshot = await transaction.snapshot(shown)
+            self._left(snapshot, roles)  # raises before anything goes that could not come back
             # first what goes: what a role owned in it is no reason for another owner
             going = self._going(snapshot)
             if going:

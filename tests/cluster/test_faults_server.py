@@ -164,7 +164,10 @@ def test_a_mongodb_that_crashed_is_told_and_recovers_by_itself(bare: World):
         server.stop(immediate=True)
         wait_for(lambda: reason(bare, "DatabaseServer", "mongo") in AWAY | SILENT)
         bare.schema("designs", server="mongo", mongodb={"collections": [designs, {"name": "later"}]})
-        wait_for(lambda: reason(bare, "DatabaseSchema", "designs") in AWAY | SILENT)
+        wait_for(
+            lambda: reason(bare, "DatabaseSchema", "designs") in AWAY | SILENT,
+            what=lambda: verdict(bare.api.get("DatabaseSchema", "designs")),
+        )
         server.start()
         ready_again(bare, "designs", "mongo")
         with server.client() as client:

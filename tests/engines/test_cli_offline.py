@@ -21,7 +21,8 @@ from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.engines.cli_support import process, selvedge
 
 # What a command does with a server of another version is the engine's, and tested there.
-pytestmark = pytest.mark.newest
+# One process has all of them: the same resource of the same cluster (`cli`) claims roles in each.
+pytestmark = [pytest.mark.newest, pytest.mark.xdist_group("cli")]
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

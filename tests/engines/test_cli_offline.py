@@ -21,8 +21,7 @@ from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.engines.cli_support import process, selvedge
 
 # What a command does with a server of another version is the engine's, and tested there.
-# One process has all of them: the same resource of the same cluster (`cli`) claims roles in each.
-pytestmark = [pytest.mark.newest, pytest.mark.xdist_group("cli")]
+pytestmark = pytest.mark.newest
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -69,11 +68,16 @@ def url_of(postgres: PostgresEndpoint) -> str:
 
 @pytest.fixture
 def on_postgres(postgres: PostgresEndpoint) -> Run:
-    """Run a command with --url of a Postgres server and its password in the environment."""
+    """Run a command with --url of a Postgres server, its password in the environment, and a cluster of the test's own.
+
+    The resource has the same name in each test, and its claims reach over all databases of the server.
+    """
+    own = ("--cluster-uid", uuid.uuid4().hex)
 
     def call(command: str, *arguments: str, url: str = "", password: str | None = None) -> Any:
         environ = {"PGPASSWORD": postgres.password if password is None else password}
-        return selvedge(command, *arguments, "--url", url or url_of(postgres), environ=environ)
+        cluster = () if "--cluster-uid" in arguments else own
+        return selvedge(command, *arguments, *cluster, "--url", url or url_of(postgres), environ=environ)
 
     return call
 
@@ -157,7 +161,9 @@ def test_apply_asks_on_a_terminal(
     postgres: PostgresEndpoint, manifest: Path, database_name: str, answer: str, status: int
 ) -> None:
     found, screen = on_a_terminal(
-        ["apply", "-f", str(manifest), "--url", url_of(postgres)], {"PGPASSWORD": postgres.password}, answer
+        ["apply", "-f", str(manifest), "--url", url_of(postgres), "--cluster-uid", uuid.uuid4().hex],
+        {"PGPASSWORD": postgres.password},
+        answer,
     )
     assert "Make these changes? [y/N]" in screen
     assert "\x1b[32mAdditive" in screen

@@ -31,6 +31,7 @@ def test_what_is_packed_comes_out_as_it_was():
         (gzip.compress(TEXT)[:-9], "ends too early"),
         (gzip.compress(b"\0" * 10_000_000), "more than 64 MiB"),
     ],
+    ids=["no gzip", "cut off", "a bomb"],  # the bytes hold the time, and would name the test differently each time
 )
 def test_what_is_broken_or_too_large_is_refused(content: bytes, message: str):
     with pytest.raises(InvalidError, match=rf"^1_a\.sql\.gz: .*{message}"):

@@ -50,7 +50,7 @@ test-long: setup ## everything, the long ones too, on Postgres 15 to 18; all par
 
 .PHONY: $(LONG)
 test-long-unit: setup
-	$(BIN)/pytest tests/unit tests/test_layout.py --long -n 2
+	$(BIN)/pytest tests/unit tests/test_*.py --long -n 2
 test-long-sandbox: setup
 	@$(BIN)/python -m sandbox build --all
 	$(BIN)/pytest tests/sandbox --long -n 2 --durations=10

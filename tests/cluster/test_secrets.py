@@ -233,15 +233,15 @@ def test_no_password_appears_anywhere(bare: World, kubectl: Kubectl, talkative: 
     for line in world.operator.logs().splitlines():
         json.loads(line)
     login = f"{world.name}_migrator"
-    only_verifiers(after.texts["pg_stat_statements"], login)
-    only_verifiers(after.texts["the log of Postgres"], login)
+    no_verifiers(after.texts["pg_stat_statements"], login)
+    no_verifiers(after.texts["the log of Postgres"], login)
 
 
-def only_verifiers(text: str, login: str) -> None:
-    """The migrator's random passwords reach the server as SCRAM verifiers, which log nobody in."""
-    assert re.search(rf"ROLE \"?{login}\"? [^;]*PASSWORD 'SCRAM-SHA-256\$", text), "no login was made before our eyes"
-    passwords = re.findall(r"PASSWORD\s+(\S{1,15})", text)
-    assert [word for word in passwords if not word.startswith(("'SCRAM-SHA-256$", "$", "NULL"))] == []
+def no_verifiers(text: str, login: str) -> None:
+    """The migrator's login is made, and neither its random passwords nor their SCRAM verifiers are in any text."""
+    assert re.search(rf"ROLE \"?{login}\"? ", text), "no login was made before our eyes"
+    with_passwords = set(re.findall(r"ROLE \"?(\w+)\"?[^;']*PASSWORD\s+'", text))
+    assert with_passwords <= {"selvedge_admin", "postgres"}, "the test's own and the server's, and no other"
 
 
 def test_the_search_finds_a_password_that_is_there(tmp_path: Path):

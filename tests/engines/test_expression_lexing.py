@@ -87,6 +87,9 @@ def test_a_text_ends_where_it_ends_for_the_server(postgres: PostgresEndpoint, re
     [
         "E'a'\n'b\\') or ('c'",
         "E'a''\\'",
+        "0x1.E'\\' || ') or (1 = 1) --'",
+        "1..E'\\' || ') or (1 = 1) --'",
+        "1e5.E'\\' || ') or (1 = 1) --'",
         "\u00a0E'\\') or ('c'",
         "\u2003E'\\') or ('c",
         "$\U0001f600$ ' $\U0001f600$ or ($$ ' $$)",

@@ -79,8 +79,8 @@ async def test_whoever_comes_next_ends_what_was_written_down(
         ):
             with pytest.raises(StoppedError):
                 await server.converge(unit(revoked), stops_once_lost(postgres, held))
+            # whether its session still lives nobody can say: any pass over this server, another test's too, is the next
             assert rows(postgres, held) == [], "it was committed"
-            lives(loses, a)
             run(postgres, f"GRANT {a} TO {database_name}_two")
             async with engine(postgres) as another:
                 await ready(another, member(database, adoption="Allow", name="other"))

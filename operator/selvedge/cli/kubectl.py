@@ -142,6 +142,16 @@ def rotate(
     click.echo(_call(ask, kubeconfig, kube_context))
 
 
+@kubectl.command()
+@click.argument("reason", default="")
+@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def explain(reason: str, form: str) -> None:
+    """Say what REASON of a condition or an event means, and what to do. Without REASON: list all of them."""
+    from selvedge.cli.explain import show
+
+    click.echo(show(reason, form))
+
+
 async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:
     from selvedge.cli.approval import run_named, waiting, waiting_run
 

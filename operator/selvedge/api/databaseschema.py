@@ -30,7 +30,7 @@ from selvedge.api.base import (
     Word,
     listed,
 )
-from selvedge.api.migrationrun import MigrationSource, MigrationVersion
+from selvedge.api.migrationrun import MigrationSource, MigrationVersion, Placeholders, RunHooks
 from selvedge.api.mongodb import (
     Collation,
     Collection,
@@ -152,6 +152,10 @@ class Migrations(Model):
     """Chooses seeds and files with an `-- env:` line in the runs that autoApply makes."""
     run_as: RunAs | None = None
     """A login of your own in place of the one that the operator makes for each run."""
+    placeholders: Placeholders | None = None
+    """Values that take the place of ${env:NAME} in the files, unless a run has its own. No secrets: texts are kept."""
+    hooks: RunHooks | None = None
+    """SQL that runs beside the migrations, unless a run has its own."""
 
 
 class DatabaseSchemaSpec(Checked):

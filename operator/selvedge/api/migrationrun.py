@@ -139,9 +139,30 @@ class SchemaRef(Model):
     """Name of the DatabaseSchema."""
 
 
+PlaceholderName = Annotated[str, StringConstraints(min_length=1, max_length=63)]
+PlaceholderValue = Annotated[str, StringConstraints(max_length=256, pattern=r"^[A-Za-z0-9_ .,:/@+=*-]*$")]
+Placeholders = Annotated[dict[PlaceholderName, PlaceholderValue], Field(max_length=32)]
+"""Values by name; more about them is checked when they are used (:mod:`selvedge.migrate.placeholders`)."""
+
+HookText = Annotated[str, StringConstraints(min_length=1, max_length=16 * 1024)]
+
+
+class RunHooks(Model):
+    """SQL beside the migrations; Postgres only. A file of the source named beforeRun.sql and so on is the same."""
+
+    before_run: HookText | None = None
+    """Before a run that has something to do, in a transaction of its own."""
+    after_run: HookText | None = None
+    """After such a run, in a transaction of its own."""
+    before_each: HookText | None = None
+    """At the beginning of each migration's transaction."""
+    after_each: HookText | None = None
+    """At the end of each migration's transaction."""
+
+
 CHANGED = "a MigrationRun cannot be changed, approvedPlan aside: make a new one"
 _DEFAULTED = ("schemaRef", "action", "transaction", "outOfOrder", "destructive", "environment")
-_OPTIONAL = ("target", "timeouts", "source")
+_OPTIONAL = ("target", "timeouts", "source", "placeholders", "hooks")
 
 
 def _unchanged(name: str) -> str:
@@ -177,6 +198,10 @@ class MigrationRunSpec(Checked):
     """Limits of the migrations' sessions."""
     environment: Annotated[str, StringConstraints(max_length=63)] = ""
     """Chooses seeds and files with an `-- env:` line."""
+    placeholders: Placeholders | None = None
+    """Values that take the place of ${env:NAME} in the files; the DatabaseSchema's where it is left out. No secrets."""
+    hooks: RunHooks | None = None
+    """SQL that runs beside the migrations; the DatabaseSchema's where it is left out."""
 
     RULES = (
         Rule(_UNCHANGED, CHANGED),
@@ -245,6 +270,8 @@ class MigrationRunStatus(Status):
     """The version that the run goes to, as it was settled on before the first statement."""
     plan: Digest | None = None
     """Digest of what this run does; approvedPlan has to equal it where a person has to approve."""
+    inputs: tuple[Text, ...] = listed(64)
+    """What else the digest is taken of: values of placeholders, and checksums of hooks."""
     started_at: Time | None = None
     """When the first statement ran."""
     finished_at: Time | None = None

@@ -94,7 +94,8 @@ async def waiting_run(kube: KubeClient, namespace: str, name: str) -> Waiting | 
     if status.get("phase") != "WaitingForApproval":
         return None
     rows = status.get("migrations") or []
-    digest = digest_of_lines([line_of_row(row) for row in rows] or [NO_STEPS])
+    lines = [line_of_row(row) for row in rows] or [NO_STEPS]
+    digest = digest_of_lines([*lines, *(f"{line}\n" for line in status.get("inputs") or ())])
     if digest != status.get("plan"):
         raise click.ClickException(
             f"migrationrun {namespace}/{name} shows steps whose digest is {digest}, and says {status.get('plan')}: it "
@@ -110,5 +111,7 @@ async def waiting_run(kube: KubeClient, namespace: str, name: str) -> Waiting | 
         for row in rows
     ]
     message = next((c["message"] for c in status.get("conditions") or () if c["type"] == "Ready"), "")
+    if status.get("inputs"):
+        message += f"; with {', '.join(status['inputs'])}"
     plan = {"database": obj["spec"]["schemaRef"]["name"], "changes": changes, "digest": digest, "message": message}
     return Waiting(namespace, name, plan, str(obj["metadata"]["resourceVersion"]), MIGRATION_RUNS)

@@ -29,18 +29,39 @@ class Hooks:
     before_each: Migration | None = None
     after_each: Migration | None = None
 
+    @property
+    def all(self) -> tuple[Migration, ...]:
+        """Those that there are, in the order in which they first run."""
+        return tuple(
+            hook for hook in (self.before_run, self.before_each, self.after_each, self.after_run) if hook is not None
+        )
 
-def split_hooks(files: Mapping[str, str]) -> tuple[Hooks, dict[str, str]]:
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """What a plan's digest is taken of: ``hook beforeRun <sha256>`` for each."""
+        return tuple(f"hook {hook.name} {hook.checksum}" for hook in self.all)
+
+
+def split_hooks(files: Mapping[str, str], given: Mapping[str, str] | None = None) -> tuple[Hooks, dict[str, str]]:
     """The hooks among these files (name → content), and the other files, for ``load``.
 
-    Raises InvalidError for a hook that cannot be read or does not run in a transaction.
+    ``given`` are hooks that a resource holds itself, by name: ``beforeRun`` and so on. Raises InvalidError for a hook
+    that cannot be read or does not run in a transaction, and for one that stands in both.
     """
     found = {_FIELDS[name]: _hook(name, normalise(text)) for name, text in files.items() if name in HOOKS}
+    for name, text in (given or {}).items():
+        field = _FIELDS[f"{name}.sql"]
+        if field in found:
+            raise InvalidError(
+                Reason.INVALID_MIGRATION,
+                f"hook {name} stands in spec.hooks, and {name}.sql lies among the files: remove one",
+            )
+        found[field] = _hook(f"hooks.{name}", normalise(text))
     return Hooks(**found), {name: text for name, text in files.items() if name not in HOOKS}
 
 
 def _hook(file: str, text: str) -> Migration:
-    name = file.removesuffix(".sql")
+    name = file.removesuffix(".sql").removeprefix("hooks.")
     hook = Migration(0, name, file, text, None, checksum(text), None, header(file, text, 1))
     if not hook.script.transactional:
         raise InvalidError(

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from selvedge.core.errors import RefusedError
+from selvedge.core.errors import InvalidError, RefusedError
 from selvedge.core.reasons import Reason
 from selvedge.core.words import count, some
 from selvedge.migrate.history import HistoryRow, RowState
@@ -23,7 +23,9 @@ from selvedge.migrate.names import Engine, sort_key
 from selvedge.migrate.plan import Direction, RunPlan, Step, plan
 from selvedge.migrate.protocol import MigrationSession, Timeouts
 from selvedge.migrate.runner import OnProgress, RunResult, run
+from selvedge.migrate.steps import RUNNING
 
+_NO_HOOKS = Hooks()
 _WORDS: dict[Direction, str] = {
     "down": "is undone",
     "mark": "is marked as run without running it",
@@ -87,13 +89,22 @@ class Prepared:
         return bool(self.plan.steps) or self.plan.drop_invalid_indexes
 
 
-def source_of(files: Mapping[str, str], engine: Engine, *, placeholders: Mapping[str, str] | None = None) -> Source:
+def source_of(
+    files: Mapping[str, str],
+    engine: Engine,
+    *,
+    placeholders: Mapping[str, str] | None = None,
+    hooks: Mapping[str, str] | None = None,
+) -> Source:
     """The migrations and hooks among these files (name → content). Raises InvalidError.
 
-    ``placeholders`` are substituted in the migrations; in hooks nothing is.
+    ``placeholders`` are substituted in the migrations; in hooks nothing is. ``hooks`` are further ones by name
+    (``beforeRun``), which no file holds.
     """
-    hooks, rest = split_hooks(files) if engine == "Postgres" else (Hooks(), dict(files))
-    return Source(load(rest, engine, placeholders=placeholders), hooks)
+    if hooks and engine != "Postgres":
+        raise InvalidError(Reason.INVALID_SPEC, f"hooks are SQL, and {engine} takes none: leave out {', '.join(hooks)}")
+    found, rest = split_hooks(files, hooks) if engine == "Postgres" else (Hooks(), dict(files))
+    return Source(load(rest, engine, placeholders=placeholders), found)
 
 
 async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:
@@ -108,14 +119,19 @@ async def prepare(session: MigrationSession, source: Source, operation: Operatio
         repair=operation.repair,
         engine=operation.engine,
     )
-    losses, unmarked = losses_of(chosen)
+    if any(step.direction in RUNNING for step in chosen.steps):
+        chosen = replace(chosen, hooks=source.hooks.lines)
+    losses, unmarked = losses_of(chosen, source.hooks)
     return Prepared(operation, chosen, source.hooks, (*losses, *concerns_of(chosen)), unmarked)
 
 
-def losses_of(chosen: RunPlan) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What of the way up loses data, one sentence each: all of it, and what its file does not allow."""
-    running = [step.migration for step in chosen.steps if step.direction == "up"]
-    if not running or chosen.action == "Redo":  # what a redo loses, its way down has lost
+def losses_of(chosen: RunPlan, hooks: Hooks = _NO_HOOKS) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What of the way up, and of hooks, loses data, one sentence each: all of it, and what its file does not allow."""
+    # what a redo loses, its way down has lost
+    running = [step.migration for step in chosen.steps if step.direction == "up" and chosen.action != "Redo"]
+    if chosen.hooks:
+        running += hooks.all
+    if not running:
         return (), ()
     from selvedge.migrate.lint import destructive  # only what is about to run is looked into
 

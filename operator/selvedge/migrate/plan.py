@@ -42,6 +42,7 @@ class RunPlan:
     ``target`` is what makes the same plan when a run that was cut off is planned again: one step down, planned twice,
     would be two. Keep it before the first step runs, and give it to :func:`plan` the next time. ``warnings`` are
     sentences for the person who looks at the plan. ``in_order``: no step may turn out to be older than what ran.
+    ``hooks`` are the lines of :attr:`Hooks.lines`, where any step runs statements.
     """
 
     action: str
@@ -51,6 +52,13 @@ class RunPlan:
     target: str = ""
     drop_invalid_indexes: bool = False
     in_order: bool = True
+    hooks: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the digest is taken of beside the steps: values of placeholders, and checksums of hooks."""
+        values = {pair for step in self.steps for pair in step.migration.placeholders or ()}
+        return (*(f"{name}={value}" for name, value in sorted(values)), *self.hooks)
 
     @property
     def digest(self) -> str:
@@ -121,11 +129,11 @@ def plan(
 def digest(plan: RunPlan) -> str:
     """sha256 over version, checksum and direction of each step: what an approval refers to.
 
-    Where placeholders are substituted, over their values as well: the checksums are those before it.
+    Where placeholders are substituted, over their values as well: the checksums are those before it. Where there are
+    hooks, over their texts: an approval is not given to what somebody puts beside the migrations later.
     """
     lines = [f"{step.migration.key} {_text_of(step)} {step.direction}\n" for step in plan.steps]
-    values = {pair for step in plan.steps for pair in step.migration.placeholders or ()}
-    lines += [f"{name}={value}\n" for name, value in sorted(values)]
+    lines += [f"{line}\n" for line in plan.inputs]
     if plan.drop_invalid_indexes:
         lines.append("drop invalid indexes\n")
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()

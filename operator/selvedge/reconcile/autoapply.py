@@ -93,11 +93,14 @@ async def _digest(context: Context, obj: Object, target: str) -> str:
     for ref in source.get("configMaps") or ():
         seen = context.store.get(CONFIG_MAPS.plural, namespace, str(ref["name"]))
         versions.append(str(seen["metadata"].get("resourceVersion")) if seen else "")
-    cache_key = (namespace, json.dumps(source, sort_keys=True), target)
+    migrations = (obj.get("spec") or {}).get("migrations") or {}
+    # other values or hooks are another run, as other files are
+    beside = {name: migrations[name] for name in ("hooks", "placeholders") if migrations.get(name)}
+    cache_key = (namespace, json.dumps([source, beside], sort_keys=True), target)
     known = context.sources.get(cache_key)
     if known is not None and all(versions) and known[0] == versions:
         return known[1]
-    digest = digest_of(await read_files(context, namespace, source), target)
+    digest = digest_of(await read_files(context, namespace, source), [target, beside] if beside else target)
     context.sources[cache_key] = (versions, digest)
     return digest
 

@@ -22,6 +22,7 @@ from selvedge.core.reasons import Reason
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
 from selvedge.migrate.operation import Operation, Prepared, check_approval, perform, prepare
 from selvedge.migrate.operation import source_of as migrations_of
+from selvedge.migrate.placeholders import placeholder_values
 from selvedge.migrate.plan import REPAIRS
 from selvedge.migrate.protocol import MigrationSession, Timeouts
 from selvedge.reconcile.context import Context
@@ -89,7 +90,12 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
-    source = migrations_of(await _files(context, obj, schema_obj, spec), operation.engine)
+    source = migrations_of(
+        await _files(context, obj, schema_obj, spec),
+        operation.engine,
+        placeholders=_placeholders(spec, schema),
+        hooks=_hooks(spec, schema),
+    )
     login = await _login(context, namespace, schema)
     role, owner = _roles(schema, own=login is not None)
     rule = await permit(context, server, namespace)
@@ -212,6 +218,20 @@ async def _files(context: Context, obj: Object, schema: Object, spec: MigrationR
         message = "there are no migrations: set spec.source here, or spec.migrations.source of the DatabaseSchema"
         raise InvalidError(Reason.INVALID_SPEC, message)
     return await read_files(context, str(obj["metadata"]["namespace"]), source)
+
+
+def _placeholders(spec: MigrationRunSpec, schema: DatabaseSchemaSpec) -> dict[str, str] | None:
+    """The values of placeholders: the run's own, else the DatabaseSchema's; None where neither lists any."""
+    given = spec.placeholders
+    if given is None and schema.migrations is not None:
+        given = schema.migrations.placeholders
+    return None if given is None else placeholder_values(given, given)
+
+
+def _hooks(spec: MigrationRunSpec, schema: DatabaseSchemaSpec) -> dict[str, str]:
+    """The hooks that the run holds itself, else the DatabaseSchema, by name."""
+    given = spec.hooks or (schema.migrations.hooks if schema.migrations is not None else None)
+    return {} if given is None else given.model_dump(by_alias=True, exclude_none=True)
 
 
 def _roles(schema: DatabaseSchemaSpec, *, own: bool) -> tuple[str, str]:

@@ -64,6 +64,7 @@ class Board:
     obj: Object
     rows: list[Progress] = field(default_factory=list)
     checksums: list[str] = field(default_factory=list)
+    inputs: tuple[str, ...] = ()
     earlier: list[Row] = field(default_factory=list)
     hidden: int = 0
     digest: str = ""
@@ -91,7 +92,7 @@ class Board:
             return bool(approved)
         known: list[Row] = self._status.get("migrations") or []
         lines = [line_of_row(row) for row in known]
-        if digest_of_lines(lines) != approved:
+        if digest_of_lines([*lines, *(f"{line}\n" for line in prepared.plan.inputs)]) != approved:
             return False
         rest = [line_of(step) for step in prepared.plan.steps]
         return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
@@ -106,6 +107,7 @@ class Board:
         """The plan is known; nothing has run in this pass."""
         steps = prepared.plan.steps
         self.digest, self.target = prepared.digest, prepared.plan.target
+        self.inputs = prepared.plan.inputs
         self.version = str(prepared.plan.version or "")
         self.rows = [first_row(number, step) for number, step in enumerate(steps)]
         self.checksums = [line_of(step).split(" ")[1] for step in steps]
@@ -236,6 +238,7 @@ class Board:
             rows = [_shown(row) | {"checksum": mark} for row, mark in zip(self.rows, self.checksums, strict=True)]
             status["progress"] = f"{done}/{self._total}"
             status["plan"] = self.digest
+            status["inputs"] = list(self.inputs) or None
             status["version"] = self.version or None
             status["migrations"] = [*self.earlier, *rows][-_MAX_ROWS:]
         if self.started:

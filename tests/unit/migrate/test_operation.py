@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 
-from selvedge.core.errors import RefusedError
+from selvedge.core.errors import InvalidError, RefusedError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.operation import (
@@ -144,3 +145,31 @@ def test_every_standing() -> None:
     changed = source_of({"R__view.sql": "create or replace view v as select 2;\n"}, "Postgres").migrations
     [again, *_] = [entry for entry in overview(changed, history) if entry.kind == "Repeatable"]
     assert again.standing is Standing.PENDING
+
+
+def test_hooks_belong_to_what_is_approved_and_to_what_is_asked_about() -> None:
+    """A run that a person approved does not do more because somebody changed a hook meanwhile."""
+    given = {"beforeRun": "-- allow: drop-table\ndrop table old;\n", "afterEach": "drop table other;\n"}
+    source = source_of(FILES, "Postgres", hooks=given)
+    chosen = plan(source.migrations, ())
+    with_hooks = replace(chosen, hooks=source.hooks.lines)
+    assert with_hooks.digest != chosen.digest
+    losses, unmarked = losses_of(with_hooks, source.hooks)
+    assert [text.split(":")[0] for text in losses] == [
+        "2_gone.sql, line 2",
+        "hooks.beforeRun, line 2",
+        "hooks.afterEach, line 1",
+    ]
+    assert [text.split(":")[0] for text in unmarked] == ["2_gone.sql, line 2", "hooks.afterEach, line 1"]
+    assert losses_of(chosen, source.hooks)[0] == losses[:1], "hooks that do not run lose nothing"
+    other = source_of(FILES, "Postgres", hooks={**given, "beforeRun": "select 1;"})
+    assert replace(chosen, hooks=other.hooks.lines).digest != with_hooks.digest
+    as_files = source_of({**FILES, **{f"{name}.sql": text for name, text in given.items()}}, "Postgres")
+    assert as_files.hooks.lines == source.hooks.lines, "CI computes the digest from files"
+
+
+def test_a_hook_stands_in_one_place_and_is_sql() -> None:
+    with pytest.raises(InvalidError, match=r"hook beforeRun stands in spec.hooks, and beforeRun.sql lies among"):
+        source_of({"beforeRun.sql": "select 1;"}, "Postgres", hooks={"beforeRun": "select 1;"})
+    with pytest.raises(InvalidError, match="hooks are SQL, and MongoDB takes none: leave out beforeRun"):
+        source_of({}, "MongoDB", hooks={"beforeRun": "select 1;"})

@@ -63,6 +63,20 @@ def test_an_approval_holds_for_the_rest_of_its_plan_and_for_nothing_else() -> No
     assert not board(status).approves(whole.digest, rest), "the status was altered"
 
 
+def test_an_approval_of_the_rest_is_for_the_same_values_and_hooks() -> None:
+    def with_hook(found: Prepared, text: str) -> Prepared:
+        hooks = source_of({}, "Postgres", hooks={"beforeRun": text}).hooks
+        return replace(found, plan=replace(found.plan, hooks=hooks.lines), hooks=hooks)
+
+    whole, rest = prepared(1, 2, 3), prepared(1, 2)
+    approved = with_hook(whole, "select 1;")
+    status = told(approved, done=1)
+    assert status["inputs"] == list(approved.plan.hooks)
+    assert board(status).approves(approved.digest, with_hook(rest, "select 1;"))
+    assert not board(status).approves(approved.digest, with_hook(rest, "select 2;"))
+    assert not board(status).approves(approved.digest, rest)
+
+
 def test_what_was_done_before_a_restart_stays_in_view() -> None:
     whole, rest = prepared(1, 2, 3), prepared(1, 2)
     status = told(whole, done=0)

@@ -91,4 +91,12 @@ def under_new_names(facts: Facts, names: dict[str, str]) -> Facts:
             text = pattern.sub(lambda found, new=new: f"{found[1]}{new}{found[1]}", text)
         return text
 
-    return {Fact(kind, tuple(map(told, key))): told(value) for (kind, key), value in facts.items()}
+    def renamed(fact: Fact, value: str) -> tuple[Fact, str]:
+        if (
+            fact.kind == "setting"
+        ):  # only whose it is: a parameter's name and its value stay, also where they look alike
+            *whose, parameter = fact.key
+            return Fact(fact.kind, (*map(told, whose), parameter)), value
+        return Fact(fact.kind, tuple(map(told, fact.key))), told(value)
+
+    return dict(renamed(fact, value) for fact, value in facts.items())

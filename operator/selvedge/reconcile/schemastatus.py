@@ -77,6 +77,8 @@ def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     lost = lost_rows(result)
     if spec.apply is Apply.ON_APPROVAL:
         why = "spec.apply is OnApproval" + (f" and {lost} would be lost" if lost is not None else "")
+    elif not destructive:
+        why = "what others gave before the takeover would be taken away"
     elif destructive == changes == 1:
         why = f"it loses {lost or 'data'}"
     else:

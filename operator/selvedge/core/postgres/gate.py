@@ -22,6 +22,7 @@ from selvedge.core.postgres.changes import (
     RetireElsewhere,
     WriteClaims,
 )
+from selvedge.core.postgres.takeover import is_authoritative
 from selvedge.core.postgres.triggers import TableChange
 from selvedge.core.unit import ObjectRef, Risk
 
@@ -56,20 +57,27 @@ def approved(changes: Sequence[Change], policies: Mapping[str, Policy], digests:
 
 
 def split(
-    changes: Sequence[Change], policies: Mapping[str, Policy], granted: Collection[Change], plan_only: bool
+    changes: Sequence[Change],
+    policies: Mapping[str, Policy],
+    granted: Collection[Change],
+    plan_only: bool,
+    takes: Collection[Change] = (),
 ) -> tuple[list[Change], list[Change]]:
-    """Changes to make now, and changes that wait. ``granted`` are those that a person approved.
+    """Changes to make now, and changes that wait.
 
-    Claims of objects with a waiting change wait too, or what was granted before would be forgotten.
+    ``granted`` are those that a person approved, ``takes`` those that take from others what they gave. Claims of objects
+    with a waiting change wait too, or what was granted before would be forgotten.
     """
     now: list[Change] = []
     waiting: list[Change] = []
     for change in changes:
         if isinstance(change, BOOKKEEPING):
             continue
-        allowed = not plan_only and (change in granted or _allowed(change, policies[change.member]))
+        policy = policies[change.member]
+        free = change not in takes or policy.verified or policy.destructive
+        allowed = not plan_only and (change in granted or (free and _allowed(change, policy)))
         (now if allowed else waiting).append(change)
-    held = {(change.ref, change.member) for change in waiting}
+    held = {(change.ref, change.member) for change in waiting if not is_authoritative(change)}
     for change in changes:
         if isinstance(change, BOOKKEEPING) and not plan_only:
             kept = without_claims(change, held, policies)

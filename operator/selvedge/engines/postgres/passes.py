@@ -13,10 +13,10 @@ from selvedge.core.errors import TransientError
 from selvedge.core.own_roles import databases_of
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.audit_guard import guard_logs
-from selvedge.core.postgres.cluster_diff import ClaimBook, Places, diff_cluster
+from selvedge.core.postgres.cluster_diff import Places, diff_cluster
 from selvedge.core.postgres.database_diff import diff_database, going, stuck
 from selvedge.core.postgres.default_privileges import other_makers
-from selvedge.core.postgres.gate import split, without_failed
+from selvedge.core.postgres.gate import without_failed
 from selvedge.core.postgres.model import Elsewhere, Problem, Snapshot, owners
 from selvedge.core.postgres.remembering import remembered, united
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
@@ -291,9 +291,6 @@ class Pass:
         databases = {self.desired.database.name, *(name for role in roles for name in databases_of(role))}
         return (PENDING, *(f"database:{name}" for name in sorted(databases)), *(f"role:{role}" for role in roles))
 
-    def _book(self, claims: Snapshot) -> ClaimBook:
-        return self.work.book(claims)
-
     @property
     def _must_learn(self) -> bool:
         return self.rows.must_learn and not self.work.plan_only
@@ -301,7 +298,7 @@ class Pass:
     def remember(self, snapshot: Snapshot) -> bool:
         """Have the next snapshot show what claims remember; True when it shows more than the one before."""
         known = self.desired.remembered
-        found = united(known, remembered(self.desired, self._book(snapshot), self.compiled.prune))
+        found = united(known, remembered(self.desired, self.work.book(snapshot), self.compiled.prune))
         self.desired = replace(self.desired, remembered=found)
         tables = ask_timescale(self.desired.tables, snapshot)
         if tables is not None:
@@ -310,7 +307,7 @@ class Pass:
 
     def cluster_diff(self, view: ClusterView, roles: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         """What differs in the server-wide part: claims and databases as in ``view``, roles as in ``roles``."""
-        book = self._book(view.snapshot)
+        book = self.work.book(view.snapshot)
         places = Places(self.elsewhere, self._may_use(), self.blocked)
         found, problems = diff_cluster(
             self.desired, roles.roles, view.databases, book, self.compiled.adopt, roles.version, places
@@ -320,11 +317,14 @@ class Pass:
         self.able = frozenset(change.ref.name for change in able) | made
         possible, refused = self._possible([*found, *able], roles)
         self.approvals.saw_cluster(possible, roles, self.elsewhere)
+        self.work.takeover.cluster(
+            possible, book, self.desired.database.name, exists=self.desired.database.name in view.databases
+        )
         return possible, [*problems, *lacking, *refused]
 
     def _database_diff(self, snapshot: Snapshot) -> tuple[list[c.Change], list[Problem]]:
         self.available = frozenset(snapshot.available) | frozenset(snapshot.extensions)
-        book = self._book(snapshot)
+        book = self.work.book(snapshot)
         rows, row_problems = self.rows.diff(self.desired, snapshot, book)
         self.headroom = headroom_of(self.desired, snapshot)
         kept, trouble = diff_tables(self.desired, snapshot, book, self.compiled.adopt, self.engine.metadata_schema)
@@ -335,6 +335,7 @@ class Pass:
         self.advice = [*other_makers(self.desired.defaults, snapshot.defaults, owners(snapshot.groups)), *logs.advice]
         possible, refused = self._possible(found, snapshot)
         self.approvals.saw_inside(possible, snapshot)
+        self.work.takeover.inside(possible, book)
         return possible, [*problems, *refused]
 
     def _possible(self, found: list[c.Change], server: Snapshot) -> tuple[list[c.Change], list[Problem]]:
@@ -361,8 +362,7 @@ class Pass:
 
     def gate(self, found: list[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
         """What may be made now, and what waits."""
-        granted = self.approvals.granted(found)
-        return self.rows.gated(*split(found, self.compiled.policies, granted, self.work.plan_only))
+        return self.rows.gated(*self.work.split(found, self.approvals.granted(found)))
 
     def _residue(self, snapshot: Snapshot) -> list[c.Change]:
         """What is still to be done after everything was: has to be empty before a commit."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.cluster_diff import ClaimBook
 from selvedge.core.postgres.conventions import PutView
+from selvedge.core.postgres.gate import split
 from selvedge.core.postgres.model import AclGroup, CurrentRole, Desired, Snapshot
 from selvedge.core.postgres.renames import renamed_snapshot, role_renames
 from selvedge.core.postgres.rls_changes import ClosePartition
+from selvedge.core.postgres.takeover import Takeover
 from selvedge.core.postgres.triggers import OnTable, PutTrigger
 from selvedge.core.unit import ObjectRef, ObjectStatus
 from selvedge.engines.base import Unit
@@ -45,6 +47,7 @@ class Work:
     told: bool = False
     rows: RowSecurity = field(init=False)
     tables: Tables = field(init=False)
+    takeover: Takeover = field(default_factory=Takeover)
 
     def __post_init__(self) -> None:
         self.rows = RowSecurity(self.engine, self.unit.database, self.book, self.may_write)
@@ -54,6 +57,10 @@ class Work:
         """Who owns what, by the claims of a look."""
         alive = self.unit.alive or (lambda resource: True)
         return ClaimBook(claims.claims, self.unit.cluster, self.compiled.resources, alive)
+
+    def split(self, found: Sequence[c.Change], granted: Collection[c.Change]) -> tuple[list[c.Change], list[c.Change]]:
+        """What may be made now, and what waits; ``granted`` are the changes that a person approved."""
+        return split(found, self.compiled.policies, granted, self.plan_only, self.takeover.takes)
 
     @property
     def straight(self) -> bool:

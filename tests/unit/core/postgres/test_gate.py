@@ -57,6 +57,17 @@ def test_the_claim_of_what_waits_waits_too() -> None:
     assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
 
 
+def test_what_takes_from_others_waits_until_it_was_verified_once() -> None:
+    def taking(policy: Policy, granted: tuple[c.Change, ...] = ()) -> list[c.Change]:
+        return split([REVOKE], {"u1": policy}, granted, False, {REVOKE})[1]
+
+    assert taking(Policy("shop/one")) == [REVOKE]
+    assert taking(Policy("shop/one"), (REVOKE,)) == []
+    assert taking(Policy("shop/one", verified=True)) == []
+    assert taking(Policy("shop/one", destructive=True)) == []
+    assert taking(Policy("shop/one", automatic=False, destructive=True)) == [REVOKE]
+
+
 def test_an_approval_is_for_one_plan_of_one_member() -> None:
     other = c.CreateRole(ROLE, "u2", "app")
     policies = {"u1": Policy("shop/one", approved="sha256:a"), "u2": Policy("shop/two", approved="")}

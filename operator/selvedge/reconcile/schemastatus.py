@@ -78,7 +78,7 @@ def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     if spec.apply is Apply.ON_APPROVAL:
         why = "spec.apply is OnApproval" + (f" and {lost} would be lost" if lost is not None else "")
     elif not destructive:
-        why = "what others gave before the takeover would be taken away"
+        why = f"{'it takes' if changes == 1 else 'they take'} away what others gave"
     elif destructive == changes == 1:
         why = f"it loses {lost or 'data'}"
     else:

@@ -87,3 +87,28 @@ def test_what_placeholders_and_hooks_are_refused(world: World):
     refused = verdict(world.until("MigrationRun", "twice", "False", "InvalidMigration"))
     assert refused[2].startswith("hook beforeRun stands in spec.hooks, and beforeRun.sql lies among the files")
     assert tables(world) == []
+
+
+def test_a_plan_says_what_running_code_meets(world: World):
+    text = "-- allow: drop-table\nDROP TABLE IF EXISTS shared.old;\nALTER TABLE shared.sales ADD tax int NOT NULL;\n"
+    sources(world, {"20250101000000_old.sql": text})
+    shop(world, autoApply=False)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "look", action="Plan")
+    drop = (
+        "warning: 20250101000000_old.sql, line 2: code that runs now may still use table shared.old; drop it in a "
+        "release after the one that stops using it (breaks-running-code)"
+    )
+    required = (
+        "warning: 20250101000000_old.sql, line 3: code that runs now inserts rows without column tax of shared.sales, "
+        "which is NOT NULL without a default; give it a default, or add it nullable and require it in a later release "
+        "(breaks-running-code)"
+    )
+    said = [drop, required]
+    found = world.ready("MigrationRun", "look")["status"]["advice"]
+    assert [line for line in found if "breaks-running-code" in line] == said
+    start(world, "up")
+    run = world.until("MigrationRun", "up", "False", "WaitingForApproval")
+    assert run["status"]["advice"] == found
+    shown = Plugin(world.kubeconfig, world.namespace)("plan", "mig/up").stdout
+    assert all(line in shown for line in said)

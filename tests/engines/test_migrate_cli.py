@@ -40,6 +40,7 @@ def test_every_operation(shop: Shop) -> None:
         ("20250102000000", "up", 1),
     ]
     assert (plan["approval"], plan["refused"]) == ([], [])
+    assert not [line for line in plan["advice"] if line.startswith("warning")], "what the plan itself makes is new"
     assert shop.query("SELECT to_regnamespace('selvedge')") == [(None,)], "a plan writes nothing at all"
 
     up = shop.migrate("up", "-o", "json")

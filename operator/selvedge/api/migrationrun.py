@@ -272,6 +272,8 @@ class MigrationRunStatus(Status):
     """Digest of what this run does; approvedPlan has to equal it where a person has to approve."""
     inputs: tuple[Text, ...] = listed(64)
     """What else the digest is taken of: values of placeholders, and checksums of hooks."""
+    advice: tuple[Text, ...] = listed(50)
+    """What the linter says of the migrations that run, worst first: what running code or a busy server suffers from."""
     started_at: Time | None = None
     """When the first statement ran."""
     finished_at: Time | None = None

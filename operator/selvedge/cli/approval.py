@@ -114,4 +114,5 @@ async def waiting_run(kube: KubeClient, namespace: str, name: str) -> Waiting | 
     if status.get("inputs"):
         message += f"; with {', '.join(status['inputs'])}"
     plan = {"database": obj["spec"]["schemaRef"]["name"], "changes": changes, "digest": digest, "message": message}
+    plan["advice"] = status.get("advice") or []
     return Waiting(namespace, name, plan, str(obj["metadata"]["resourceVersion"]), MIGRATION_RUNS)

@@ -142,6 +142,60 @@ def rotate(
     click.echo(_call(ask, kubeconfig, kube_context))
 
 
+def _pair(_: click.Context, option: click.Parameter, value: str) -> tuple[str, str] | None:
+    """``NAMESPACE/NAME`` as a pair."""
+    namespace, slash, name = value.partition("/")
+    if value and not (namespace and slash and name):
+        raise click.BadParameter("write NAMESPACE/NAME", param=option)
+    return (namespace, name) if value else None
+
+
+@kubectl.command()
+@_options
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="All namespaces.")
+@click.option("--lease", default="", metavar="NAMESPACE/NAME", callback=_pair, help="The operator's Lease; found out.")
+@click.option(
+    "--service-account", default="", metavar="NAMESPACE/NAME", callback=_pair, help="The operator's; found out."
+)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=60.0,
+    show_default=True,
+    help="Seconds after which what is under way counts as stuck.",
+)
+@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+def doctor(
+    namespace: str,
+    kubeconfig: str,
+    kube_context: str,
+    lease: tuple[str, str] | None,
+    service_account: tuple[str, str] | None,
+    patience: float,
+    form: str,
+    *,
+    everywhere: bool,
+) -> None:
+    """Look for what is wrong, from the CRDs to the last object, and say what to do. Changes nothing.
+
+    Exit status: 0 nothing that somebody has to act on, 1 otherwise, or an error.
+    """
+    from selvedge.cli.doctor import Options, examine
+    from selvedge.cli.findings import Report
+
+    async def look(kube: KubeClient, default: str) -> Report:
+        where = None if everywhere else namespace or default
+        return await examine(kube, Options(where, lease, service_account, patience))
+
+    report = _call(look, kubeconfig, kube_context)
+    if form == "json":
+        click.echo(json.dumps(report.document(), indent=2, ensure_ascii=False))
+    else:
+        for line in report.lines():
+            click.echo(line)
+    click.get_current_context().exit(0 if report.healthy else 1)
+
+
 @kubectl.command()
 @click.argument("reason", default="")
 @click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
@@ -176,6 +230,8 @@ def _print(plan: Mapping[str, Any], *, err: bool = False) -> None:
     ]
     for line in aligned(rows):
         click.echo(line, err=err)
+    for advice in plan.get("advice") or ():
+        click.echo(f"  {clean(advice)}", err=err)
     if plan.get("message"):
         click.echo(f"why: {clean(plan['message'])}", err=err)
     click.echo(f"digest: {plan['digest']}", err=err)

@@ -12,10 +12,11 @@ import click
 from selvedge.cli import migrate_output as output
 from selvedge.cli.main import note
 from selvedge.cli.migrate_session import Place, in_words_of, message_of, opened, source_in
+from selvedge.cli.output import clean
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
-from selvedge.migrate.operation import Operation, Prepared, prepare
+from selvedge.migrate.operation import Operation, Prepared, advice_of, prepare
 from selvedge.migrate.overview import SETTLED, overview
 
 if TYPE_CHECKING:
@@ -42,21 +43,20 @@ def status(place: Place, directory: str | None, environment: str, form: str) -> 
 
 def plan(place: Place, directory: str | None, operation: Operation, form: str) -> int:
     """Show what would run; returns the exit status. Raises SelvedgeError."""
-    prepared = _prepare(place, directory, operation)
-    advice = _advice(prepared)
+    prepared, advice = _prepare(place, directory, operation, with_advice=True)
     if form == "human":
         for line in output.plan_lines(place.title, prepared):
             click.echo(line)
         for text in advice:
-            click.echo(f"  advice: {text}")
+            click.echo(f"  {clean(text)}")
     else:
-        output.emit({**output.plan_document(place, prepared), "advice": advice}, form)
+        output.emit({**output.plan_document(place, prepared), "advice": list(advice)}, form)
     return 2 if prepared.does_something else 0
 
 
 def validate(place: Place, directory: str | None, operation: Operation, form: str) -> int:
     """Compare files and history; returns the exit status. Raises SelvedgeError where they do not fit."""
-    prepared = _prepare(place, directory, operation)
+    prepared, _ = _prepare(place, directory, operation)
     warnings = prepared.plan.warnings
     if form == "human":
         for warning in warnings:
@@ -89,25 +89,20 @@ def wait(place: Place, directory: str | None, version: str, environment: str, ti
         return asyncio.run(_wait(place, source.migrations, version, environment, timeout))
 
 
-def _advice(prepared: Prepared) -> list[str]:
-    """What the linter says of the files that would run, apart from what is refused anyway."""
-    from selvedge.cli.migrate_lint import line_of
-    from selvedge.migrate.lint import lint
-
-    running = [step.migration for step in prepared.plan.steps if step.direction == "up"]
-    found = lint(running, use_squawk=False) if running else ()
-    return [line_of(finding) for finding in found if finding.severity == "warning"]
-
-
 async def _history(place: Place) -> tuple[HistoryRow, ...]:
     async with opened(place) as session:
         return await session.history()
 
 
-def _prepare(place: Place, directory: str | None, operation: Operation) -> Prepared:
-    async def read() -> Prepared:
+def _prepare(
+    place: Place, directory: str | None, operation: Operation, *, with_advice: bool = False
+) -> tuple[Prepared, tuple[str, ...]]:
+    """The plan, and what the linter says of it."""
+
+    async def read() -> tuple[Prepared, tuple[str, ...]]:
         async with opened(place) as session:
-            return await prepare(session, source, operation)
+            prepared = await prepare(session, source, operation)
+            return prepared, advice_of(prepared, session.server_version) if with_advice else ()
 
     with in_words_of(place):
         source = source_in(place, directory)

@@ -23,13 +23,15 @@ from selvedge.migrate.directives import Directives
 from selvedge.migrate.finding import Finding, Severity
 from selvedge.migrate.lint_destructive import RULES, Fresh, losses
 from selvedge.migrate.lint_facts import Fact, facts
-from selvedge.migrate.lint_mongo import mongo_losses
+from selvedge.migrate.lint_mongo import RULES as MONGO_RULES
+from selvedge.migrate.lint_mongo import mongo_breaks, mongo_losses
 from selvedge.migrate.lint_running import RULE as BREAKS
 from selvedge.migrate.lint_running import breaks
 from selvedge.migrate.load import Migration
+from selvedge.migrate.mongo_rules import VIOLATIONS
 from selvedge.migrate.splitter import Statement
 
-__all__ = ["Conventions", "Finding", "Severity", "destructive", "lint"]
+__all__ = ["Conventions", "Finding", "Severity", "advice", "destructive", "lint"]
 
 _LOCATED = re.compile(r"(?P<file>[^,]+), line (?P<line>[0-9]+): (?P<why>.*)", re.DOTALL)
 _LARGEST = 2_000_000
@@ -43,11 +45,11 @@ def destructive(migrations: Iterable[Migration], *, direction: Literal["up", "do
     ``migrations`` are those of the plan, in the order in which they run: what one of them creates is nobody's data for
     those after it. Raises InvalidError for a file that cannot be read.
     """
-    fresh = Fresh()
+    fresh, made = Fresh(), set[str]()
     found: list[Finding] = []
     for migration in migrations:
         if migration.engine == "MongoDB":
-            findings = list(mongo_losses(migration, direction))
+            findings = list(mongo_losses(migration, direction, made))
         else:
             findings = list(losses(_facts(migration, direction), fresh))
         allowed = (migration.directives if direction == "up" else migration.down_directives).allow
@@ -86,25 +88,56 @@ def lint(
     return tuple(sorted(found, key=lambda one: (place.get(one.file, -1), one.line, _ORDER[one.severity], one.rule)))
 
 
+def advice(
+    migrations: Sequence[Migration],
+    *,
+    server_version: int = 18,
+    conventions: Conventions | None = None,
+    use_squawk: bool = True,
+) -> tuple[Finding, ...]:
+    """What to say about a plan beside what its gate asks: warnings first, then advice, each in the plan's order.
+
+    ``migrations`` are those that run, in order: code that runs now cannot know what the plan itself makes, whichever
+    file makes it. squawk is asked where it is installed, and not missed where it is not. Raises InvalidError for a file
+    that cannot be read.
+    """
+    made: set[str] = set()
+    found: list[Finding] = []
+    for migration in migrations:
+        found += _remarks(migration, conventions or Conventions(), made)
+    if use_squawk and squawk.program() is not None:
+        allowed = {migration.file: migration.directives.allow for migration in migrations}
+        asked = squawk.ask(migrations, server_version)
+        found += [finding for finding in asked if finding.rule not in allowed.get(finding.file, ())]
+    place = {migration.file: index for index, migration in enumerate(migrations)}
+    return tuple(sorted(found, key=lambda one: (_ORDER[one.severity], place.get(one.file, -1), one.line, one.rule)))
+
+
 def _of_one(migration: Migration, conventions: Conventions) -> Iterator[Finding]:
     migration.check()
-    if migration.engine == "MongoDB":
-        _ = migration.down_commands
-        yield from destructive([migration])
-        return
-    _ = migration.down_script
-    found = list(_facts(migration, "up"))
-    allowed = migration.directives.allow
+    _ = migration.down_commands if migration.engine == "MongoDB" else migration.down_script
     yield from _unknown_words(migration, migration.directives)
     yield from destructive([migration])
-    own = [*breaks(found), *check_names(found, conventions), *_weakened(found)]
-    yield from (finding for finding in own if finding.rule not in allowed)
+    yield from _remarks(migration, conventions, set())
+    if migration.engine == "MongoDB":
+        return
+    allowed = migration.directives.allow
     if migration.down is not None and not migration.down_script.statements and migration.script.statements:
         file = migration.down_file or migration.file
         message = "the way down has no statement: going down changes nothing but the history"
         finding = Finding(file, migration.down_line, "empty-down", "warning", message, "write it, or remove the part")
         if finding.rule not in allowed:
             yield finding
+
+
+def _remarks(migration: Migration, conventions: Conventions, made: set[str]) -> Iterator[Finding]:
+    """What running code meets, and names; ``made`` is what migrations before this one made, and grows."""
+    if migration.engine == "MongoDB":
+        own = list(mongo_breaks(migration, made))
+    else:
+        found = list(_facts(migration, "up"))
+        own = [*breaks(found, made), *check_names(found, conventions), *_weakened(found)]
+    yield from (finding for finding in own if finding.rule not in migration.directives.allow)
 
 
 def _facts(migration: Migration, direction: Literal["up", "down"]) -> Iterator[tuple[str, int, Fact]]:
@@ -134,10 +167,15 @@ def _weakened(found: Sequence[tuple[str, int, Fact]]) -> Iterator[Finding]:
 def _unknown_words(migration: Migration, said: Directives) -> Iterator[Finding]:
     """A word of ``-- allow:`` that is misspelt silences nothing; squawk's rules are its own matter."""
     for word in said.allow:
-        near = any(word.startswith(prefix) for prefix in ("drop-", "delete-", "update-", "rename-", "truncate-"))
-        if not _RULE.fullmatch(word) or (near and word not in RULES):
-            known = ", ".join(sorted(RULES | {BREAKS, NAMING}))
-            message = f"-- allow: {word} is no rule and allows nothing"
+        mongo = migration.engine == "MongoDB"
+        rules = MONGO_RULES | {BREAKS, VIOLATIONS} if mongo else RULES | {BREAKS, NAMING}
+        near = mongo or any(
+            word.startswith(prefix) for prefix in ("drop-", "delete-", "update-", "rename-", "truncate-")
+        )
+        if not _RULE.fullmatch(word) or (near and word not in rules):
+            known = ", ".join(sorted(rules))
+            written = f'"allow": ["{word}"]' if mongo else f"-- allow: {word}"
+            message = f"{written} is no rule and allows nothing"
             yield Finding(migration.file, 1, "unknown-allow", "warning", message, f"use one of {known}")
 
 

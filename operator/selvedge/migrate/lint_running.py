@@ -26,9 +26,12 @@ _READ = {
 _RENAMED = _READ | {"COLUMN", "ATTRIBUTE", "VALUE"}
 
 
-def breaks(found: Sequence[tuple[str, int, Fact]]) -> list[Finding]:
-    """A finding for each fact of one file that running code meets; what the file itself makes is nobody's yet."""
-    made: set[str] = set()
+def breaks(found: Sequence[tuple[str, int, Fact]], made: set[str] | None = None) -> list[Finding]:
+    """A finding for each fact of one file that running code meets; what the file itself makes is nobody's yet.
+
+    ``made`` is what files of the same plan before it made; what this one makes is added.
+    """
+    made = set() if made is None else made
     again = {(fact.kind, fact.name): index for index, (_, _, fact) in enumerate(found) if fact.what == "create"}
     result = []
     for index, (file, line, fact) in enumerate(found):

@@ -16,6 +16,9 @@ BATCH = "x-batchUpdate"
 OWN = frozenset({"selvedge.history", "selvedge.events", "selvedge.migrations"})
 """The runner's collections in the database that it migrates."""
 
+VIOLATIONS = "validator-violations"
+"""The word in ``"allow"`` that lets a validator begin although documents violate it; the preflight looks."""
+
 DATA = frozenset({"insert", "update", "delete", "findAndModify", "findandmodify"})
 """Commands that change documents: a transaction holds them together with the cursor."""
 

@@ -146,6 +146,19 @@ def losses_of(chosen: RunPlan, hooks: Hooks = _NO_HOOKS) -> tuple[tuple[str, ...
     return shown, tuple(str(finding) for finding in unmarked)
 
 
+def advice_of(prepared: Prepared, server_version: int) -> tuple[str, ...]:
+    """What the linter says of the migrations that would run, one line each, worst first; what is refused apart.
+
+    Takes a moment for many files, and a process where squawk is installed: not for an event loop.
+    """
+    running = [step.migration for step in prepared.plan.steps if step.direction == "up"]
+    if not running:
+        return ()
+    from selvedge.migrate.lint import advice  # only where there is something to say
+
+    return tuple(f"{one.severity}: {one}" for one in advice(running, server_version=server_version))
+
+
 def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
     """Why a person has to approve a plan, apart from what its way up loses."""
     found = []

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from selvedge.migrate.finding import Finding, Severity
 from selvedge.migrate.load import Migration
@@ -52,22 +53,27 @@ def ask(migrations: Iterable[Migration], server_version: int) -> list[Finding]:
 
 
 def _run(path: str, asked: list[tuple[Migration, str]], server_version: int) -> list[Finding]:
-    with tempfile.TemporaryDirectory(prefix="selvedge-lint-") as directory:
-        for index, (_, text) in enumerate(asked):
-            Path(directory, f"{index}.sql").write_text(text, encoding="utf-8")
-        command = [path, "--reporter", "json", "--pg-version", f"{server_version}.0", "--exclude", _EXCLUDED]
-        command += [f"{index}.sql" for index in range(len(asked))]
-        try:
-            done = subprocess.run(  # noqa: S603 - the files are text that it parses, never arguments
-                command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False
-            )
-            rows = json.loads(done.stdout or "[]")
-        except (subprocess.TimeoutExpired, OSError, json.JSONDecodeError) as error:
-            return [_about(f"squawk failed: {type(error).__name__}", "run it by hand on the files to see why")]
+    try:
+        done, rows = _rows(path, [text for _, text in asked], server_version)
+    except (subprocess.TimeoutExpired, OSError, json.JSONDecodeError) as error:
+        return [_about(f"squawk failed: {type(error).__name__}", "run it by hand on the files to see why")]
     if done.returncode not in (0, 1):
         words = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         return [_about(f"squawk failed: {words[:200]}", "run it by hand on the files to see why")]
     return [_finding(row, asked[int(Path(row["file"]).stem)][0]) for row in rows]
+
+
+def _rows(path: str, texts: list[str], server_version: int) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """What it printed. Raises OSError where nothing can be written, as in a container without a place for it."""
+    with tempfile.TemporaryDirectory(prefix="selvedge-lint-") as directory:
+        for index, text in enumerate(texts):
+            Path(directory, f"{index}.sql").write_text(text, encoding="utf-8")
+        command = [path, "--reporter", "json", "--pg-version", f"{server_version}.0", "--exclude", _EXCLUDED]
+        command += [f"{index}.sql" for index in range(len(texts))]
+        done = subprocess.run(  # noqa: S603 - the files are text that it parses, never arguments
+            command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+        return done, json.loads(done.stdout or "[]")
 
 
 def _finding(row: dict[str, str], migration: Migration) -> Finding:

@@ -115,6 +115,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     ):
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
+        await board.advise(prepared, session.server_version)
         if spec.action not in _LOOKS:
             await _perform(context, session, prepared, board)
             return

@@ -6,6 +6,7 @@ that are done stay visible after a restart, and an approval holds for the rest o
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.core.words import count
 from selvedge.kube.resources import MIGRATION_RUNS
-from selvedge.migrate.operation import Prepared, line_of, newest_version
+from selvedge.migrate.operation import Prepared, advice_of, line_of, newest_version
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
 from selvedge.migrate.statusrows import digest_of_lines, key_of_row, line_of_row
@@ -31,6 +32,7 @@ WAITING = "WaitingForApproval"
 
 _WRITE_SECONDS = 1.0
 _MAX_ROWS = 200
+_MAX_ADVICE = 50
 _PENDING = frozenset(
     {
         Reason.WAITING_FOR_SCHEMA,
@@ -65,6 +67,7 @@ class Board:
     rows: list[Progress] = field(default_factory=list)
     checksums: list[str] = field(default_factory=list)
     inputs: tuple[str, ...] = ()
+    advice: list[str] = field(default_factory=list)
     earlier: list[Row] = field(default_factory=list)
     hidden: int = 0
     digest: str = ""
@@ -124,6 +127,17 @@ class Board:
             self.hidden = max(0, total - len(known))
             # what a person approved is the whole, and the whole is what the status shows
             self.digest = str(self._status.get("plan") or self.digest)
+
+    async def advise(self, prepared: Prepared, server_version: int) -> None:
+        """What the linter says of the plan; what it said of this very plan before is kept, done steps included."""
+        known = self._status.get("advice")
+        if known is not None and self._status.get("plan") == self.digest:
+            self.advice = known
+            return
+        found = await asyncio.to_thread(advice_of, prepared, server_version)
+        self.advice = list(found)
+        if len(found) > _MAX_ADVICE:
+            self.advice[_MAX_ADVICE - 1 :] = [f"and {len(found) - _MAX_ADVICE + 1} more: see `selvedge migrate lint`"]
 
     @property
     def started_before(self) -> bool:
@@ -239,6 +253,7 @@ class Board:
             status["progress"] = f"{done}/{self._total}"
             status["plan"] = self.digest
             status["inputs"] = list(self.inputs) or None
+            status["advice"] = self.advice or None
             status["version"] = self.version or None
             status["migrations"] = [*self.earlier, *rows][-_MAX_ROWS:]
         if self.started:

@@ -17,7 +17,7 @@ from selvedge.engines.mongodb.errors import UNAUTHORIZED, connection_lost, serve
 from selvedge.engines.mongodb.migration_commands import NOT_IN_TRANSACTION, bson_size, compiled, equal_options, refused
 from selvedge.engines.mongodb.migration_documents import duplicates, violations
 from selvedge.engines.mongodb.migration_picture import Collection, Picture
-from selvedge.migrate.mongo_rules import BATCH, DATA, same_again, written
+from selvedge.migrate.mongo_rules import BATCH, DATA, VIOLATIONS, same_again, written
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 TRIAL = "selvedge.trial"
 """The collection that only ever exists in a transaction that is rolled back."""
-
-ALLOW_VIOLATIONS = "validator-violations"
-"""The word in a file's ``allow`` that lets a validator begin although documents violate it."""
 
 _LARGEST = 16_000_000
 """Bytes of a command; the server takes a little more, and the driver adds a little."""
@@ -284,7 +281,7 @@ class Preflight:
         strict = new.get("validationLevel", "strict") == "strict" and new.get("validationAction", "error") == "error"
         if not (_as_it_is(found) and stricter and strict and validator):
             return None
-        if ALLOW_VIOLATIONS in directives.allow:
+        if VIOLATIONS in directives.allow:
             return None
         await waiting(f"the count of documents in {document['collMod']} that violate its new validator")
         count = await violations(self._server, self._database, str(document["collMod"]), validator)
@@ -293,7 +290,7 @@ class Preflight:
         why = f"{count} {'documents violate' if count > 1 else 'document violates'} the new validator"
         hint = (
             'mend them in a migration before this one, use "validationLevel": "moderate", or put '
-            f'"{ALLOW_VIOLATIONS}" into the file\'s "allow"'
+            f'"{VIOLATIONS}" into the file\'s "allow"'
         )
         return refused(file, command, "DocumentValidationFailure", why, hint)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from selvedge.core.postgres.audit_changes import ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
+from selvedge.core.postgres.audit_changes import DropHook, ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
 from selvedge.core.postgres.change import Change, Problem
 from selvedge.core.postgres.partitions import DesiredPartitions
 from selvedge.core.postgres.triggers import (
@@ -137,12 +137,23 @@ class LogAccess:
     grantor: str = ""
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class LogHook:
+    """A trigger on a log or a partition of one, with the schema of its function, or a rule; ``kind`` says which."""
+
+    relation: Table
+    kind: str
+    name: str
+    schema: str
+    definition: str
+
+
 @dataclass(frozen=True, slots=True)
 class LiveAudit:
     """The functions, who may do what on the logs, who may use their schemas, and members of the two roles.
 
-    ``access`` and ``owners`` are by log and tell of its partitions too; ``members`` are (role, member, grantor), the
-    grantor empty where the server keeps one membership whoever gave it.
+    ``access``, ``owners`` and ``hooks`` are by log and tell of its partitions too; ``members`` are (role, member,
+    grantor), the grantor empty where the server keeps one membership whoever gave it.
     """
 
     functions: Mapping[Table, Function]
@@ -150,6 +161,7 @@ class LiveAudit:
     owners: Mapping[Table, Mapping[Table, str]] = field(default_factory=dict)
     schema_users: frozenset[tuple[str, str]] = frozenset()
     members: tuple[tuple[str, str, str], ...] = ()
+    hooks: Mapping[Table, tuple[LogHook, ...]] = field(default_factory=dict)
 
 
 def triggers_of(audit: DesiredAudit, table: LiveTable, exclude: Sequence[str]) -> tuple[Trigger, ...]:
@@ -204,7 +216,7 @@ def diff_audit(
             replace(one, executors=owners_of_partitions) if one.name[1] == "record_change" else one
             for one in functions[audit.schema]
         ]
-        changes += _log(audit, tables, live, wanted, meant)
+        changes += _log(audit, tables, live, wanted, meant, frozenset(functions))
         for name, exclude in _targets(audit, tables):
             table = tables.get(name)
             holder = taken.setdefault(name, audit)
@@ -274,6 +286,7 @@ def _log(
     live: LiveAudit,
     functions: Sequence[Function],
     meant: Mapping[Table, Meant],
+    schemas: Container[str],
 ) -> Iterator[Change]:
     # Before everything else: while somebody is a member of the owner, what he granted on is not revoked with his own.
     for role, grantee, grantor in live.members:
@@ -287,6 +300,9 @@ def _log(
         for relation, owner in sorted(live.owners.get(name, {}).items()):
             if owner != audit.owner:
                 yield OwnLog(audit.ref, audit.member, name, relation, audit.owner)
+        for hook in live.hooks.get(name, ()):
+            if not _ours(hook, schemas):
+                yield DropHook(audit.ref, audit.member, name, hook.relation, hook.kind, hook.name)
         access = live.access.get(name, frozenset())
         writes = any(
             (x.relation, x.column, x.grantee, x.privilege) == (name, "", audit.writer, "INSERT") for x in access
@@ -301,6 +317,11 @@ def _log(
     if audit.application_log:
         there = events.triggers if events is not None else {}
         yield from put_triggers(change, (audit.schema, EVENTS), [stamp], there, (STAMP,))
+
+
+def _ours(hook: LogHook, schemas: Container[str]) -> bool:
+    """Whether the audit put it there, or another one that audits this log; what differs of these is compared anew."""
+    return hook.kind == "trigger" and hook.name in (*NAMES, STAMP) and hook.schema in schemas
 
 
 def _protect(audit: DesiredAudit, log: Table, access: Iterable[LogAccess], meant: Meant) -> Iterator[ProtectLog]:

@@ -64,6 +64,18 @@ class ProtectLog(OnTable):
 
 
 @dataclass(frozen=True, slots=True)
+class DropHook(OnTable):
+    """A trigger or rule (``kind``) on the log or a partition of it that nobody declared.
+
+    One that fires before could lose or change entries, and one that fires after runs as the log's writer.
+    """
+
+    relation: Table
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ExpelMember(OnTable):
     """Nobody may become the role that owns the log or writes it, whoever made him a member."""
 

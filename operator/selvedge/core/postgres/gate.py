@@ -65,8 +65,8 @@ def split(
 ) -> tuple[list[Change], list[Change]]:
     """Changes to make now, and changes that wait.
 
-    ``granted`` are those that a person approved, ``takes`` those that take from others what they gave. Claims of objects
-    with a waiting change wait too, or what was granted before would be forgotten.
+    ``granted`` are those that a person approved, ``takes`` those that take from others what they gave. Claims of
+    objects with a waiting change wait too, or what was granted before would be forgotten.
     """
     now: list[Change] = []
     waiting: list[Change] = []

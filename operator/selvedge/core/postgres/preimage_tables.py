@@ -96,6 +96,13 @@ def _log_access(state: State, change: a.ProtectLog | a.LetWrite) -> str:
     return f"{grantee}: {', '.join(held) or 'nothing'}"
 
 
+def _log_hook(state: State, change: a.DropHook) -> str:
+    tables = state.snapshot.tables
+    hooks = tables.audit.hooks.get(change.table, ()) if tables is not None else ()
+    wanted = (change.relation, change.kind, change.name)
+    return next((one.definition for one in hooks if (one.relation, one.kind, one.name) == wanted), "")
+
+
 def _log_member(state: State, change: a.ExpelMember) -> str:
     return f"{change.grantee} is a member"
 
@@ -149,6 +156,7 @@ TABLES: Mapping[type[Change], Callable[[State, Any], str]] = {
     a.ProtectLog: _log_access,
     a.LetWrite: _log_access,
     a.ExpelMember: _log_member,
+    a.DropHook: _log_hook,
     p.DropPartitions: _dropped_partitions,
     p.FinalizeDetach: _being_detached,
     p.FinishDrop: _being_detached,

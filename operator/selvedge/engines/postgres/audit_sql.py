@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import sql
 
 from selvedge.core.postgres.audit import CHANGES, EVENTS, DesiredAudit
-from selvedge.core.postgres.audit_changes import ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
+from selvedge.core.postgres.audit_changes import DropHook, ExpelMember, LetWrite, MakeLog, OwnLog, ProtectLog
 from selvedge.core.postgres.triggers import Function
 
 #: ``offset 0`` keeps the planner from computing a row's JSON once for each use of it.
@@ -210,6 +210,11 @@ def _protect(change: ProtectLog) -> sql.Composable:
     return sql.SQL("; ").join(parts)
 
 
+def _drop_hook(change: DropHook) -> sql.Composable:
+    drop = {"trigger": sql.SQL("DROP TRIGGER {} ON {}"), "rule": sql.SQL("DROP RULE {} ON {}")}[change.kind]
+    return drop.format(sql.Identifier(change.name), sql.Identifier(*change.relation))
+
+
 def _expel(change: ExpelMember) -> sql.Composable:
     statement = sql.SQL("REVOKE {} FROM {}").format(sql.Identifier(change.role), sql.Identifier(change.grantee))
     if change.grantor:
@@ -222,5 +227,6 @@ RENDERERS: dict[type, Callable[[Any], sql.Composable]] = {
     OwnLog: _own_log,
     LetWrite: _let_write,
     ProtectLog: _protect,
+    DropHook: _drop_hook,
     ExpelMember: _expel,
 }

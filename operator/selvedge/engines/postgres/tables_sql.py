@@ -10,7 +10,7 @@ from typing import Any
 
 from psycopg import sql
 
-from selvedge.core.postgres.audit import LiveAudit, LogAccess
+from selvedge.core.postgres.audit import LiveAudit, LogAccess, LogHook
 from selvedge.core.postgres.partitions import Hypertable, Leftover, LivePartitions, Partition, PartitionedTable
 from selvedge.core.postgres.periods import Range
 from selvedge.core.postgres.tables import LiveTables, Wanted
@@ -67,7 +67,14 @@ _FRAGMENT = sql.SQL("""
                 CASE WHEN e.grantor = c.relowner THEN '' ELSE pg_catalog.pg_get_userbyid(e.grantor) END))
          FROM (SELECT '', c.relacl UNION ALL SELECT a.attname, a.attacl FROM pg_catalog.pg_attribute a
                 WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL AND NOT a.attisdropped) x(name, acl),
-              pg_catalog.aclexplode(x.acl) e WHERE e.grantee <> c.relowner)))
+              pg_catalog.aclexplode(x.acl) e WHERE e.grantee <> c.relowner), (
+       SELECT json_agg(json_build_array(h.kind, h.name, h.function, h.text)) FROM (
+         SELECT 'trigger', t.tgname, fn.nspname, pg_catalog.pg_get_triggerdef(t.oid)
+           FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_proc f ON f.oid = t.tgfoid
+           JOIN pg_catalog.pg_namespace fn ON fn.oid = f.pronamespace
+          WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgparentid = 0
+         UNION ALL SELECT 'rule', w.rulename, '', pg_catalog.pg_get_ruledef(w.oid)
+           FROM pg_catalog.pg_rewrite w WHERE w.ev_class = c.oid) h(kind, name, function, text))))
    FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class l ON l.relnamespace = n.oid
    CROSS JOIN LATERAL pg_catalog.pg_partition_tree(l.oid) pt
    JOIN pg_catalog.pg_class c ON c.oid = pt.relid JOIN pg_catalog.pg_namespace rn ON rn.oid = c.relnamespace
@@ -158,7 +165,9 @@ def parse_tables(raw: dict[str, Any] | None) -> LiveTables | None:
     partitioned = {(row[0], row[1]): _partitioned(row) for row in raw["partitioned"] or ()}
     access: dict[Table, set[LogAccess]] = {}
     log_owners: dict[Table, dict[Table, str]] = {}
-    for schema, name, in_schema, relation, owner, granted in raw["logs"] or ():
+    hooks: dict[Table, list[LogHook]] = {}
+    for schema, name, in_schema, relation, owner, granted, hooked in raw["logs"] or ():
+        hooks.setdefault((schema, name), []).extend(LogHook((in_schema, relation), *one) for one in hooked or ())
         log_owners.setdefault((schema, name), {})[in_schema, relation] = owner
         found = access.setdefault((schema, name), set())
         found.update(LogAccess((in_schema, relation), *one) for one in granted or ())
@@ -168,6 +177,7 @@ def parse_tables(raw: dict[str, Any] | None) -> LiveTables | None:
         log_owners,
         frozenset((schema, role) for schema, role in raw["users"] or ()),
         tuple(sorted((role, member, grantor) for role, member, grantor in raw["members"] or ())),
+        {log: tuple(sorted(found)) for log, found in hooks.items()},
     )
     return LiveTables(
         LivePartitions(now, partitioned, raw["timescale"] or ""),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from selvedge.cli import completion
 from selvedge.cli.main import Commands
 
 if TYPE_CHECKING:
@@ -36,19 +37,37 @@ def kubectl() -> None:
 def _options(command: F) -> F:
     """The options that every command has, named as kubectl names them."""
     options = (
-        click.option("-n", "--namespace", default="", help="Namespace. Else the context's."),
-        click.option("--kubeconfig", default="", metavar="FILE", help="Else KUBECONFIG, else ~/.kube/config."),
-        click.option("--context", "kube_context", default="", help="Context of the kubeconfig. Else its current one."),
+        click.option(
+            "-n", "--namespace", default="", help="Namespace. Else the context's.", shell_complete=completion.namespaces
+        ),
+        click.option(
+            "--kubeconfig", default="", type=click.Path(), metavar="FILE", help="Else KUBECONFIG, else ~/.kube/config."
+        ),
+        click.option(
+            "--context",
+            "kube_context",
+            default="",
+            help="Context of the kubeconfig. Else its current one.",
+            shell_complete=completion.contexts,
+        ),
     )
     for option in reversed(options):
         command = option(command)
     return command
 
 
+def _form(command: F) -> F:
+    """The option of every command that chooses between people and machines."""
+    option = click.option(
+        "-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True
+    )
+    return option(command)
+
+
 @kubectl.command()
 @_options
 @click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="All namespaces.")
-@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@_form
 def status(namespace: str, kubeconfig: str, kube_context: str, form: str, *, everywhere: bool) -> None:
     """Show servers, their DatabaseSchemas and what is not as declared, with reasons.
 
@@ -69,9 +88,9 @@ def status(namespace: str, kubeconfig: str, kube_context: str, form: str, *, eve
 
 
 @kubectl.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plans)
 @_options
-@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@_form
 def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: str) -> None:
     """Show the changes of DatabaseSchema NAME that wait; or of a MigrationRun, as mig/NAME.
 
@@ -88,20 +107,24 @@ def plan(name: str, namespace: str, kubeconfig: str, kube_context: str, form: st
 
 
 @kubectl.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.plans)
 @_options
 @click.option("--digest", default="", help="The plan that was read. Refused where another one waits by now.")
 @click.option("--yes", is_flag=True, help="Do not ask. Needed where there is no terminal, and needs --digest.")
-def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, digest: str, *, yes: bool) -> None:
+@_form
+def approve(
+    name: str, namespace: str, kubeconfig: str, kube_context: str, digest: str, form: str, *, yes: bool
+) -> None:
     """Approve the changes of DatabaseSchema NAME, or of MigrationRun mig/NAME, that wait: set spec.approvedPlan.
 
     The digest is computed again from the plan before it is written; a resource that changed meanwhile is refused.
     """
 
-    async def write(kube: KubeClient, default: str) -> str:
+    async def write(kube: KubeClient, default: str) -> dict[str, Any]:
         waiting = await _waiting(kube, namespace or default, name)
+        said: dict[str, Any] = {"namespace": namespace or default, "name": name, "approved": None}
         if waiting is None:
-            return f"{_object(name)}: nothing waits"
+            return {**said, "message": f"{_object(name)}: nothing waits"}
         found = str(waiting.plan["digest"])
         if digest and digest != found:
             raise click.ClickException(
@@ -116,30 +139,32 @@ def approve(name: str, namespace: str, kubeconfig: str, kube_context: str, diges
         elif not digest:
             raise click.UsageError("--yes needs --digest: whoever approves names what he read")
         await waiting.approve(kube)
-        return f"{_object(name)}: approved {found}"
+        return {**said, "approved": found, "message": f"{_object(name)}: approved {found}"}
 
-    click.echo(_call(write, kubeconfig, kube_context))
+    _say(_call(write, kubeconfig, kube_context), form)
 
 
 @kubectl.command()
-@click.argument("name")
+@click.argument("name", shell_complete=completion.users)
 @_options
 @click.option("--now", is_flag=True, help="Even if the login before the last rotation is still in its grace.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until the new password stands.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
+@_form
 def rotate(
-    name: str, namespace: str, kubeconfig: str, kube_context: str, timeout: float, *, now: bool, wait: bool
+    name: str, namespace: str, kubeconfig: str, kube_context: str, timeout: float, form: str, *, now: bool, wait: bool
 ) -> None:
     """Give DatabaseUser NAME a new password; the operator writes it to the Secret. No password is shown."""
     from selvedge.cli import rotation
 
-    async def ask(kube: KubeClient, default: str) -> str:
+    async def ask(kube: KubeClient, default: str) -> dict[str, Any]:
         asked = await rotation.ask(kube, namespace or default, name, now=now)
-        if not wait:
-            return f"databaseuser {asked.namespace}/{name}: asked for a new password"
-        return await rotation.wait(kube, asked, timeout)
+        message = f"databaseuser {asked.namespace}/{name}: asked for a new password"
+        if wait:
+            message = await rotation.wait(kube, asked, timeout)
+        return {"namespace": asked.namespace, "name": name, "rotated": wait, "message": message}
 
-    click.echo(_call(ask, kubeconfig, kube_context))
+    _say(_call(ask, kubeconfig, kube_context), form)
 
 
 def _pair(_: click.Context, option: click.Parameter, value: str) -> tuple[str, str] | None:
@@ -164,7 +189,7 @@ def _pair(_: click.Context, option: click.Parameter, value: str) -> tuple[str, s
     show_default=True,
     help="Seconds after which what is under way counts as stuck.",
 )
-@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@_form
 def doctor(
     namespace: str,
     kubeconfig: str,
@@ -197,13 +222,38 @@ def doctor(
 
 
 @kubectl.command()
-@click.argument("reason", default="")
-@click.option("-o", "--output", "form", type=click.Choice(["human", "json"]), default="human", show_default=True)
+@click.argument("reason", default="", shell_complete=completion.reasons)
+@_form
 def explain(reason: str, form: str) -> None:
     """Say what REASON of a condition or an event means, and what to do. Without REASON: list all of them."""
     from selvedge.cli.explain import show
 
     click.echo(show(reason, form))
+
+
+@kubectl.command(name="completion")
+def completion_command() -> None:
+    """Print the program by which kubectl completes `kubectl selvedge`: it belongs on the PATH.
+
+    Where selvedge was installed with pip it is there already. Elsewhere:
+    kubectl selvedge completion > ~/bin/kubectl_complete-selvedge && chmod +x ~/bin/kubectl_complete-selvedge
+    """
+    click.echo(completion.KUBECTL_SCRIPT, nl=False)
+
+
+@kubectl.command(
+    name="__complete", hidden=True, context_settings={"ignore_unknown_options": True, "help_option_names": []}
+)
+@click.argument("words", nargs=-1, type=click.UNPROCESSED)
+def complete(words: tuple[str, ...]) -> None:
+    """What kubectl_complete-selvedge asks."""
+    for line in completion.answer(kubectl, list(words)):
+        click.echo(line)
+
+
+def _say(document: dict[str, Any], form: str) -> None:
+    """What a command did: its ``message`` for people."""
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False) if form == "json" else document["message"])
 
 
 async def _waiting(kube: KubeClient, namespace: str, name: str) -> Any:

@@ -1,0 +1,107 @@
+"""Who may do what in Kubernetes: the operator's ServiceAccount, and whoever asks the doctor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from selvedge.cli.doctor_cluster import Operator
+from selvedge.cli.findings import Finding, Ref, Report, Severity
+from selvedge.core.reasons import Reason
+from selvedge.core.words import some
+from selvedge.kube.client import KubeClient
+from selvedge.kube.errors import KubeError
+from selvedge.kube.resources import GROUP, Resource
+
+_AUTHORIZATION = "authorization.k8s.io"
+SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "SubjectAccessReview")
+SELF_REVIEWS = Resource(_AUTHORIZATION, "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview")
+
+_KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
+#: What the operator needs where its resources are, as the chart gives it: group, resource, verbs, and what for.
+NEEDED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
+    *((GROUP, kind, ("list", "watch"), "to see what is declared") for kind in _KINDS),
+    *((GROUP, f"{kind}/status", ("patch",), "to say how far it is") for kind in _KINDS),
+    (GROUP, "databaseschemas", ("patch",), "for deletionPolicy: Delete"),
+    (GROUP, "databaseusers", ("patch",), "for deletionPolicy: Delete"),
+    (GROUP, "migrationruns", ("create", "delete"), "for migrations.autoApply"),
+    ("", "secrets", ("get", "list", "watch", "create", "update", "delete"), "for credentials and logins"),
+    ("", "configmaps", ("get", "list", "watch", "create", "delete"), "for migrations and plans"),
+    ("events.k8s.io", "events", ("create",), "to say what changed"),
+)
+
+
+async def operators(
+    kube: KubeClient, report: Report, operator: Operator, namespace: str | None, used: list[str]
+) -> None:
+    """Ask the API server what the operator's ServiceAccount may do. Raises KubeError.
+
+    One that watches some namespaces is asked about for each of those where resources are.
+    """
+    if operator.account is None:
+        return
+    where = [namespace] if namespace else [name for name in used if name in operator.watched] or [""]
+    try:
+        lacking = [(at, rule) for at in where async for rule in _lacking(kube, operator.account, at)]
+    except KubeError as error:
+        if error.code != 403:
+            raise
+        report.unchecked.append("the rights of the operator's ServiceAccount: you may not ask for another's")
+        return
+    by_namespace: dict[str, list[str]] = {}
+    for at, rule in lacking:
+        by_namespace.setdefault(at, []).append(rule)
+    for at, rules in by_namespace.items():
+        ref = Ref("ServiceAccount", operator.account[1], operator.account[0])
+        message = f"it may not do {'everywhere' if not at else f'in namespace {at}'} what the operator needs"
+        step = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
+        report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
+
+
+async def _lacking(kube: KubeClient, account: tuple[str, str], namespace: str) -> Any:
+    asked = [(group, resource, verb, why) for group, resource, verbs, why in NEEDED for verb in verbs]
+    user = f"system:serviceaccount:{account[0]}:{account[1]}"
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
+    answers = await asyncio.gather(
+        *(
+            _allowed(kube, SUBJECT_REVIEWS, namespace, group, resource, verb, user=user, groups=groups)
+            for group, resource, verb, _ in asked
+        )
+    )
+    refused: dict[tuple[str, str, str], list[str]] = {}
+    for (group, resource, verb, why), allowed in zip(asked, answers, strict=True):
+        if not allowed:
+            refused.setdefault((group, resource, why), []).append(verb)
+    for (group, resource, why), verbs in refused.items():
+        yield f"{some(verbs, len(verbs))} {resource}{f'.{group}' if group else ''}, {why}"
+
+
+async def _allowed(
+    kube: KubeClient, reviews: Resource, namespace: str, group: str, resource: str, verb: str, **subject: Any
+) -> bool:
+    plural, _, sub = resource.partition("/")
+    attributes = {"group": group, "resource": plural, "subresource": sub, "verb": verb, "namespace": namespace}
+    answer = await kube.create(reviews, {"metadata": {}, "spec": {"resourceAttributes": attributes, **subject}})
+    return bool((answer.get("status") or {}).get("allowed"))
+
+
+async def callers(kube: KubeClient, report: Report, objects: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Say to who waits for an approval whether he may give it himself. Raises KubeError."""
+    waiting = list(_waiting(report))
+    asked = {(finding.ref.kind, finding.ref.namespace) for finding in waiting}
+    may = {
+        (kind, namespace): await _allowed(kube, SELF_REVIEWS, namespace, GROUP, f"{kind.lower()}s", "approve")
+        for kind, namespace in sorted(asked)
+    }
+    for finding in waiting:
+        if not may[finding.ref.kind, finding.ref.namespace]:
+            step = f"{finding.step}; you lack the verb approve: ask somebody who is bound to selvedge-approve"
+            report.findings[report.findings.index(finding)] = replace(finding, step=step)
+
+
+def _waiting(report: Report) -> Iterator[Finding]:
+    for finding in report.findings:
+        if finding.reason in (Reason.WAITING_FOR_APPROVAL, Reason.SUPERSEDED):
+            yield finding

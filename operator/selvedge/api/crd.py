@@ -105,6 +105,10 @@ class _Structure:
         return node
 
 
+#: What the API server shows of a resource that nobody has looked at: without it, kstatus (Flux, kubectl, Argo CD) takes
+#: a resource without a status for one that is as declared.
+_UNSEEN = {"observedGeneration": -1}
+
 _ORDER = ("description", "type", "format", "enum", "default")
 
 
@@ -165,7 +169,7 @@ def crd(kind: Kind) -> dict[str, Any]:
                                 "kind": {"type": "string"},
                                 "metadata": {"type": "object"},
                                 "spec": schema_of(kind.spec),
-                                "status": schema_of(kind.status),
+                                "status": _ordered({**schema_of(kind.status), "default": _UNSEEN}),
                             },
                         }
                     },

@@ -76,7 +76,7 @@ class PostgresEndpoint:
             "password": self.password,
             "dbname": dbname,
             "sslmode": self.sslmode,
-            "connect_timeout": 5,
+            "connect_timeout": 30,
         }
         if self.ca_path:
             known["sslrootcert"] = str(self.ca_path)

@@ -12,6 +12,8 @@ import shutil
 import signal
 import tempfile
 import uuid
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,16 +26,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from sandbox import MongoEndpoint, PostgresEndpoint, Sandbox, run_kubectl
 from sandbox.cache import file_lock
 from sandbox.control import is_running
+from sandbox.postgres import PostgresServer
 from sandbox.sandbox import stop
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _DIRECTORY = "TEST_SANDBOX_DIRECTORY"
 _OWNER = "TEST_SANDBOX_OWNER"
 _VERSIONS = ("15", "18")
 _ALL_VERSIONS = ("15", "16", "17", "18")
+_OWN = "own/"
 #: Files with a test of more than half a minute: they begin first, in random order as all others.
 _LONGEST = frozenset(
     {"test_attack_identifiers.py", "test_demo.py", "test_faults_kill.py", "test_generated.py", "test_many_processes.py"}
@@ -98,9 +102,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "postgres" in metafunc.fixturenames:
         short = _VERSIONS[-1:] if metafunc.definition.get_closest_marker("newest") else _VERSIONS
         versions = _ALL_VERSIONS if metafunc.config.getoption("--long") else short
-        if os.environ.get("SELVEDGE_POSTGRES_URL"):
-            versions = ("external",)
-        metafunc.parametrize("postgres", versions, indirect=True, scope="session", ids=[f"pg{v}" for v in versions])
+        ids = [f"pg{version}" for version in versions]
+        if metafunc.definition.get_closest_marker("own_postgres"):
+            versions = tuple(f"{_OWN}{version}" for version in versions)
+        elif os.environ.get("SELVEDGE_POSTGRES_URL"):
+            versions, ids = ("external",), ["pgexternal"]
+        metafunc.parametrize("postgres", versions, indirect=True, scope="session", ids=ids)
 
 
 @pytest.fixture(scope="session")
@@ -116,14 +123,39 @@ def sandbox() -> Sandbox:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> PostgresEndpoint:
-    """A Postgres server with the administrator's login; once for each version."""
+    """A Postgres server with the administrator's login; once for each version.
+
+    All processes of pytest share it, and with it all that belongs to a whole server: its lock, the claims in the
+    maintenance database, roles, sessions, the write-ahead log. A test that says something of these is marked
+    ``own_postgres`` and gets one that only its own process uses, where one test runs after the other.
+    """
     return _postgres(request, request.param)
+
+
+@pytest.fixture(scope="session")
+def own_servers() -> Iterator[Callable[[str], PostgresEndpoint]]:
+    """The Postgres server of a version that only this process of pytest uses; started when it is first asked for."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
+    with ExitStack() as stack:
+
+        @cache
+        def server(version: str) -> PostgresEndpoint:
+            directory = Path(os.environ[_DIRECTORY]) / "own" / f"{worker}-{version}"
+            return stack.enter_context(PostgresServer.launch(version, directory=directory))
+
+        yield server
 
 
 @pytest.fixture(scope="session")
 def postgres18(request: pytest.FixtureRequest) -> PostgresEndpoint:
     """The newest Postgres, for what does not depend on the version."""
     return _postgres(request, "external" if os.environ.get("SELVEDGE_POSTGRES_URL") else "18")
+
+
+@pytest.fixture(scope="session")
+def own_postgres18(own_servers: Callable[[str], PostgresEndpoint]) -> PostgresEndpoint:
+    """The newest Postgres, for no other process's tests."""
+    return own_servers("18")
 
 
 @pytest.fixture
@@ -202,6 +234,9 @@ def _unique(prefix: str) -> str:
 
 
 def _postgres(request: pytest.FixtureRequest, version: str) -> PostgresEndpoint:
+    if version.startswith(_OWN):
+        own: Callable[[str], PostgresEndpoint] = request.getfixturevalue("own_servers")
+        return own(version.removeprefix(_OWN))
     if version == "external":
         return _external_postgres(os.environ["SELVEDGE_POSTGRES_URL"])
     sandbox: Sandbox = request.getfixturevalue("sandbox")

@@ -286,7 +286,10 @@ def test_a_way_back_that_was_cut_off_goes_on_with_its_rest(world: World, end: st
     start(world, "back", action="Down", target="20250102000000")
     world.until("MigrationRun", "back", "False", "WaitingForApproval")
     approve(world, "back")
-    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(3)%' AND pid <> pg_backend_pid()"
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(3)%' AND pid <> pg_backend_pid() "
+        "AND datname = current_database()"
+    )
     wait_for(lambda: world.ask(sleeping) > 0)
     if end == "kill":
         world.operator.kill()

@@ -88,7 +88,8 @@ class Commands(monitoring.CommandListener):
 def target(mongodb: MongoEndpoint, **changes: Any) -> ServerTarget:
     """The sandbox's server as a DatabaseServer would describe it."""
     tls = TlsOptions("VerifyFull", ca=mongodb.ca) if mongodb.ca else TlsOptions("Disable")
-    found = ServerTarget(((mongodb.host, mongodb.port),), mongodb.username, mongodb.password, tls)
+    limits = ConnectionLimits(connect_timeout=20.0)
+    found = ServerTarget(((mongodb.host, mongodb.port),), mongodb.username, mongodb.password, tls, limits)
     return replace(found, **changes)
 
 

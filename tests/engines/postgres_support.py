@@ -55,7 +55,9 @@ def target(endpoint: PostgresEndpoint, **changes: Any) -> ServerTarget:
 
 
 def limits(**changes: Any) -> ConnectionLimits:
-    return replace(ConnectionLimits(max=4, statement_timeout=20.0, lock_timeout=2.0), **changes)
+    """Patient: other tests' operators hold the server-wide lock too. A test that holds a lock itself has less."""
+    patient = ConnectionLimits(max=4, connect_timeout=20.0, statement_timeout=20.0, lock_timeout=15.0)
+    return replace(patient, **changes)
 
 
 @asynccontextmanager
@@ -72,6 +74,12 @@ def count(one: PostgresEngine) -> Count:
     observer = one.pool._observer
     assert isinstance(observer, Count)
     return observer
+
+
+async def afresh(one: PostgresEngine) -> None:
+    """Begin to count: the engine's view of the whole server is new, so the next passes do not have to read it again."""
+    await one.view((), (), fresh=True)
+    count(one).taken()
 
 
 def member(database: str, postgres: dict[str, Any] | None = None, *, name: str = "shop", **fields: Any) -> Member:

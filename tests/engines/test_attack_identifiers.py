@@ -161,17 +161,17 @@ def accepted(document: dict[str, Any]) -> bool:
     return True
 
 
-async def test_no_text_runs(postgres18: PostgresEndpoint, request: pytest.FixtureRequest) -> None:
+async def test_no_text_runs(own_postgres18: PostgresEndpoint, request: pytest.FixtureRequest) -> None:
     """All values in all fields with ``--long``; else each field with a quarter of them."""
     p = "atk" + uuid.uuid4().hex[:9]
     every = request.config.getoption("--long")
     tried = 0
     try:
-        async with engine(postgres18) as server:
+        async with engine(own_postgres18) as server:
             base = whole(p)
             await converge(server, member(p, base["postgres"], name="atk"))
-            run(postgres18, TABLES.replace("{p}", p), p)
-            roles = powerful(postgres18)
+            run(own_postgres18, TABLES.replace("{p}", p), p)
+            roles = powerful(own_postgres18)
             for place, (path, keys) in enumerate(sorted(FIELDS.items(), key=str)):
                 for number, value in enumerate(VALUES):
                     if not every and (place + number) % 4:
@@ -186,10 +186,10 @@ async def test_no_text_runs(postgres18: PostgresEndpoint, request: pytest.Fixtur
                         await converge(server, one)
                     except SelvedgeError:
                         pass  # refused by the server or by us, in words
-                    assert powerful(postgres18) == roles, f"{path} with {value!r} was run"
+                    assert powerful(own_postgres18) == roles, f"{path} with {value!r} was run"
         assert tried > len(FIELDS)
     finally:
-        drop_all(postgres18, p)
+        drop_all(own_postgres18, p)
 
 
 def powerful(endpoint: PostgresEndpoint) -> list[tuple[Any, ...]]:

@@ -73,15 +73,15 @@ def account(document: dict[str, Any], database: str, password: str) -> Account |
         return None
 
 
-async def test_no_text_of_a_user_runs(postgres18: PostgresEndpoint, request: pytest.FixtureRequest) -> None:
+async def test_no_text_of_a_user_runs(own_postgres18: PostgresEndpoint, request: pytest.FixtureRequest) -> None:
     """All values in all fields with ``--long``; else each field with a sixth of them. Made, rotated and removed."""
     p = "atk" + uuid.uuid4().hex[:9]
     every = request.config.getoption("--long")
     tried: dict[str, int] = {}
-    run(postgres18, f"CREATE DATABASE {p}")
+    run(own_postgres18, f"CREATE DATABASE {p}")
     try:
-        async with engine(postgres18) as server:
-            roles = powerful(postgres18)
+        async with engine(own_postgres18) as server:
+            roles = powerful(own_postgres18)
             for place, (path, keys) in enumerate([*sorted(FIELDS.items(), key=str), ("password", ())]):
                 for number, value in enumerate(VALUES):
                     if not every and (place + number) % 6:
@@ -91,15 +91,15 @@ async def test_no_text_of_a_user_runs(postgres18: PostgresEndpoint, request: pyt
                     wanted = account(put(whole(p), keys, text) if keys else whole(p), p, password)
                     if wanted is None or not password or "\0" in password:
                         continue
-                    _make_roles(postgres18, wanted)
+                    _make_roles(own_postgres18, wanted)
                     tried[path] = tried.get(path, 0) + 1
-                    await _life(postgres18, server, wanted, path)
-                    assert powerful(postgres18) == roles, f"{path} with {value!r} was run"
-                    _drop_roles(postgres18, wanted)
+                    await _life(own_postgres18, server, wanted, path)
+                    assert powerful(own_postgres18) == roles, f"{path} with {value!r} was run"
+                    _drop_roles(own_postgres18, wanted)
         assert tried.keys() >= {"username", "roles[].role", "settings{}", "settings.*", "password"}
         assert tried["username"] > 1
     finally:
-        drop_all(postgres18, p)
+        drop_all(own_postgres18, p)
 
 
 def _make_roles(postgres: PostgresEndpoint, wanted: Account) -> None:

@@ -41,6 +41,7 @@ def operator(limited: PostgresEndpoint) -> PostgresEngine:
     return PostgresEngine(target(limited), Count(), metadata_schema=limited.username)
 
 
+@pytest.mark.own_postgres
 async def test_a_login_from_birth_to_end_without_superuser(limited: PostgresEndpoint, database: str):
     """T19: only what differs is named, since a CREATEROLE login may not even say NOSUPERUSER."""
     one = operator(limited)
@@ -75,6 +76,7 @@ async def test_a_login_from_birth_to_end_without_superuser(limited: PostgresEndp
         await one.close()
 
 
+@pytest.mark.own_postgres
 async def test_a_role_that_the_operator_may_not_give_is_named_with_its_grant(
     postgres: PostgresEndpoint, limited: PostgresEndpoint, database: str
 ):
@@ -92,6 +94,7 @@ async def test_a_role_that_the_operator_may_not_give_is_named_with_its_grant(
         await one.close()
 
 
+@pytest.mark.own_postgres
 async def test_superuser_given_by_hand_is_named_where_it_cannot_be_taken_away(
     postgres: PostgresEndpoint, limited: PostgresEndpoint, database: str
 ):
@@ -228,6 +231,7 @@ def replace_login(server: PostgresServer) -> PostgresEndpoint:
     return PostgresEndpoint("18", server.port, PASSWORD, server.ca_path, username="operator")
 
 
+@pytest.mark.own_postgres
 async def test_a_password_that_the_server_refuses_is_told_without_it(
     postgres: PostgresEndpoint, limited: PostgresEndpoint, database: str
 ):

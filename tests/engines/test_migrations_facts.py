@@ -35,7 +35,10 @@ def valid(shop: Shop, index: str = "shop.a_id") -> list[tuple[bool, bool]]:
 
 
 def waits(shop: Shop, text: str) -> bool:
-    query = "SELECT 1 FROM pg_stat_activity WHERE starts_with(query, %s) AND wait_event_type = 'Lock'"
+    query = (
+        "SELECT 1 FROM pg_stat_activity WHERE starts_with(query, %s) AND wait_event_type = 'Lock' "
+        "AND datname = current_database()"
+    )
     return bool(shop.query(query, text))
 
 

@@ -252,12 +252,12 @@ async def test_two_runners_at_once(shop: Shop) -> None:
 async def test_the_lease_goes_over_with_a_new_fence(shop: Shop) -> None:
     servers = [Server(shop.target(), Record()) for _ in range(2)]
     try:
-        first, second = (Lease(server, shop.database, lease=0.5) for server in servers)
+        first, second = (Lease(server, shop.database, lease=2.0) for server in servers)
         assert await first.acquire()
         assert first._task is not None
         first._task.cancel()  # a holder that hangs
         assert not await second.acquire()
-        deadline = asyncio.get_running_loop().time() + 5
+        deadline = asyncio.get_running_loop().time() + 20
         while not await second.acquire():
             await asyncio.sleep(0.05)
             assert asyncio.get_running_loop().time() < deadline

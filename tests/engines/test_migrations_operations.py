@@ -357,7 +357,10 @@ async def test_a_build_that_is_broken_off_ends_at_once_and_is_repaired_later(sho
         writer.execute("BEGIN")
         writer.execute("INSERT INTO shop.b VALUES (7)")
         task = asyncio.create_task(shop.up(FILES))
-        while not shop.query("SELECT 1 FROM pg_stat_progress_create_index WHERE lockers_total > 0"):
+        building = (
+            "SELECT 1 FROM pg_stat_progress_create_index WHERE datname = current_database() AND lockers_total > 0"
+        )
+        while not shop.query(building):
             await asyncio.sleep(0.02)
             assert not task.done()
         task.cancel()

@@ -124,7 +124,10 @@ async def test_a_deadlock_is_tried_again(shop: Shop) -> None:
         other.execute("BEGIN")
         other.execute("LOCK shop.b")
         task = asyncio.create_task(shop.up(files, timeouts=Timeouts(lock=0, lock_wait=30)))
-        sleeping = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
+        sleeping = (
+            "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active' "
+            "AND datname = current_database()"
+        )
         await until(lambda: shop.query(sleeping), task)
         await asyncio.to_thread(other.execute, "LOCK shop.a")
         other.execute("COMMIT")

@@ -27,6 +27,8 @@ FILES = {
     "INSERT INTO shop.designs SELECT g, g FROM generate_series(1, 10) g;\n",
 }
 INDEX = "20250301000000_index.sql"
+#: Of this test's database: another test's migrations sleep too.
+SLEEPING = "SELECT pid FROM pg_stat_activity WHERE state = 'active' AND datname = current_database()"
 INDEX_FILES = {**FILES, INDEX: "CREATE INDEX CONCURRENTLY designs_owner ON shop.designs (owner);\n"}
 
 
@@ -307,7 +309,7 @@ async def test_no_commit_without_the_right_to_write(shop: Shop) -> None:
 async def test_cancelled_in_the_middle(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(60);"}
     task = asyncio.create_task(shop.up(files))
-    sleeping = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(60)' AND state = 'active'"
+    sleeping = f"{SLEEPING} AND query = 'SELECT pg_sleep(60)'"
     await until(lambda: shop.query(sleeping), task)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -319,10 +321,7 @@ async def test_cancelled_in_the_middle(shop: Shop) -> None:
 async def test_connection_killed(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(60);"}
     task = asyncio.create_task(shop.up(files))
-    kill = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
-    )
+    kill = f"SELECT pg_terminate_backend(pid) FROM ({SLEEPING} AND query = 'SELECT pg_sleep(60)') AS mine"
     await until(lambda: shop.query(kill), task)
     result = await task
     assert isinstance(result.error, TransientError)
@@ -334,7 +333,7 @@ async def test_connection_killed(shop: Shop) -> None:
 async def test_the_lock_is_lost_before_the_commit(shop: Shop) -> None:
     files = {USERS: "CREATE TABLE shop.a (id int); SELECT pg_sleep(0.5);"}
     task = asyncio.create_task(shop.up(files))
-    sleeping = "SELECT 1 FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(0.5)' AND state = 'active'"
+    sleeping = f"{SLEEPING} AND query = 'SELECT pg_sleep(0.5)'"
     await until(lambda: shop.query(sleeping), task)
     shop.query(
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 2 AND database = "

@@ -13,6 +13,7 @@ from selvedge.core.unit import ObjectState
 from selvedge.engines.base import Unit
 from selvedge.engines.mongodb.builds import Builds
 from tests.engines.mongodb_support import CLUSTER, LEAVES_SOCKETS, Commands, converge, member, running, target
+from tests.engines.waiting import until
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -149,4 +150,5 @@ async def test_a_replacement_that_fails_late_puts_the_old_index_back(
         fill(live, twice=True)
         first = await until_settled(engine, live, UNIQUE)
         assert "several documents have the same n" in first.problems[0].message
+        await until(lambda: "n" in live.designs.index_information())  # that is a build as well
         assert dict(live.designs.index_information()["n"]["key"]) == {"other": 1}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run
+from tests.engines.postgres_support import afresh, count, engine, member, only, ready, reasons, rows, run
 from tests.engines.tables_support import application, declaration, migrate, stands
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ def kept(name: str, conventions: dict[str, Any] | None = None, **fields: Any) ->
     return member(name, declared, **fields)
 
 
+@pytest.mark.own_postgres
 async def test_they_do_what_they_say(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
         await stands(one, postgres, kept(name))
-        count(one).taken()
+        await afresh(one)
         assert (await ready(one, kept(name))).applied == ()
         assert count(one).taken() == ["snapshot"]
     with application(postgres, name, app__current_user_id="u-7") as app:

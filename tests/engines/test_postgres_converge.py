@@ -8,7 +8,19 @@ import pytest
 
 from sandbox import PostgresEndpoint
 from sandbox.postgres import PostgresServer
-from tests.engines.postgres_support import Count, converge, count, engine, member, only, ready, reasons, rows, run
+from tests.engines.postgres_support import (
+    Count,
+    afresh,
+    converge,
+    count,
+    engine,
+    member,
+    only,
+    ready,
+    reasons,
+    rows,
+    run,
+)
 
 pytestmark = pytest.mark.engines
 
@@ -84,7 +96,7 @@ async def test_a_pass_over_what_matches_is_one_statement_and_writes_nothing(vers
             await ready(selvedge, one)
             run(server, "CHECKPOINT")
             await ready(selvedge, one)
-            count(selvedge).taken()
+            await afresh(selvedge)
             logins = rows(server, "SELECT sessions FROM pg_stat_database WHERE datname = 'quiet'")
             before = lsn(server)
             for _ in range(10):
@@ -99,6 +111,7 @@ def lsn(server: PostgresEndpoint) -> str:
     return str(rows(server, "SELECT pg_current_wal_insert_lsn()")[0][0])
 
 
+@pytest.mark.own_postgres
 async def test_a_new_process_finds_what_matches_and_writes_nothing(postgres: PostgresEndpoint, database: str) -> None:
     one = member(database, {"schemas": [{"name": "shared"}]}, adoption="Allow")
     async with engine(postgres) as server:
@@ -126,6 +139,7 @@ async def test_two_members_of_one_database_are_one_unit(postgres: PostgresEndpoi
     assert rows(postgres, "SELECT count(*) FROM pg_roles WHERE rolname = %s", f"{database_name}_b") == [(1,)]
 
 
+@pytest.mark.own_postgres
 async def test_what_left_the_declaration_loses_its_access(postgres: PostgresEndpoint, database_name: str) -> None:
     before = member(
         database_name,
@@ -148,7 +162,7 @@ async def test_what_left_the_declaration_loses_its_access(postgres: PostgresEndp
         await ready(server, before)
         assert (await ready(server, after)).applied
         assert (await ready(server, after)).applied == ()
-        count(server).taken()
+        await afresh(server)
         await ready(server, after)
         assert count(server).taken() == ["snapshot"]
     assert rows(postgres, "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", database_name) == [

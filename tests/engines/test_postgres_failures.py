@@ -108,6 +108,7 @@ async def test_what_somebody_undoes_at_once_is_rolled_back_and_named(
         await ready(server, one)
 
 
+@pytest.mark.own_postgres
 async def test_a_lock_that_somebody_holds_is_waited_for_no_longer_than_lock_timeout(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from tests.engines.postgres_support import count, engine, member, only, ready, reasons, rows, run, unit
+from tests.engines.postgres_support import afresh, count, engine, member, only, ready, reasons, rows, run, unit
 from tests.engines.tables_support import declaration, migrate, stands
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def partitioned(name: str, *entries: dict[str, Any], **fields: Any) -> Member:
     return member(name, declaration(name, partitions=list(entries) or [DAILY]), **fields)
 
 
+@pytest.mark.own_postgres
 async def test_they_are_made_ahead_as_the_owner_and_closed(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
@@ -35,7 +36,7 @@ async def test_they_are_made_ahead_as_the_owner_and_closed(postgres: PostgresEnd
             dbname=name,
         )
         await ready(one, partitioned(name))
-        count(one).taken()
+        await afresh(one)
         assert (await ready(one, partitioned(name))).applied == ()
         assert count(one).taken() == ["snapshot"]
     found = rows(postgres, CHILDREN, dbname=name)

@@ -7,7 +7,20 @@ import pytest
 from sandbox import PostgresEndpoint
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectState
-from tests.engines.postgres_support import converge, count, engine, lead, member, only, ready, reasons, rows, run, unit
+from tests.engines.postgres_support import (
+    afresh,
+    converge,
+    count,
+    engine,
+    lead,
+    member,
+    only,
+    ready,
+    reasons,
+    rows,
+    run,
+    unit,
+)
 from tests.engines.rls_declared import OBJECT, create_table, prepared, probes_of, sees, spec, tenant
 from tests.engines.rls_support import ANNA, BEN, OWN_ROW
 
@@ -32,6 +45,7 @@ async def test_from_nothing_to_proven(postgres: PostgresEndpoint, database_name:
         assert sees(postgres, name, "admin") == ["Anna", "Ben"]
 
 
+@pytest.mark.own_postgres
 async def test_t13_a_second_pass_is_one_look(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
@@ -39,7 +53,7 @@ async def test_t13_a_second_pass_is_one_look(postgres: PostgresEndpoint, databas
         await prepared(one, postgres, name)
         await ready(one, declared)
         await ready(one, declared)
-        count(one).taken()
+        await afresh(one)
         again = await ready(one, declared)
         assert count(one).taken() == ["snapshot"]
         assert again.applied == ()
@@ -66,6 +80,7 @@ async def test_a_hand_made_disable_is_drift_and_repaired(postgres: PostgresEndpo
         assert sees(postgres, name, "app", ANNA) == ["Anna"]
 
 
+@pytest.mark.own_postgres
 async def test_a_server_that_words_it_otherwise_is_no_drift(postgres: PostgresEndpoint, database_name: str) -> None:
     """As after an upgrade: the claim's words are not the server's any more. It is asked; that is no drift."""
     name = database_name
@@ -81,7 +96,7 @@ async def test_a_server_that_words_it_otherwise_is_no_drift(postgres: PostgresEn
     async with engine(postgres) as other:
         result = await ready(other, member(name, spec(name), verified=True))
         assert (result.drift, result.applied) == ((), ())
-        count(other).taken()
+        await afresh(other)
         await ready(other, member(name, spec(name), verified=True))
         assert count(other).taken() == ["snapshot"]
 
@@ -98,6 +113,7 @@ async def test_drift_is_reported_and_left(postgres: PostgresEndpoint, database_n
         assert sees(postgres, name, "app") == ["Anna", "Ben"]
 
 
+@pytest.mark.own_postgres
 async def test_isolation_broken_is_put_back_at_once(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     leaky = {"name": "own_row", "to": [f"{name}_app"], "using": f"name = 'Ben' or {OWN_ROW}"}
@@ -184,6 +200,7 @@ async def test_a_probe_that_fails_for_what_stands_is_a_problem(postgres: Postgre
         assert probes_of(await ready(one, declared)) == (4, 0, 0)
 
 
+@pytest.mark.own_postgres
 async def test_an_empty_table_is_ready_and_proven_later(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
@@ -231,6 +248,7 @@ async def test_a_wrong_expression_is_one_objects_problem(postgres: PostgresEndpo
         assert result.provisioned
 
 
+@pytest.mark.own_postgres
 async def test_what_left_the_declaration(postgres: PostgresEndpoint, database_name: str) -> None:
     """An entry that is gone takes its policies away and leaves the table closed: a deleted line opens nothing."""
     name = database_name
@@ -242,7 +260,7 @@ async def test_what_left_the_declaration(postgres: PostgresEndpoint, database_na
         assert rows(postgres, state, dbname=name) == [(True, 0)]
         claims = "SELECT count(*) FROM selvedge.claims WHERE object LIKE 'rowLevelSecurity:%'"
         assert rows(postgres, claims, dbname=name) == [(0,)]
-        count(one).taken()
+        await afresh(one)
         await ready(one, member(name, {**spec(name), "rowLevelSecurity": []}))
         assert count(one).taken() == ["snapshot"]
 
@@ -279,6 +297,7 @@ async def test_two_resources_want_the_same_table(postgres: PostgresEndpoint, dat
         assert sees(postgres, name, "app", ANNA) == ["Anna"]
 
 
+@pytest.mark.own_postgres
 async def test_advice_of_the_declared_tables(postgres: PostgresEndpoint, database_name: str) -> None:
     name = database_name
     async with engine(postgres) as one:
@@ -289,7 +308,7 @@ async def test_advice_of_the_declared_tables(postgres: PostgresEndpoint, databas
         run(postgres, f'GRANT TRUNCATE ON shared.users TO "{name}_admin"', name)
         result = await ready(one, declared)
         assert [text for text in result.advice if "TRUNCATE" in text]
-        count(one).taken()
+        await afresh(one)
         assert (await ready(one, declared)).advice == result.advice
         assert count(one).taken() == ["snapshot"]
 

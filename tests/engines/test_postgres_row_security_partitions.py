@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sandbox import PostgresEndpoint
-from tests.engines.postgres_support import count, engine, member, ready, rows, run
+from tests.engines.postgres_support import afresh, count, engine, member, ready, rows, run
 from tests.engines.rls_declared import OBJECT, probes_of, spec, tenant
 from tests.engines.rls_support import ANNA, BEN, OWN_ROW
 
@@ -54,6 +54,7 @@ async def test_partitions_stay_closed(postgres: PostgresEndpoint, database_name:
         assert rows(postgres, held, f"{name}_third", dbname=name) == [(False, True)]
 
 
+@pytest.mark.own_postgres
 async def test_partitions_that_are_made_ahead_are_closed(postgres: PostgresEndpoint, database_name: str) -> None:
     """Compared, made, partitioned and closed in one call, default privileges notwithstanding."""
     name = database_name
@@ -83,6 +84,6 @@ async def test_partitions_that_are_made_ahead_are_closed(postgres: PostgresEndpo
             "FROM pg_class WHERE relispartition"
         )
         assert rows(postgres, state, app, dbname=name) == [(True, True, False)]
-        count(one).taken()
+        await afresh(one)
         await ready(one, declared)
         assert count(one).taken() == ["snapshot"]

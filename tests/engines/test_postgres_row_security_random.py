@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sandbox import PostgresEndpoint
-from tests.engines.postgres_support import count, engine, member, ready, run, unit
+from tests.engines.postgres_support import afresh, count, engine, member, ready, run, unit
 from tests.engines.rls_declared import prepared, spec
 from tests.engines.rls_support import OWN_ROW
 
@@ -83,7 +83,7 @@ async def _random(endpoint: PostgresEndpoint, name: str, examples: int) -> None:
             await ready(one, member(name, parts))
             if order:
                 entry["policies"] = declared[::-1]
-            count(one).taken()
+            await afresh(one)
             again = await ready(one, member(name, parts))
             # one look, and another where the view of the whole server, which other tests change, was to be read again
             assert set(count(one).taken()) == {"snapshot"}
@@ -99,10 +99,12 @@ async def _random(endpoint: PostgresEndpoint, name: str, examples: int) -> None:
         await asyncio.to_thread(explore)
 
 
+@pytest.mark.own_postgres
 async def test_from_any_state_to_any_declaration(postgres: PostgresEndpoint, database_name: str) -> None:
     await _random(postgres, database_name, 40)
 
 
+@pytest.mark.own_postgres
 @pytest.mark.long
 async def test_from_any_state_to_any_declaration_for_longer(postgres: PostgresEndpoint, database_name: str) -> None:
     await _random(postgres, database_name, 300)

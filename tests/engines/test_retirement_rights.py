@@ -277,6 +277,7 @@ def test_what_acts_with_its_owners_rights_is_known(shop: Shop) -> None:
             run(shop.postgres, f"GRANT CREATE ON SCHEMA public TO {shop.role}", shop.database)
 
 
+@pytest.mark.own_postgres
 async def test_an_operator_without_superuser_hands_over_by_the_same_rule(
     postgres: PostgresEndpoint, database: str, database_name: str
 ) -> None:

@@ -15,7 +15,8 @@ from tests.engines.postgres_support import engine, limits, member, only, ready, 
 if TYPE_CHECKING:
     from sandbox import PostgresEndpoint
 
-pytestmark = pytest.mark.engines
+#: A pass of any other test over the server would be the next to look, or hold the lock.
+pytestmark = pytest.mark.own_postgres
 
 _LOCK = sql.SQL("SELECT pg_advisory_xact_lock({})").format(sql.Literal(LOCK_KEY))
 

@@ -38,7 +38,7 @@ def login(postgres: PostgresEndpoint, name: str, dbname: str = "postgres") -> ps
 
 def ended(connection: psycopg.Connection[Any]) -> bool:
     """Whether the server ended the session; its farewell may need a moment."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
         try:
             connection.execute("SELECT pg_sleep(0.02)")

@@ -208,6 +208,28 @@ def test_the_secret_follows_the_server(world: World):
     wait_for(lambda: binding(world, "app-db")["ca.crt"] == more)
 
 
+def test_a_secret_under_another_name_holds_the_same_password_and_the_old_one_goes(world: World):
+    """One that stays is a leak; a new password would lock out whoever holds the old one."""
+    shop(world)
+    user(world, "app")
+    data = bound(world, "app")
+    user(world, "app", secret={"name": "other"})
+    wait_for(lambda: binding(world, "other"))
+    assert binding(world, "other") == data
+    wait_for(lambda: world.api.get("Secret", "app-db") is None)
+    assert bound(world, "app", "other") == data
+    assert logs_in(world, data)
+    # a name that somebody else has is not taken, and the Secret stays where it is
+    world.api.apply(secret("taken", username="theirs"))
+    user(world, "app", secret={"name": "taken"})
+    world.until("DatabaseUser", "app", "False", "Conflict")
+    assert binding(world, "taken") == {"username": "theirs"}
+    assert binding(world, "other") == data
+    user(world, "app", secret={"name": "third"})
+    assert bound(world, "app", "third") == data
+    wait_for(lambda: world.api.get("Secret", "other") is None)
+
+
 def test_two_users_for_one_login_are_a_conflict(world: World):
     shop(world)
     user(world, "app")

@@ -84,6 +84,17 @@ async def read_binding(context: Context, obj: Object, name: str) -> Held:
     return Held(found, data)
 
 
+async def read_former(context: Context, obj: Object, name: str) -> Held:
+    """The Secret that a DatabaseUser wrote before ``spec.secret.name`` was changed to ``name``; empty where none is."""
+    former = str(((obj.get("status") or {}).get("binding") or {}).get("name") or "")
+    if not former or former == name:
+        return Held()
+    try:
+        return await read_binding(context, obj, former)
+    except ConflictError:
+        return Held()  # somebody else has it by now
+
+
 def hide(context: Context, namespace: str, name: str, *passwords: str) -> None:
     """Keep these passwords of a Secret out of logs, events and statuses, in place of those before."""
     values = tuple(password for password in passwords if password)

@@ -30,7 +30,7 @@ from selvedge.core.users import (
     resource_of,
     retires,
 )
-from selvedge.core.words import some
+from selvedge.core.words import count, some
 from selvedge.kube.resources import DATABASE_SERVERS, DATABASE_USERS
 from selvedge.reconcile.accounts import (
     Place,
@@ -41,7 +41,7 @@ from selvedge.reconcile.accounts import (
     place_of,
     wish_of,
 )
-from selvedge.reconcile.binding import delete_binding, hide, read_binding, secret_name, write_binding
+from selvedge.reconcile.binding import delete_binding, hide, read_binding, read_former, secret_name, write_binding
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.servers import Server
@@ -104,9 +104,11 @@ async def _pass(context: Context, obj: Object, spec: DatabaseUserSpec, place: Pl
     await check_access(context, place, obj, spec, base_of(obj, spec))
     name = secret_name(obj, spec)
     held = await read_binding(context, obj, name)
+    # Under another name it is the same Secret: what applications hold goes on to work.
+    former = await read_former(context, obj, name)
     wish = wish_of(obj, spec, await _given(context, namespace, spec))
     now = context.now()
-    wanted = credentials(wish, held.published, now)
+    wanted = credentials(wish, held.published or former.published, now)
     # Known before it is sent anywhere; the one before goes on working for a while.
     hide(context, namespace, name, wanted.password, held.data.get("password", ""))
     # A template that cannot be filled in is said before anything is changed.
@@ -124,6 +126,8 @@ async def _pass(context: Context, obj: Object, spec: DatabaseUserSpec, place: Pl
     )
     result = await _converge(context, obj, place.server, account)
     written = await write_binding(context, obj, spec, held, data, wanted)
+    if former.obj is not None:
+        await delete_binding(context, obj, str(former.obj["metadata"]["name"]))
     for ref in result.drift:
         context.metrics.drift(ref.kind, found=1, repaired=1)
     return _outcome(context, obj, spec, place, wish, wanted, result, name, written=written), _next(
@@ -248,7 +252,8 @@ def _notices(
         message = f"changed by hand and put back: {some(result.drift)}"
         found.append(Notice(Reason.DRIFT_CORRECTED, message, warning=True))
     elif result.applied or written:
-        found.append(Notice(Reason.CHANGES_APPLIED, f"made {len(result.applied)} changes to login {wish.base}"))
+        made = f"made {count(len(result.applied), 'change')} to login {wish.base}"
+        found.append(Notice(Reason.CHANGES_APPLIED, made if result.applied else f"wrote secret {secret} anew"))
     if result.sessions and context.now() >= retires(wish, wanted.rotated):
         message = (
             f"login {result.previous[0]} is to be switched off since its grace is over, and applications still use it: "

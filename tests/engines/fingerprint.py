@@ -55,7 +55,7 @@ WITH extension_made AS MATERIALIZED (
   UNION ALL SELECT 'wrapper', ARRAY[fdwname], fdwowner, coalesce(fdwacl, acldefault('F', fdwowner))
     FROM pg_foreign_data_wrapper
 ), privilege AS (
-  SELECT kind, name, CASE WHEN grantor = owner THEN '(owner)' ELSE grantor::regrole::text END AS grantor,
+  SELECT kind, name, CASE WHEN grantor = owner THEN '(owner)' ELSE pg_get_userbyid(grantor)::text END AS grantor,
       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END AS grantee, privilege_type AS word,
       is_grantable
     FROM object, aclexplode(acl) WHERE grantee <> owner
@@ -80,7 +80,7 @@ WITH extension_made AS MATERIALIZED (
     FROM pg_db_role_setting s LEFT JOIN mine r ON r.oid = setrole, unnest(setconfig) line
     WHERE (setrole = 0 OR r.oid IS NOT NULL) AND setdatabase IN (0, (SELECT oid FROM pg_database
       WHERE datname = current_database()))
-  UNION ALL SELECT 'member', ARRAY[member.rolname, pg_get_userbyid(roleid), grantor::regrole::text],
+  UNION ALL SELECT 'member', ARRAY[member.rolname, pg_get_userbyid(roleid), pg_get_userbyid(grantor)::text],
       (to_jsonb(m) - 'oid' - 'roleid' - 'member' - 'grantor') #>> '{}'
     FROM pg_auth_members m JOIN mine member ON member.oid = m.member
   UNION ALL SELECT 'schema comment', ARRAY[nspname], obj_description(oid, 'pg_namespace') FROM ns

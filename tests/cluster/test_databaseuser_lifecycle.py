@@ -132,6 +132,20 @@ def test_a_password_of_ones_own_is_set_and_followed_and_a_missing_one_changes_no
     assert not logs_in(world, data)
 
 
+def test_a_login_that_is_taken_over_gets_a_secret_that_lets_in(world: World):
+    """Crossplane's provider-sql#77: the Secret of a role that existed stayed empty."""
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    world.sql(f"CREATE ROLE {world.role('app')} LOGIN PASSWORD 'older-than-us'")
+    user(world, "app")
+    world.until("DatabaseUser", "app", "False", "AdoptionRequired")
+    assert binding(world, "app-db") == {}
+    user(world, "app", adoption="Allow")
+    data = bound(world, "app")
+    assert data["password"] not in ("", "older-than-us")
+    assert logs_in(world, data)
+
+
 def test_a_secret_that_was_deleted_or_edited_is_made_whole_again(world: World):
     shop(world)
     user(world, "app")

@@ -91,3 +91,17 @@ async def test_the_loser_of_a_conflict_drops_nothing(postgres: PostgresEndpoint,
         assert (await ready(server, older)).applied == ()
     assert rows(postgres, "SELECT count(*) FROM pg_database WHERE datname = %s", p) == [(1,)]
     assert rows(postgres, "SELECT count(*) FROM pg_roles WHERE starts_with(rolname, %s)", p) == [(2,)]
+
+
+async def test_sessions_do_not_hold_up_the_end_of_a_database(postgres: PostgresEndpoint, database_name: str) -> None:
+    """provider-sql#397, db-operator#110: DROP DATABASE hung on connections that were open."""
+    p = database_name
+    async with engine(postgres) as server:
+        await ready(server, member(p, shop(p), deletionPolicy="Delete"))
+        with postgres.connect(p) as idle, postgres.connect(p) as busy:
+            busy.execute("BEGIN")
+            busy.execute("CREATE TABLE app.t (id int)")
+            idle.execute("SELECT 1")
+            await server.remove(unit(member(p, shop(p), deletionPolicy="Delete", deleting=True)), lead)
+            busy.close()
+    assert rows(postgres, "SELECT FROM pg_database WHERE datname = %s", p) == []

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sandbox.ports import LOOPBACK, free_port
 from sandbox.process import Daemon
 
-_START_SECONDS = 30.0
+_START_SECONDS = 90.0
 
 Sample = tuple[str, frozenset[tuple[str, str]]]
 

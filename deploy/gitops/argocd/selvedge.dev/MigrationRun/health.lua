@@ -1,0 +1,35 @@
+-- Health of a MigrationRun for Argo CD. Healthy only where the operator looked at this very generation and found it
+-- as declared. Needs no Lua libraries.
+local health = {status = "Progressing", message = "the operator has not looked at it yet"}
+local status = obj.status or {}
+
+if obj.metadata.deletionTimestamp ~= nil then
+  health.message = "it is being deleted"
+  return health
+end
+
+if status.observedGeneration ~= obj.metadata.generation then
+  return health
+end
+
+local conditions = {}
+for _, condition in ipairs(status.conditions or {}) do
+  conditions[condition.type] = condition
+end
+local ready = conditions.Ready
+if ready == nil or ready.observedGeneration ~= obj.metadata.generation then
+  return health
+end
+
+health.message = ready.reason .. ": " .. (ready.message or "")
+if ready.status == "True" then
+  health.status = "Healthy"
+elseif ready.reason == "WaitingForApproval" or ready.reason == "Superseded" then
+  health.status = "Suspended"
+elseif status.phase == "Failed" then
+  health.status = "Degraded"
+elseif conditions.Stalled ~= nil and conditions.Stalled.status == "True" then
+  health.status = "Degraded"
+end
+
+return health

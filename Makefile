@@ -77,6 +77,7 @@ check-imports:
 check-generated:
 	$(BIN)/python -m selvedge crds --check
 	$(BIN)/python -m sandbox.chart_reference --check
+	$(BIN)/python -m sandbox.sbom --check
 
 .PHONY: crds
 crds: setup ## generate crds/, the reference and the chart's copies from the models
@@ -87,10 +88,16 @@ crds: setup ## generate crds/, the reference and the chart's copies from the mod
 bench: setup ## measure the budgets against bare tools; results go to bench/results/
 	$(BIN)/python -m bench
 
+.PHONY: sbom
+sbom: setup ## make requirements/sbom.cdx.json, the image's Python libraries, from the lock
+	$(BIN)/python -m sandbox.sbom
+
 .PHONY: lock
 lock: setup ## resolve the dependencies of pyproject.toml anew, with hashes
 	$(COMPILE) pyproject.toml -o requirements/runtime.txt > /dev/null
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt > /dev/null
+	$(COMPILE) requirements/build.in -o requirements/build.txt > /dev/null
+	$(BIN)/python -m sandbox.sbom
 
 .PHONY: clean
 clean: ## end the sandbox; remove .venv and everything generated that is not committed (the cache stays)

@@ -7,6 +7,7 @@ differ?" must not take a mistyped option for an answer.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -79,6 +80,10 @@ def _usage(error: click.ClickException) -> str:
     return message
 
 
+def _told_to_stop(*_: object) -> NoReturn:
+    raise SystemExit(0)
+
+
 def _fail(message: str) -> NoReturn:
     click.echo(f"error: {message}", err=True)
     raise SystemExit(1)
@@ -104,6 +109,8 @@ def run() -> None:
     """
     from selvedge.config import Settings
 
+    # A container's first process is not ended by SIGTERM before it handles that: the imports below take a second.
+    signal.signal(signal.SIGTERM, _told_to_stop)
     try:
         settings = Settings.from_environment(os.environ)
     except ValueError as error:

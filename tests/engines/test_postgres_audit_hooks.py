@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.engines.postgres_support import engine, ready, rows, run, unit
+from selvedge.core.unit import Risk
+from tests.engines.postgres_support import engine, only, ready, rows, run, unit
 from tests.engines.tables_support import stands
-from tests.engines.test_postgres_audit import audited, first_partition
+from tests.engines.test_postgres_audit import AUDIT, audited, first_partition
 
 if TYPE_CHECKING:
     from sandbox import PostgresEndpoint
@@ -59,3 +60,24 @@ async def test_a_trigger_or_rule_on_the_log_is_drift_and_goes(postgres: Postgres
         assert (await ready(one, verified)).applied == ()
         run(postgres, insert.format(3), dbname=name)
         assert rows(postgres, count, dbname=name) == [(entries + 1,)]
+
+
+async def test_entries_go_by_their_retention_and_a_legal_hold_keeps_them(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    name, log = database_name, "audit.database_operations"
+    old = (
+        f"CREATE TABLE audit.old PARTITION OF {log} FOR VALUES FROM ('2001-01-01') TO ('2001-02-01'); "
+        f"ALTER TABLE audit.old OWNER TO {name}_audit"
+    )
+    there = "SELECT to_regclass('audit.old') IS NOT NULL"
+    async with engine(postgres) as one:
+        await stands(one, postgres, audited(name, {**AUDIT, "legalHold": True}))
+        run(postgres, old, dbname=name)
+        held = await ready(one, audited(name, {**AUDIT, "legalHold": True}, verified=True))
+        assert (held.applied, rows(postgres, there, dbname=name)) == ((), [(True,)])
+        waits = await only(one, audited(name, generation=2))
+        assert {change.risk for change in waits.pending} == {Risk.DESTRUCTIVE}, "to lift it is a person's to decide"
+        assert rows(postgres, there, dbname=name) == [(True,)]
+        await ready(one, audited(name, generation=2, approvedPlan=waits.digest))
+        assert rows(postgres, there, dbname=name) == [(False,)]

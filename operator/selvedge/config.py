@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from selvedge.core.shards import Shard
+
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _IDENTIFIER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -34,6 +36,9 @@ class Settings:
     """SELVEDGE_LEASE_NAME: name of the Lease by which one of several operators is chosen."""
     lease_namespace: str = "default"
     """SELVEDGE_LEASE_NAMESPACE: namespace of the Lease; default: the pod's own, outside a cluster `default`."""
+    shard: Shard | None = None
+    """SELVEDGE_SHARD: which part of the DatabaseServers this process serves, as index/count: `0/3`, `1/3` and `2/3` are
+    three operators with one name of the Lease; default, or `0/1`: all of them."""
     cluster_uid: str = ""
     """SELVEDGE_CLUSTER_UID: in whose name objects are claimed; default: the uid of the namespace kube-system, which an
     operator whose rights end with its namespaces cannot read."""
@@ -53,6 +58,8 @@ class Settings:
     """SELVEDGE_LOG_LEVEL: debug, info, warning or error."""
     log_format: Literal["json", "console"] = "json"
     """SELVEDGE_LOG_FORMAT: json for machines, console for terminals."""
+    image: str = ""
+    """SELVEDGE_IMAGE: the operator's own image, which the pods run that read migrations out of other images."""
     sweep_tick: float = 1.0
     """SELVEDGE_SWEEP_TICK: how often the sweeper looks for resources whose interval has passed."""
     workers: int = 20
@@ -150,6 +157,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": _names,
     "lease_name": _name,
     "lease_namespace": _name,
+    "shard": Shard.parse,
     "cluster_uid": str,
     "identity": str,
     "lease_duration": _seconds,
@@ -159,6 +167,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "http_port": _integer(0, 65535),
     "log_level": _choice(*_LEVELS),
     "log_format": _choice("json", "console"),
+    "image": str,
     "sweep_tick": _seconds,
     "workers": _integer(1, 1000),
     "reconcile_timeout": _seconds,

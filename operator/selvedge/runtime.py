@@ -21,6 +21,7 @@ from selvedge.handlers.watch import registry_for
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
 from selvedge.kube.lease import Lease
+from selvedge.kube.shard_lease import ShardLease, lease_for
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.controller import Controller
 from selvedge.reconcile.servers import Servers
@@ -45,13 +46,13 @@ def main(settings: Settings) -> int:
 async def _run(settings: Settings, redactor: Redactor) -> int:
     told = asyncio.Event()
     _on_signals(told)
-    metrics, health = Metrics(), Health(redactor)
+    metrics, health = Metrics(settings.shard), Health(redactor, shard=settings.shard)
     http = HttpServer(settings, metrics, health)
     await http.start()
     beat = asyncio.create_task(_beat(health, metrics))
     try:
         async with KubeClient.connect(settings, metrics) as kube:
-            lease = Lease(kube, settings, metrics)
+            lease = lease_for(kube, settings, metrics)
             reached = asyncio.create_task(_ready_when_answered(lease, health))
             try:
                 if await _first(lease.acquire(), told.wait()) == 1:
@@ -67,7 +68,7 @@ async def _run(settings: Settings, redactor: Redactor) -> int:
         await http.stop()
 
 
-async def _ready_when_answered(lease: Lease, health: Health) -> None:
+async def _ready_when_answered(lease: Lease | ShardLease, health: Health) -> None:
     """A standby is as ready as a leader: it could lead at any moment."""
     await lease.answered.wait()
     health.reached_api()
@@ -77,7 +78,7 @@ async def _lead(
     settings: Settings,
     redactor: Redactor,
     kube: KubeClient,
-    lease: Lease,
+    lease: Lease | ShardLease,
     metrics: Metrics,
     health: Health,
     told: asyncio.Event,

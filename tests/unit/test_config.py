@@ -9,6 +9,7 @@ import pytest
 
 from selvedge import config
 from selvedge.config import Settings
+from selvedge.core.shards import Shard
 
 
 def test_the_defaults():
@@ -28,6 +29,7 @@ def test_every_setting_is_read():
             "SELVEDGE_NAMESPACES": "shop, billing,shop",
             "SELVEDGE_LEASE_NAME": "second",
             "SELVEDGE_LEASE_NAMESPACE": "ops",
+            "SELVEDGE_SHARD": "2/3",
             "SELVEDGE_IDENTITY": "me",
             "SELVEDGE_LEASE_DURATION": "30",
             "SELVEDGE_RENEW_DEADLINE": "20s",
@@ -47,6 +49,7 @@ def test_every_setting_is_read():
         namespaces=("shop", "billing"),
         lease_name="second",
         lease_namespace="ops",
+        shard=Shard(2, 3),
         identity="me",
         lease_duration=30,
         renew_deadline=20,
@@ -67,6 +70,7 @@ def test_every_setting_is_read():
     [
         ("SELVEDGE_NAMESPACES", "Shop"),
         ("SELVEDGE_LEASE_NAME", "a/b"),
+        ("SELVEDGE_SHARD", "3/3"),
         ("SELVEDGE_LEASE_DURATION", "soon"),
         ("SELVEDGE_LEASE_DURATION", "-1"),
         ("SELVEDGE_SWEEP_TICK", "0"),

@@ -18,6 +18,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* What tells a shard's objects from another's; without shards there is nothing to tell. */}}
+{{- define "selvedge.shardSuffix" -}}
+{{ if gt (int .count) 1 }}{{ printf "-shard-%d" .index }}{{ end }}
+{{- end }}
+
+{{- define "selvedge.shardLabel" -}}
+{{ if gt (int .count) 1 }}selvedge.dev/shard: {{ .index | quote }}{{ end }}
+{{- end }}
+
 {{- define "selvedge.image" -}}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end }}

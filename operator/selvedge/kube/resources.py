@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 GROUP = "selvedge.dev"
 VERSION = "v1alpha1"
+#: On resources whose deletion has work to do (``deletionPolicy: Delete``), and on no other.
+FINALIZER = f"{GROUP}/cleanup"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from selvedge.kube.events import Events
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_USERS, Resource
 from selvedge.reconcile.outcome import Notice, Outcome, finished, merge_patch
 from selvedge.reconcile.servers import Servers
+from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Object, Store, key_of
 from selvedge.telemetry.health import Health
 from selvedge.telemetry.metrics import Metrics
@@ -43,7 +44,8 @@ class Context:
     """The process's parts. ``may_write`` raises when this process does not lead any more.
 
     ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet,
-    ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one.
+    ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one,
+    ``writing`` the uids whose status is being written.
     """
 
     settings: Settings
@@ -65,6 +67,7 @@ class Context:
     failures: dict[Key, int] = field(default_factory=dict)
     drifted: dict[str, int] = field(default_factory=dict)
     unsaid: dict[str, tuple[Notice, ...]] = field(default_factory=dict)
+    writing: set[str] = field(default_factory=set)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
@@ -90,6 +93,8 @@ class Context:
         current = self.store.get(resource.plural, *key)
         if current is None or current["metadata"].get("uid") != obj["metadata"].get("uid"):
             return False  # deleted meanwhile
+        if not self.owns(resource.plural, current):
+            return False  # another shard answers for it by now
         before = current.get("status") or {}
         generation = int(obj["metadata"].get("generation", 0))
         after = finished(outcome, before, generation, self.now(), self.redactor.redact, KINDS[resource.kind].status)
@@ -99,6 +104,7 @@ class Context:
         uid = str(obj["metadata"]["uid"])
         notices = (*self.unsaid.pop(uid, ()), *outcome.notices)
         if patch:
+            self.writing.add(uid)
             try:
                 written = await self.kube.patch_status(resource, *key, patch)
             except SelvedgeError:
@@ -106,12 +112,19 @@ class Context:
                 if notices:
                     self.unsaid[uid] = notices
                 raise
+            finally:
+                self.writing.discard(uid)
             if written is not None:
                 self.store.put(resource.plural, written)
         for notice in (*notices, *_transition(before, outcome)):
             kind: Literal["Normal", "Warning"] = "Warning" if notice.warning else "Normal"
             await self.events.post(obj, notice.reason, notice.message, type=kind)
         return bool(patch)
+
+    def owns(self, plural: str, obj: Object) -> bool:
+        """Whether this process answers for an object, and no other shard."""
+        shard = self.settings.shard
+        return shard is None or shard.owns(*server_behind(self.store, plural, obj))
 
     def alive(self, resource: str) -> bool:
         """Whether what a claim names exists; of a namespace that is not watched, it is believed to.

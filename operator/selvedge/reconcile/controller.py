@@ -29,6 +29,8 @@ from selvedge.reconcile.databaseuser import reconcile_user
 from selvedge.reconcile.migrationrun import reconcile_run
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.queue import WorkQueue
+from selvedge.reconcile.removal import abandoned, is_due, reconcile_removal, wake_removals
+from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Object, key_of, unit_of
 from selvedge.reconcile.wakeusers import (
     footing,
@@ -49,6 +51,7 @@ _RELIST_SECONDS = 600.0
 _SETTLE_SECONDS = 1.0
 _COUNT_SECONDS = 10.0
 _INTERNAL_RETRY = 60.0
+_EARLY_SECONDS = 5.0
 _NAMES = {"server": "DatabaseServer", "unit": "DatabaseSchema", "user": "DatabaseUser", "run": "MigrationRun"}
 
 
@@ -89,16 +92,27 @@ class Controller:
                 self.context.metrics.headroom("", "/".join(key_of(obj)), ())
             if before is not None:
                 self._enqueue(resource, before)
+                if resource is DATABASE_SCHEMAS and self.context.settings.shard is not None:
+                    self._enqueue_dependents(before)
                 self._listed.discard(str(before["metadata"].get("uid")))
             return
         before = store.put(resource.plural, obj)
+        stored = store.get(resource.plural, *key_of(obj)) or dict(obj)
         changed = before is None or _uid(before) != _uid(obj) or _asked(before) != _asked(obj)
         if resource is SECRETS or resource is CONFIG_MAPS:
             changed = before is None or _version(before) != _version(obj)
         elif resource is DATABASE_USERS and before is not None:
             changed = changed or rotation_request(before) != rotation_request(dict(obj))
         if changed:
-            self._enqueue(resource, store.get(resource.plural, *key_of(obj)) or dict(obj))
+            self._enqueue(resource, stored)
+        elif (
+            before is not None
+            and is_due(resource, stored)
+            and (not is_due(resource, before) or abandoned(before) is not abandoned(stored))
+        ):
+            self._enqueue_removal(resource, stored)
+        if self.context.settings.shard is not None and before is not stored:
+            self._moved(resource, before, stored)
 
     def listed(self, obj: Mapping[str, Any]) -> None:
         """The watch showed an object as part of a list; for the second time, if the watch was interrupted.
@@ -128,6 +142,40 @@ class Controller:
             wake_users_of_secret(self.context, namespace, name)
         elif resource is CONFIG_MAPS:
             self._enqueue_users(namespace, name)
+        if is_due(resource, obj):
+            self._enqueue_removal(resource, obj)
+
+    def _enqueue_removal(self, resource: Resource, obj: Object) -> None:
+        self.queue.add(("removal", *key_of(obj), resource.plural))
+
+    def _moved(self, resource: Resource, before: Object | None, obj: Object) -> None:
+        """What a change means for the shard to which the object, or what depends on it, belongs from now on."""
+        if resource is DATABASE_SCHEMAS and (before is None or unit_of(before)[:2] != unit_of(obj)[:2]):
+            self._enqueue_dependents(obj)
+        elif before is None or resource not in KINDS or before.get("status") == obj.get("status"):
+            return
+        elif self.context.owns(resource.plural, obj) and str(obj["metadata"].get("uid")) not in self.context.writing:
+            # Another shard had the last word, with an older view of things than this one: it is looked at again.
+            self._enqueue(resource, obj)
+
+    def _enqueue_dependents(self, schema: Object) -> None:
+        """The logins and runs of a DatabaseSchema go where it goes."""
+        namespace, name = key_of(schema)
+        for resource in (DATABASE_USERS, MIGRATION_RUNS):
+            for obj in self.context.store.all(resource.plural):
+                ref = ((obj.get("spec") or {}).get("schemaRef") or {}).get("name")
+                if ref == name and obj["metadata"].get("namespace") == namespace:
+                    self._enqueue(resource, obj)
+
+    def _is_ours(self, kind: str, rest: list[str]) -> bool:
+        """Whether this process answers for a key, at this moment."""
+        shard = self.context.settings.shard
+        if shard is None:
+            return True
+        if kind in ("server", "unit"):
+            return shard.owns(rest[0], rest[1])
+        resource, objects = self._objects(kind, rest)
+        return all(self.context.owns(resource.plural, obj) for obj in objects)
 
     def _enqueue_users(self, namespace: str, configmap: str) -> None:
         for schema in self.context.store.all(DATABASE_SCHEMAS.plural):
@@ -136,21 +184,51 @@ class Controller:
             if schema["metadata"].get("namespace") == namespace and configmap in names:
                 self.queue.add(("unit", *unit_of(schema)))
 
+    def _is_early(self, kind: str, rest: list[str]) -> bool:
+        """Whether this process has not looked at the server yet on which a login or a run is.
+
+        It would say that the server cannot be used, and so after every hand-over. The server's first pass wakes the
+        logins, and the databases, which wake their runs; whatever they miss has its turn a little later.
+        """
+        if kind not in ("user", "run"):
+            return False
+        resource, objects = self._objects(kind, rest)
+        servers = {server_behind(self.context.store, resource.plural, obj) for obj in objects if self._placed(obj)}
+        known = self.context.store
+        return any(
+            key not in self.context.servers_tried and known.get(DATABASE_SERVERS.plural, *key) is not None
+            for key in servers
+        )
+
+    def _placed(self, obj: Object) -> bool:
+        """Whether the DatabaseSchema of a login or a run exists."""
+        ref = ((obj.get("spec") or {}).get("schemaRef") or {}).get("name")
+        return self.context.store.get(DATABASE_SCHEMAS.plural, key_of(obj)[0], str(ref)) is not None
+
     async def _work(self, key: Hashable) -> None:
         kind, *rest = (str(part) for part in key) if isinstance(key, tuple) else ("", str(key))
+        if not self._is_ours(kind, rest):
+            return
+        if self._is_early(kind, rest):
+            self.queue.add_after(key, _EARLY_SECONDS)
+            return
         with bind(**_describe(kind, rest), generation=self._generation(kind, rest), reconcile=secrets.token_hex(4)):
             started = time.monotonic()
             try:
                 if kind == "server":
+                    first = (rest[0], rest[1]) not in self.context.servers_tried
                     before = footing(self.context, (rest[0], rest[1]))
                     await reconcile_server(self.context, rest[0], rest[1])
-                    if footing(self.context, (rest[0], rest[1])) != before:
+                    if first or footing(self.context, (rest[0], rest[1])) != before:
                         wake_users_of_server(self.context, (rest[0], rest[1]))
+                        wake_removals(self.context, (rest[0], rest[1]))
                 elif kind == "unit":
                     await reconcile_unit(self.context, rest[0], rest[1], rest[2])
                     wake_users_of_schema(self.context, self._objects(kind, rest)[1])
                 elif kind == "user":
                     await reconcile_user(self.context, rest[0], rest[1])
+                elif kind == "removal":
+                    await reconcile_removal(self.context, rest[0], rest[1], rest[2])
                 else:
                     await reconcile_run(self.context, rest[0], rest[1])
             except SelvedgeError as error:
@@ -172,6 +250,8 @@ class Controller:
         if kind == "unit":
             return DATABASE_SCHEMAS, store.unit((rest[0], rest[1]), rest[2])
         resource = {"server": DATABASE_SERVERS, "user": DATABASE_USERS}.get(kind, MIGRATION_RUNS)
+        if kind == "removal":
+            resource = DATABASE_SCHEMAS if rest[2] == DATABASE_SCHEMAS.plural else DATABASE_USERS
         found = store.get(resource.plural, rest[0], rest[1])
         return resource, [found] if found is not None else []
 
@@ -226,6 +306,8 @@ class Controller:
         while True:
             for resource in KINDS:
                 objects = list(self.context.store.all(resource.plural))
+                if self.context.settings.shard is not None:
+                    objects = [obj for obj in objects if self.context.owns(resource.plural, obj)]
                 self.context.metrics.resources(resource.kind, counts(objects))
             await asyncio.sleep(_COUNT_SECONDS)
 
@@ -246,4 +328,6 @@ def _version(obj: Mapping[str, Any]) -> str:
 
 def _describe(kind: str, rest: list[str]) -> dict[str, str]:
     described = {"resource": _NAMES.get(kind, kind), "namespace": rest[0], "name": rest[1]}
+    if kind == "removal":
+        return {**described, "resource": _NAMES["unit" if rest[2] == DATABASE_SCHEMAS.plural else "user"]}
     return {**described, "database": rest[2]} if kind == "unit" else described

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from selvedge.core.redact import Redactor
+from selvedge.core.shards import Shard
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +43,13 @@ class Health:
         *,
         stale_after: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
+        shard: Shard | None = None,
     ) -> None:
-        """``stale_after``: seconds without a beat after which the process counts as hung."""
+        """``stale_after``: seconds without a beat after which the process counts as hung; ``shard``: what it serves."""
         self._redactor = redactor or Redactor()
         self._stale_after = stale_after
         self._clock = clock
+        self._shard = shard
         self._beat = clock()
         self._servers: dict[str, ServerHealth] = {}
         self.leading = False
@@ -88,6 +91,7 @@ class Health:
             "status": "unhealthy" if not self.alive else "degraded" if broken else "healthy",
             "timestamp": datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "leader": self.leading,
+            **({"shard": str(self._shard)} if self._shard is not None else {}),
             "databases": {"total": len(self._servers), "healthy": len(self._servers) - broken},
         }
 

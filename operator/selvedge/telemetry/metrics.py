@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from selvedge.core.figures import ServerFigures
+from selvedge.core.shards import Shard
 from selvedge.telemetry.figures import FiguresCollector
 
 QUERY_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -26,7 +27,8 @@ POOL_STATES: Final = ("active", "idle", "waiting")
 class Metrics:
     """Every metric of one process; small methods, so that no caller knows a metric's name."""
 
-    def __init__(self) -> None:
+    def __init__(self, shard: Shard | None = None) -> None:
+        """``shard``: what this process serves of the DatabaseServers, if not all of them."""
         self.registry = registry = CollectorRegistry()
         self._reconciles = Counter(
             "selvedge_reconcile", "Reconciles that ended, by result.", ("kind", "result"), registry=registry
@@ -118,6 +120,12 @@ class Metrics:
             ("database", "schema", "table"),
             registry=registry,
         )
+        if shard is not None:
+            info = Gauge(
+                "selvedge_shard_info", "1, with the shard that this process serves.", ("index", "count"),
+                registry=registry,
+            )  # fmt: skip
+            info.labels(str(shard.index), str(shard.count)).set(1)
         self._leader.set(0)
         self._queue.set(0)
         self._per_server: tuple[MetricWrapperBase, ...] = (

@@ -88,6 +88,10 @@ crds: setup ## generate crds/, the reference and the chart's copies from the mod
 bench: setup ## measure the budgets against bare tools; results go to bench/results/
 	$(BIN)/python -m bench
 
+.PHONY: image
+image: setup ## build the image by docker or buildah: TARGET=operator or tools, BASE=IMAGE (BASE=mmdebstrap: no registry)
+	@$(BIN)/python -m sandbox.image --target $(or $(TARGET),operator) $(if $(BASE),--base $(BASE))
+
 .PHONY: sbom
 sbom: setup ## make requirements/sbom.cdx.json, the image's Python libraries, from the lock
 	$(BIN)/python -m sandbox.sbom

@@ -1,0 +1,239 @@
+"""``python -m sandbox.image``: the operator's image from the Dockerfile, with docker or buildah.
+
+:func:`build` is the sandbox's own way: buildah on a base made by mmdebstrap, so that no registry is asked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from sandbox import image_base, node_packages
+from sandbox.cache import cache_root, cached, file_lock
+from sandbox.errors import SandboxError
+from sandbox.image_archive import pack, read
+from sandbox.process import run
+
+Target = Literal["operator", "tools"]
+TARGETS: tuple[Target, ...] = ("operator", "tools")
+_ROOT = Path(__file__).parents[1]
+#: What the Dockerfile copies: .dockerignore lets nothing else in.
+_SOURCES = (
+    "Dockerfile",
+    ".dockerignore",
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    "image",
+    "operator",
+    "requirements",
+)
+_SECONDS = 1800.0
+#: Archives of sources that nobody built from for so long go, and what buildah keeps of earlier builds when it is more.
+_KEPT_SECONDS = 86400.0
+_KEPT_BYTES = 4_000_000_000
+_SANDBOX_BASE = "mmdebstrap"
+
+
+def version() -> str:
+    """The version in pyproject.toml, which is the image's tag."""
+    return str(tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+
+
+def reference(target: Target = "operator") -> str:
+    """The image's full name, as containerd knows what the chart calls ``selvedge``."""
+    return f"docker.io/library/selvedge{'' if target == 'operator' else f'-{target}'}:{version()}"
+
+
+def missing() -> str:
+    """One sentence on what this machine lacks for :func:`build`; empty where it lacks nothing."""
+    if shutil.which("buildah") is None and (reason := node_packages.missing_reason()):
+        return f"buildah is missing, and cannot be borrowed from Debian: {reason}"
+    return image_base.missing()
+
+
+def build(target: Target = "operator") -> Path:
+    """The archive of the image, built from the Dockerfile on a base of the sandbox's own unless that was done already.
+
+    `ctr images import` and `docker load` take it.
+
+    Raises:
+        SandboxError: something is missing (see :func:`missing`), or the build failed.
+    """
+    if lacking := missing():
+        raise SandboxError(lacking)
+    base = image_base.base()
+    digest = hashlib.sha256(base.parent.name.encode())
+    for path in sources():
+        digest.update(f"{path.relative_to(_ROOT)}\0{path.stat().st_mode & 0o111}\0".encode())
+        digest.update(path.read_bytes())
+    key = digest.hexdigest()[:16]
+
+    def make(path: Path) -> None:
+        with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
+            buildah = Buildah()
+            buildah.build(target, buildah.base_image(base), revision=f"sources-{key}", created=0)
+            buildah.save(target, path / "image.tar")
+            buildah.tidy()
+
+    prefix = f"image-{target}-"
+    archive = cached(cache_root(), prefix + key, f"the image's target {target}", make) / "image.tar"
+    _forget(prefix, archive.parent)
+    return archive
+
+
+def sources() -> Iterator[Path]:
+    """The files that the image is made from, sorted."""
+    for name in _SOURCES:
+        path = _ROOT / name
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
+
+
+class Buildah:
+    """Debian's buildah with a storage of its own in the cache: nobody else's images are touched."""
+
+    def __init__(self) -> None:
+        """Choose a storage driver that works here."""
+        store = cache_root() / "buildah"
+        self._store = store
+        self._storage = ["--root", str(store / "storage"), "--runroot", str(store / "run")]
+        self._program = ["buildah"] if shutil.which("buildah") else node_packages.wrap(("buildah",), ["buildah"])
+        # overlay cannot lie on another overlay, which is what a container's own file system is
+        overlay = [*self._command("overlay"), "info"]
+        works = run(overlay, what="buildah info", timeout=60, check=False).returncode == 0
+        self._driver = "overlay" if works else "vfs"
+
+    def _command(self, driver: str = "") -> list[str]:
+        return [*self._program, "--storage-driver", driver or self._driver, *self._storage]
+
+    def _run(self, *arguments: str | Path, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+        what = f"buildah {arguments[0]}"
+        return run([*self._command(), *arguments], what=what, timeout=_SECONDS, check=check, **options)  # type: ignore[arg-type]
+
+    def base_image(self, archive: Path) -> str:
+        """The name of an image that holds the files of ``archive``."""
+        name = f"localhost/selvedge-base:{archive.parent.name}"
+        if self._run("inspect", "--type", "image", name, check=False).returncode != 0:
+            container = self._run("from", "scratch").stdout.strip()
+            try:
+                self._run("add", "--quiet", container, archive, "/")
+                self._run("commit", "--quiet", container, name)
+            finally:
+                self._run("rm", container)
+        return name
+
+    def build(self, target: Target, base: str, *, revision: str, created: int, again: bool = False) -> None:
+        """Build the Dockerfile's ``target``; ``base`` is its BASE or empty for its default, ``created`` a Unix time.
+
+        ``again``: use nothing that was kept of an earlier build.
+        """
+        # chroot: no container runtime is asked for, which a machine without cgroups of its own cannot give
+        arguments = ["bud", "--isolation", "chroot", "--network", "host", "--layers", "--timestamp", str(created)]
+        arguments += [*(["--no-cache"] if again else []), *_options(target, base, revision)]
+        self._run(*arguments, "--tag", _local(target), ".", cwd=_ROOT)
+
+    def save(self, target: Target, archive: Path) -> None:
+        """Write what :meth:`build` made to ``archive``."""
+        with tempfile.TemporaryDirectory(prefix="selvedge-image-", dir=archive.parent) as scratch:
+            layout = Path(scratch) / "layout"
+            self._run("push", "--quiet", _local(target), f"oci:{layout}:image")
+            pack(layout, reference(target), archive)
+
+    def tidy(self) -> None:
+        """Forget all images where they have grown to several gigabytes; the next build is as long as the first."""
+        used = run(["du", "--summarize", "--block-size=1", self._store], what="du", timeout=_SECONDS, check=False)
+        if int(used.stdout.split()[0]) > _KEPT_BYTES:
+            self._run("rmi", "--all", "--force")
+
+
+def _local(target: Target) -> str:
+    return f"localhost/selvedge-{target}:latest"
+
+
+def _options(target: Target, base: str, revision: str) -> list[str]:
+    """What docker and buildah are told alike."""
+    options = ["--target", target, "--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision}"]
+    if base:
+        options += ["--build-arg", f"BASE={base}"]
+    # who sits behind a proxy that ends TLS has told Python's or pip's clients what to trust
+    authorities = next((path for name in ("PIP_CERT", "SSL_CERT_FILE") if (path := os.environ.get(name))), "")
+    if authorities:
+        options += ["--secret", f"id=ca,src={authorities}"]
+    return options
+
+
+def _forget(prefix: str, kept: Path) -> None:
+    """Remove archives of sources that nobody has built from for a week."""
+    os.utime(kept)
+    for path in cache_root().glob(f"{prefix}*"):
+        if path != kept and path.stat().st_mtime < time.time() - _KEPT_SECONDS:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _git(*arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False, timeout=30)
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
+def _make(target: Target, base: str, output: Path) -> str:
+    """Build for people: with docker where its daemon answers, else with buildah. Returns what to say about it."""
+    revision, created = _git("rev-parse", "HEAD") or "unknown", int(_git("log", "-1", "--format=%ct") or 0)
+    if _git("status", "--porcelain", "--", *_SOURCES):
+        revision += "-dirty"
+    if base != _SANDBOX_BASE and shutil.which("docker"):
+        probe = run(["docker", "version"], what="docker version", timeout=60, check=False)
+        if probe.returncode == 0:
+            name = reference(target).removeprefix("docker.io/library/")
+            command: list[str] = ["docker", "build", *_options(target, base, revision), "--tag", name, "."]
+            # its progress is for people: it goes where ours goes
+            if subprocess.run(command, cwd=_ROOT, check=False).returncode != 0:
+                raise SandboxError("docker build failed: its last lines say why")
+            return f"{name} is among docker's images"
+    if shutil.which("buildah") is None and node_packages.missing_reason():
+        raise SandboxError("neither a docker that answers nor buildah is there: install one of them")
+    if base == _SANDBOX_BASE and (lacking := missing()):
+        raise SandboxError(lacking)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # looked up before the lock is taken: making it takes a minute, and others may build meanwhile
+    archive = image_base.base() if base == _SANDBOX_BASE else None
+    with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
+        buildah = Buildah()
+        buildah.build(target, buildah.base_image(archive) if archive else base, revision=revision, created=created)
+        buildah.save(target, output)
+    made = read(output)
+    return f"{output}: {made.reference}, {made.size / 1e6:.0f} MB, {made.digest}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build one target; 0 when it is there, 1 with one sentence on standard error otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.image", description="The operator's image.")
+    parser.add_argument("--target", choices=TARGETS, default="operator", help="default: %(default)s")
+    parser.add_argument(
+        "--base",
+        default="",
+        help=f"the Dockerfile's BASE; {_SANDBOX_BASE}: made from Debian's packages, without any registry, as root",
+    )
+    parser.add_argument("--output", type=Path, help="buildah's archive (default: dist/selvedge-TARGET-VERSION.tar)")
+    options = parser.parse_args(arguments)
+    output = options.output or _ROOT / "dist" / f"selvedge-{options.target}-{version()}.tar"
+    try:
+        print(_make(options.target, options.base, output))
+    except SandboxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

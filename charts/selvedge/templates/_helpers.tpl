@@ -67,6 +67,19 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, delete]
+{{- if .Values.migrationImages.enabled }}
+# read migrations out of container images: a Job beside the MigrationRun that owns it, the state of its pod, and the log
+# in which it says what the files are
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, create, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [list]
+- apiGroups: [""]
+  resources: [pods/log]
+  verbs: [get]
+{{- end }}
 # labels of namespaces, which a server's access selects by
 - apiGroups: [""]
   resources: [namespaces]

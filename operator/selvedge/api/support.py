@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 from selvedge.api.base import Model
 from selvedge.api.databaseschema import DatabaseSchemaSpec
-from selvedge.api.migrationrun import MigrationRunSpec, MigrationSource
 from selvedge.api.mongodb import MongoDatabase
 
 
@@ -21,28 +20,14 @@ def unsupported(spec: Model) -> tuple[str, ...]:
     """
     if isinstance(spec, DatabaseSchemaSpec):
         return tuple(_database_schema(spec))
-    if isinstance(spec, MigrationRunSpec):
-        return tuple(_migration_run(spec))
     return ()
 
 
 def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
-    if spec.migrations is not None:
-        if spec.migrations.run_as is not None and spec.mongodb is not None:
-            yield "spec.migrations.runAs"
-        yield from _source("spec.migrations.source", spec.migrations.source)
+    if spec.migrations is not None and spec.migrations.run_as is not None and spec.mongodb is not None:
+        yield "spec.migrations.runAs"
     if spec.mongodb is not None:
         yield from _mongodb("spec.mongodb", spec.mongodb)
-
-
-def _migration_run(spec: MigrationRunSpec) -> Iterator[str]:
-    if spec.source is not None:
-        yield from _source("spec.source", spec.source)
-
-
-def _source(path: str, source: MigrationSource) -> Iterator[str]:
-    if source.image is not None:
-        yield f"{path}.image"
 
 
 def _mongodb(path: str, mongodb: MongoDatabase) -> Iterator[str]:

@@ -301,3 +301,14 @@ def _each(places: Sequence[Place], work: Callable[[Place], int]) -> int:
 
 def _exit(status: int) -> None:
     click.get_current_context().exit(status)
+
+
+@migrate.command("lend-reader", hidden=True)
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+def lend_reader(directory: str) -> None:
+    """Copy what reads migration files into DIRECTORY, for a container of an image that has nothing but the files."""
+    from pathlib import Path
+
+    from selvedge.cli.lend import lend
+
+    lend(Path(directory))

@@ -75,7 +75,8 @@ _TABLE: dict[Reason, Remedy] = {
     ),
     Reason.WAITING_FOR_SOURCE: _of(
         Standing.ACTION,
-        "create the ConfigMap with the migrations, labelled selvedge.dev/watch=true, or correct its name in the spec",
+        "create the ConfigMap with the migrations, labelled selvedge.dev/watch=true, or correct its name in the spec; "
+        "of an image the message says what its pod waits for",
     ),
     Reason.WAITING_FOR_OBJECTS: _of(
         Standing.WORKING, "run the migration that creates the object, or correct its name in the spec"

@@ -37,7 +37,7 @@ class Reason(StrEnum):
     RECONCILING = "Reconciling", "work is under way"
     WAITING_FOR_SERVER = "WaitingForServer", "the DatabaseServer that is referred to does not exist or is not ready yet"
     WAITING_FOR_SCHEMA = "WaitingForSchema", "the DatabaseSchema referred to does not exist or is not Provisioned yet"
-    WAITING_FOR_SOURCE = "WaitingForSource", "a ConfigMap with migrations does not exist yet"
+    WAITING_FOR_SOURCE = "WaitingForSource", "the ConfigMap or image with the migrations is not there, or not read yet"
     WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that is not there yet"
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
     WAITING_FOR_MIGRATIONS = "WaitingForMigrations", "migrations of this database have not all run yet"

@@ -25,7 +25,7 @@ from selvedge.config import Settings
 from selvedge.core.backoff import delay
 from selvedge.kube.credentials import load_credentials
 from selvedge.kube.errors import KubeConflict, KubeError, KubeExists
-from selvedge.kube.resources import CONFIG_MAPS, NAMESPACES, SECRETS, Resource
+from selvedge.kube.resources import CONFIG_MAPS, NAMESPACES, PODS, SECRETS, Resource
 from selvedge.telemetry.metrics import Metrics
 
 _TIMEOUT = 30.0
@@ -171,6 +171,17 @@ class KubeClient:
         """The ConfigMap, or None where there is none. Raises KubeError."""
         return await self.get(CONFIG_MAPS, namespace, name)
 
+    async def log(self, namespace: str, pod: str, container: str, *, limit: int) -> str | None:
+        """The log of a container, at most ``limit`` bytes of it; None where the pod is gone. Raises KubeError."""
+        path = PODS.path(namespace, pod, "log")
+        query = {"container": container, "limitBytes": str(limit)}
+        code, content, _ = await self._exchange("GET", PODS, path, query, None, _JSON, _TIMEOUT)
+        if code == 404:
+            return None
+        if code >= 300:
+            raise _refused("GET", path, code, _document(content))
+        return content.decode(errors="replace")
+
     async def cluster_uid(self) -> str:
         """The cluster's identity: the uid of its ``kube-system`` namespace. Raises KubeError."""
         found = await self.get(NAMESPACES, None, "kube-system")
@@ -256,6 +267,20 @@ class KubeClient:
         content_type: str,
         seconds: float,
     ) -> tuple[int, dict[str, Any], float]:
+        code, content, retry_after = await self._exchange(method, resource, path, query, body, content_type, seconds)
+        return code, _document(content), retry_after
+
+    async def _exchange(
+        self,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str],
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        seconds: float,
+    ) -> tuple[int, bytes, float]:
+        """One request; the answer as it came. Raises KubeError where there is none."""
         url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
         headers = {"Accept": _JSON, "Content-Type": content_type, "User-Agent": "selvedge"}
         try:
@@ -270,7 +295,7 @@ class KubeClient:
             what = f"no answer in {seconds:g} s" if isinstance(error, TimeoutError) else type(error).__name__
             raise KubeError(f"{method} {path}: the Kubernetes API cannot be reached: {what}") from error
         self._count(method, resource, str(response.status))
-        return response.status, _document(text), _retry_after(response.headers.get("Retry-After", ""))
+        return response.status, text, _retry_after(response.headers.get("Retry-After", ""))
 
     async def _log_in_again(self, refused: Configuration) -> None:
         """Read the credentials anew: tokens of service accounts and of exec plugins expire."""

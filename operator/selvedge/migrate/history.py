@@ -17,6 +17,18 @@ class RowState(StrEnum):
     PARTIAL = "Partial"
 
 
+MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
+"""What the events call a change of the history alone."""
+
+EVENTS = {"Applied": "up", "Undone": "down"} | {event: direction for direction, event in MARKS.items()}
+"""The direction of the step that each event says is done."""
+
+
+def line_of_event(key: str, checksum: str, event: str) -> str:
+    """The line of a step that an event says is done, as :func:`selvedge.migrate.operation.line_of` makes it of one."""
+    return f"{key} {checksum} {EVENTS[event]}\n"
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryRow:
     """One migration in the database's history.

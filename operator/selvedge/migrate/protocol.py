@@ -124,6 +124,13 @@ class MigrationSession(Protocol):
         """What the database's history holds; writes nothing, and is empty where there is no history yet."""
         ...
 
+    async def done(self) -> tuple[str, ...]:
+        """A line for each step that this run (``run``) did before, in order, as a plan's digest is taken of it.
+
+        Writes nothing. What no run is named for has none.
+        """
+        ...
+
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the migrations' lock of this database, end what a run before us left behind, prepare history and login.
 

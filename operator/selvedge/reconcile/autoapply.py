@@ -100,6 +100,9 @@ async def _digest(context: Context, obj: Object, target: str) -> str:
     known = context.sources.get(cache_key)
     if known is not None and all(versions) and known[0] == versions:
         return known[1]
+    if source.get("image"):
+        # what is in it is known when a run has read it: another reference is another source, a tag that moves is not
+        return digest_of({}, [source["image"], target, beside])
     digest = digest_of(await read_files(context, namespace, source), [target, beside] if beside else target)
     context.sources[cache_key] = (versions, digest)
     return digest

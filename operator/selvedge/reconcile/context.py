@@ -70,6 +70,7 @@ class Context:
     writing: set[str] = field(default_factory=set)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
+    images: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 
     async def secret(self, namespace: str, name: str, plain: Collection[str] = ()) -> Mapping[str, bytes] | None:

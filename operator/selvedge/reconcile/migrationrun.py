@@ -14,7 +14,6 @@ from selvedge.api.base import Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec
 from selvedge.api.migrationrun import Action, MigrationRunSpec
 from selvedge.api.resource import parse
-from selvedge.api.support import unsupported
 from selvedge.core.backoff import delay
 from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
@@ -26,6 +25,8 @@ from selvedge.migrate.placeholders import placeholder_values
 from selvedge.migrate.plan import REPAIRS
 from selvedge.migrate.protocol import MigrationSession, Timeouts
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.imagejob import path_of
+from selvedge.reconcile.imagesource import ReadingError, forget_image, read_image
 from selvedge.reconcile.permits import check_database, check_role, permit
 from selvedge.reconcile.runboard import FINISHED, Board
 from selvedge.reconcile.servers import Server
@@ -55,12 +56,16 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
     except SelvedgeError as error:
         label = str(error.reason)
         outcome = board.failed(error)
-        if isinstance(error, TransientError):
+        if isinstance(error, ReadingError):
+            outcome = board.failed(error, context.now() + timedelta(seconds=error.pause))
+            context.enqueue_after(key, error.pause)
+        elif isinstance(error, TransientError):
             attempt = context.failures[key] = context.failures.get(key, 0) + 1
             pause = delay(attempt - 1, base=1.0, cap=60.0, random=context.random)
             outcome = board.failed(error, context.now() + timedelta(seconds=pause))
             context.enqueue_after(key, pause)
         await board.write(outcome)
+    await _forget(context, obj, board)
     context.metrics.reconciled("MigrationRun", label, time.monotonic() - started)
     schema = context.store.get(DATABASE_SCHEMAS.plural, namespace, str(obj["spec"]["schemaRef"]["name"]))
     # Tables that grants wait for may exist now, and the schema's own status speaks of the run. Not after a pass that
@@ -78,11 +83,6 @@ def _finished(obj: Object) -> bool:
 async def _run(context: Context, obj: Object, board: Board) -> None:
     spec: MigrationRunSpec = parse(obj, strict=False).spec
     namespace = str(obj["metadata"]["namespace"])
-    missing = unsupported(spec)
-    if missing:
-        raise InvalidError(
-            Reason.UNSUPPORTED, f"this version does not act on {', '.join(missing)} yet: make a run without it"
-        )
     schema_obj = _schema(context, namespace, spec.schema_ref.name)
     schema: DatabaseSchemaSpec = parse(schema_obj, strict=False).spec
     server_key = unit_of(schema_obj)[:2]
@@ -91,7 +91,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
     source = migrations_of(
-        await _files(context, obj, schema_obj, spec),
+        await _files(context, obj, schema_obj, spec, board),
         operation.engine,
         placeholders=_placeholders(spec, schema),
         hooks=_hooks(spec, schema),
@@ -125,7 +125,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
 async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:
     """Run what was planned, if it may run."""
     approved = prepared.operation.approved
-    if approved and board.approves(approved, prepared):
+    if approved and board.approves(approved, prepared, await session.done() if board.started_before else ()):
         operation = replace(prepared.operation, approved=prepared.digest)
         check_approval(replace(prepared, operation=operation))
     else:
@@ -211,14 +211,26 @@ def _schema(context: Context, namespace: str, name: str) -> Object:
     return found
 
 
-async def _files(context: Context, obj: Object, schema: Object, spec: MigrationRunSpec) -> dict[str, str]:
+async def _files(context: Context, obj: Object, schema: Object, spec: MigrationRunSpec, board: Board) -> dict[str, str]:
     source: Any = (obj.get("spec") or {}).get("source") or source_of(schema)
     if not source:
         if spec.action in (Action.DOWN, Action.TO, Action.REPAIR):
             return {}  # the history keeps the way down
         message = "there are no migrations: set spec.source here, or spec.migrations.source of the DatabaseSchema"
         raise InvalidError(Reason.INVALID_SPEC, message)
+    image = source.get("image")
+    if image is not None:
+        path_of(image)
+        board.image = image
+        return await read_image(context, obj, image)
     return await read_files(context, str(obj["metadata"]["namespace"]), source)
+
+
+async def _forget(context: Context, obj: Object, board: Board) -> None:
+    """What a run that is over had made to read its image."""
+    image = board.image
+    if image is not None and board.phase in FINISHED:
+        await forget_image(context, obj, image)
 
 
 def _placeholders(spec: MigrationRunSpec, schema: DatabaseSchemaSpec) -> dict[str, str] | None:

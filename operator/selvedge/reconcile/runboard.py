@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -68,6 +68,7 @@ class Board:
     checksums: list[str] = field(default_factory=list)
     inputs: tuple[str, ...] = ()
     advice: list[str] = field(default_factory=list)
+    image: Mapping[str, Any] | None = None
     earlier: list[Row] = field(default_factory=list)
     hidden: int = 0
     digest: str = ""
@@ -89,15 +90,22 @@ class Board:
         """The target that an interrupted pass of this run settled on: one step down, planned twice, would be two."""
         return str(self._status.get("target") or "") if self._status.get("startedAt") else ""
 
-    def approves(self, approved: str, prepared: Prepared) -> bool:
-        """Whether ``approved`` is the digest of this very plan, or of the one whose rest this is."""
+    def approves(self, approved: str, prepared: Prepared, done: Sequence[str] = ()) -> bool:
+        """Whether ``approved`` is the digest of this very plan, or of the one whose rest this is.
+
+        ``done`` are the lines of what this run did before, as the database has them: with the rest they are the whole,
+        however many steps that has.
+        """
         if approved == prepared.digest:
             return bool(approved)
+        inputs = [f"{line}\n" for line in prepared.plan.inputs]
+        rest = [line_of(step) for step in prepared.plan.steps]
+        if done and not prepared.plan.drop_invalid_indexes and digest_of_lines([*done, *rest, *inputs]) == approved:
+            return True
         known: list[Row] = self._status.get("migrations") or []
         lines = [line_of_row(row) for row in known]
-        if digest_of_lines([*lines, *(f"{line}\n" for line in prepared.plan.inputs)]) != approved:
+        if digest_of_lines([*lines, *inputs]) != approved:
             return False
-        rest = [line_of(step) for step in prepared.plan.steps]
         return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
 
     @property
@@ -114,19 +122,21 @@ class Board:
         self.version = str(prepared.plan.version or "")
         self.rows = [first_row(number, step) for number, step in enumerate(steps)]
         self.checksums = [line_of(step).split(" ")[1] for step in steps]
+        if self.started_before:
+            self._go_on([(key_of_row(_shown(row)), row.direction) for row in self.rows])
+
+    def _go_on(self, new: list[tuple[str, str]]) -> None:
+        """Keep what the status shows of the steps that are done, if ``new`` is the rest of what it shows."""
         known: list[Row] = self._status.get("migrations") or []
-        rest = known[len(known) - len(steps) :] if len(steps) <= len(known) else None
-        new = [(key_of_row(_shown(row)), row.direction) for row in self.rows]
-        if (
-            self.started_before
-            and rest is not None
-            and [(key_of_row(row), row.get("direction")) for row in rest] == new
-        ):
-            self.earlier = [_ended(row) for row in known[: len(known) - len(steps)]]
-            total = int(str(self._status.get("progress") or "0/0").partition("/")[2] or 0)
-            self.hidden = max(0, total - len(known))
-            # what a person approved is the whole, and the whole is what the status shows
-            self.digest = str(self._status.get("plan") or self.digest)
+        total = int(str(self._status.get("progress") or "0/0").partition("/")[2] or 0)
+        number = min(len(known), len(new))
+        rest = [(key_of_row(row), row.get("direction")) for row in known[len(known) - number :]]
+        if len(new) > total or rest != new[len(new) - number :]:
+            return
+        self.earlier = [_ended(row) for row in known[: len(known) - number]]
+        self.hidden = max(0, total - len(new) - len(self.earlier))
+        # what a person approved is the whole, and the whole is what the status shows
+        self.digest = str(self._status.get("plan") or self.digest)
 
     async def advise(self, prepared: Prepared, server_version: int) -> None:
         """What the linter says of the plan; what it said of this very plan before is kept, done steps included."""

@@ -16,11 +16,9 @@ from typing import Any
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.files import decode
+from selvedge.migrate.image_reader import LARGEST, file_name
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.store import Object
-
-LARGEST = 64 * 1024 * 1024
-"""Bytes that all files of a source may have when they are unpacked; gzip packs a thousandfold."""
 
 _GZIP = ".gz"
 _ARCHIVES = (".tar.gz", ".tgz")
@@ -53,6 +51,12 @@ async def read_files(context: Context, namespace: str, source: Mapping[str, Any]
     return files
 
 
+def files_in_archive(encoded: str) -> dict[str, str]:
+    """The files of a ``.tar.gz`` in base64, by name; raises InvalidError for what is broken, too large or no text."""
+    content = unpack("files.tar.gz", encoded)
+    return {file: decode(inner, file) for file, inner in _files_of("files.tar.gz", content)}
+
+
 def _files_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
     """The files in one key, unpacked: itself, or the SQL and JSON files of an archive."""
     if not name.endswith(_ARCHIVES):
@@ -63,8 +67,7 @@ def _files_of(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 file = posixpath.normpath(member.name)
                 found = archive.extractfile(member) if member.isreg() else None
-                hidden = any(part.startswith(".") for part in file.split("/"))
-                if found is not None and not hidden and file.lower().endswith((".sql", ".json")):
+                if found is not None and file_name(file):
                     yield file, found.read()
     except tarfile.TarError as error:
         raise InvalidError(

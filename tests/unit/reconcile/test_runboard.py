@@ -10,7 +10,7 @@ import pytest
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow
-from selvedge.migrate.operation import Operation, Prepared, source_of
+from selvedge.migrate.operation import Operation, Prepared, line_of, source_of
 from selvedge.migrate.plan import plan
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Outcome
@@ -113,6 +113,35 @@ def test_more_rows_than_a_status_holds_are_counted_all_the_same() -> None:
     history = [HistoryRow(one.version, one.name, one.checksum) for one in rest]
     again.begin(Prepared(Operation(), plan(source_of(files, "Postgres").migrations, history)))
     assert again._shown_status("Running")["progress"] == "100/250"
+
+
+@pytest.mark.parametrize("ran", [0, 1, 60, 100, 249, 250, 399])
+def test_the_rest_of_more_steps_than_a_status_shows_needs_no_new_approval(ran: int) -> None:
+    """400 steps back, cut off after ``ran``: the database's events say what is done, and with the rest that is all."""
+    files = {f"{n}_t.sql": f"-- migrate:up\nselect {n};\n-- migrate:down\nselect -{n};\n" for n in range(1, 401)}
+    source = source_of(files, "Postgres").migrations
+
+    def back(*, left: int) -> Prepared:
+        history = [
+            HistoryRow(one.version, one.name, one.checksum, down_checksum=one.down_checksum, up=one.up, down=one.down)
+            for one in source[:left]
+        ]
+        return Prepared(Operation("To", "0"), plan(source, history, "To", "0"))
+
+    whole, rest = back(left=400), back(left=400 - ran)
+    status = told(whole) | {"progress": "0/400"}
+    assert len(status["migrations"]) == 200
+    done = [line_of(step) for step in whole.plan.steps[:ran]]
+    again = board(status)
+    assert again.approves(whole.digest, rest, done)
+    if ran:
+        assert not again.approves(whole.digest, rest, done[:-1]), "one that did not run is missing"
+        assert not again.approves(whole.digest, rest, [*done[:-1], done[-1].replace("down", "up")])
+    other = replace(rest, plan=replace(rest.plan, steps=rest.plan.steps[1:]))
+    assert not again.approves(whole.digest, other, done), "what is left out now was approved as well"
+    again.begin(rest)
+    shown = again._shown_status("Running")
+    assert (shown["progress"], shown["plan"], len(shown["migrations"])) == (f"{ran}/400", whole.digest, 200)
 
 
 @pytest.mark.parametrize(

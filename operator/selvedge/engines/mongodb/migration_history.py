@@ -18,7 +18,8 @@ from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.errors import NAMESPACE_EXISTS
 from selvedge.engines.mongodb.migration_commands import check_reply
-from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.history import EVENTS as STEP_EVENTS
+from selvedge.migrate.history import HistoryRow, RowState, line_of_event
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,13 +85,30 @@ class History:
         except (PyMongoError, OSError) as error:
             raise self._admin.error(error, "reading the migrations' history") from None
 
+    async def done(self) -> tuple[str, ...]:
+        """See :meth:`MigrationSession.done`."""
+        if not self._run:
+            return ()
+        asked: Doc = {"runUid": self._run, "event": {"$in": list(STEP_EVENTS)}}
+        try:
+            client = await self._admin.client()
+            # an ObjectId is made by one process after the other; the time is the server's and comes first
+            found = client[self._database][EVENTS].find(asked).sort([("at", 1), ("_id", 1)])
+            found = found.max_time_ms(round(self._admin.target.limits.statement_timeout * 1000))
+            return tuple([line_of_event(one["version"], one["checksum"], one["event"]) async for one in found])
+        except (PyMongoError, OSError) as error:
+            raise self._admin.error(error, "reading the migrations' events") from None
+
     async def cursor(self, migration: Migration, direction: Direction) -> Cursor:
         """Where this direction of the migration stopped; a new cursor where it did not begin."""
         command = {"find": HISTORY, "filter": {"_id": migration.key}, "limit": 1, "singleBatch": True}
         reply = await self._admin.command(self._database, command, self._admin.target.limits.statement_timeout)
         for row in reply["cursor"]["firstBatch"]:
             if row["state"] == RowState.PARTIAL.value and row.get("direction", "up") == direction:
+                commands = migration.down_commands if direction == "down" else migration.commands
                 sent = row["started"] if isinstance(row["started"], str) else ""
+                if row["started"] is True:  # as an earlier version wrote it: one command was sent, its end unknown
+                    sent = fingerprint(commands[row["commandsDone"] : row["commandsDone"] + 1])
                 return Cursor(row["commandsDone"], sent, row["cursor"], row.get("documents", 0), row.get("batch") or {})
         return Cursor()
 
@@ -105,12 +123,27 @@ class History:
             except (PyMongoError, OSError) as error:
                 raise self._admin.error(error, f"creating {collection}") from None
 
+    async def upgrade(self) -> None:
+        """An earlier version knew what has no version by the number 0, of which there can be one: give it its name."""
+        try:
+            client = await self._admin.client()
+            rows = client[self._database][HISTORY]
+            old = await rows.find_one({"_id": "0", "kind": {"$exists": True, "$ne": "Versioned"}})
+            if old is not None:
+                key = f"{old['kind']}:{old['name']}"
+                # twice is as good as once: a process that ends in between leaves both, and the next one goes on
+                await rows.update_one({"_id": key}, {"$setOnInsert": {**old, "_id": key}}, upsert=True)
+                await rows.delete_one({"_id": "0"})
+        except (PyMongoError, OSError) as error:
+            raise self._admin.error(error, "upgrading the migrations' history") from None
+
     def progress(self, migration: Migration, direction: Direction, cursor: Cursor, seconds: float) -> list[Doc]:
         """The commands that write a cursor, or at the end of a direction its last word, with the event."""
         commands = migration.down_commands if direction == "down" else migration.commands
         applied = cursor.done == len(commands)
         if applied and direction == "down":
-            return [_delete(migration.key), self._event(migration, "Undone", documents=cursor.documents)]
+            gone: Doc = {"documents": cursor.documents, "checksum": migration.down_checksum or ""}
+            return [_delete(migration.key), self._event(migration, "Undone", **gone)]
         values = self._described(migration) | {
             "state": (RowState.APPLIED if applied else RowState.PARTIAL).value,
             "direction": direction,

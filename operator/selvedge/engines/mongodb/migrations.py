@@ -86,6 +86,10 @@ class MongoMigrations:
         """The rows of the history; writes nothing."""
         return await self._history.read()
 
+    async def done(self) -> tuple[str, ...]:
+        """What this run did before, from the events; writes nothing."""
+        return await self._history.done()
+
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the lease, make the user, end what a killed run left running."""
         if self._migrator.made:
@@ -103,6 +107,7 @@ class MongoMigrations:
         await self._migrator.end_leftovers()
         await self._lease.publish()
         await self._history.ensure()
+        await self._history.upgrade()
         self._known = await self._commands()
 
     async def attempt(

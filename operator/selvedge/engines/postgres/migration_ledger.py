@@ -17,16 +17,14 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
-from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
+from selvedge.migrate.history import EVENTS, MARKS, HistoryRow, RowState, line_of_event
 
 if TYPE_CHECKING:
     import psycopg
 
     from selvedge.migrate.load import Migration
     from selvedge.migrate.splitter import Statement
-
-_MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
-"""What the events call a change of the history alone."""
 
 _CREATE = """
 CREATE SCHEMA IF NOT EXISTS {schema};
@@ -42,16 +40,21 @@ CREATE TABLE IF NOT EXISTS {events} (
   id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
   scope text NOT NULL DEFAULT '', version numeric(20), name text NOT NULL DEFAULT '', event text NOT NULL,
   checksum text NOT NULL DEFAULT '', actor text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
-  message text NOT NULL DEFAULT '');
+  message text NOT NULL DEFAULT '', key text NOT NULL DEFAULT '');
 REVOKE ALL ON {history}, {events} FROM PUBLIC;
 """
 
 # A text of many megabytes is data, which nobody plans with.
 _READ = """
-SELECT version, name, checksum_up, state, statements_done, statements_total, cursor_hash, started, kind, direction,
+SELECT version, name, checksum_up, state, statements_done, statements_total, cursor_hash, started, kind, {direction},
   checksum_down, CASE WHEN pg_catalog.octet_length(up_text) <= 1048576 THEN up_text ELSE '' END, down_text,
   extract(epoch FROM applied_at)::float8, duration_ms, applied_by
-FROM {history} WHERE scope = %s ORDER BY version, name
+FROM {history} WHERE {scope} = %s ORDER BY version, name
+"""
+
+_DONE = """
+SELECT key, checksum, event FROM {events} WHERE scope = %s AND run_uid = %s AND key <> '' AND event = ANY (%s)
+ORDER BY id
 """
 
 _WRITE = """
@@ -83,11 +86,12 @@ _DELETE = "DELETE FROM {history} WHERE scope = %s AND key = %s"
 
 # The migrator may not say who or when: both are the server's own words.
 _EVENT = """
-INSERT INTO {events} (scope, version, name, event, checksum, run_uid, message) VALUES (%s, %s, %s, %s, %s, %s, %s)
+INSERT INTO {events} (scope, key, version, name, event, checksum, run_uid, message)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 """
 _EVENT_BY = """
-INSERT INTO {events} (scope, version, name, event, checksum, run_uid, message, actor)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+INSERT INTO {events} (scope, key, version, name, event, checksum, run_uid, message, actor)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
 """
 
 _OWNER = """
@@ -114,7 +118,9 @@ class Ledger:
         }
 
     async def ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
-        """Create what is missing and let the login write it; two at once do not disturb each other.
+        """Create what is missing, or bring what an earlier version made into shape, and let the login write it.
+
+        All in one transaction; two at once do not disturb each other.
 
         Raises InvalidError for a schema that migrations could drop, with the history in it.
         """
@@ -127,33 +133,45 @@ class Ledger:
                     f"schema {self.schema} is to hold the migrations' history and belongs to role {owner[0]}, which "
                     "migrations can become: they could rewrite it; name a schema of its own",
                 )
-            if not await self.exists(admin):
+            shape, primary = await self.shape(admin)
+            if not shape:
                 await admin.execute(self._sql(_CREATE))
+                await admin.execute(mark(self._tables))
+            for statement in upgrade(shape or SHAPE, primary, self._tables):
+                await admin.execute(statement)
             await admin.execute(
                 self._sql(
                     "GRANT USAGE ON SCHEMA {schema} TO {login};"
                     "GRANT SELECT, INSERT, UPDATE, DELETE ON {history} TO {login};"
-                    "GRANT SELECT, INSERT (scope, version, name, event, checksum, run_uid, message) ON {events} "
+                    "GRANT SELECT, INSERT (scope, key, version, name, event, checksum, run_uid, message) ON {events} "
                     "TO {login}",
                     login=sql.Identifier(login),
                 )
             )
 
-    async def exists(self, connection: psycopg.AsyncConnection) -> bool:
-        """Whether both tables are there."""
-        names = [self._names["history"].as_string(connection), self._names["events"].as_string(connection)]
-        cursor = await connection.execute(
-            "SELECT pg_catalog.count(pg_catalog.to_regclass(name)) FROM pg_catalog.unnest(%s::text[]) AS name", [names]
-        )
-        row = await cursor.fetchone()
-        return row is not None and row[0] == len(names)
+    async def shape(self, connection: psycopg.AsyncConnection) -> tuple[int, str]:
+        """The shape of both tables, 0 where one is missing, and the name of the primary key; see migration_shapes."""
+        history, events = (self._names[name].as_string(connection) for name in ("history", "events"))
+        return await shape_of(connection, history, events)
 
     async def read(self, connection: psycopg.AsyncConnection) -> tuple[HistoryRow, ...]:
         """All rows; none where the tables do not exist."""
-        if not await self.exists(connection):
+        shape, _ = await self.shape(connection)
+        if not shape:
             return ()
-        cursor = await connection.execute(self._sql(_READ), [self.scope])
+        # read as it is: a plan writes nothing
+        direction, scope = ("direction", "scope") if shape > 1 else ("'up'", "''")
+        query = sql.SQL(_READ).format(direction=sql.SQL(direction), scope=sql.SQL(scope), **self._names)
+        cursor = await connection.execute(query, [self.scope])
         return tuple(_row(values) for values in await cursor.fetchall())
+
+    async def done(self, connection: psycopg.AsyncConnection) -> tuple[str, ...]:
+        """See :meth:`MigrationSession.done`."""
+        shape, _ = await self.shape(connection)
+        if shape < SHAPE or not self.run:
+            return ()
+        cursor = await connection.execute(self._sql(_DONE), [self.scope, self.run, list(EVENTS)])
+        return tuple(line_of_event(key, checksum, event) for key, checksum, event in await cursor.fetchall())
 
     async def write(
         self,
@@ -216,7 +234,7 @@ class Ledger:
             await connection.execute(self._sql(_DELETE), [self.scope, migration.key])
         else:
             await connection.execute(self._sql(_ACCEPT), self._texts(migration))
-        await self.event(connection, migration, _MARKS[direction], reason, actor=actor)
+        await self.event(connection, migration, MARKS[direction], reason, actor=actor)
 
     async def event(
         self,
@@ -230,7 +248,8 @@ class Ledger:
     ) -> None:
         """Append one event; the actor is the session's login unless the administrator names somebody."""
         version, name, own = (migration.version, migration.name, migration.checksum) if migration else (None, "", "")
-        values = [self.scope, version, name, event, own if checksum is None else checksum, self.run, text[:1000]]
+        key = migration.key if migration else ""
+        values = [self.scope, key, version, name, event, own if checksum is None else checksum, self.run, text[:1000]]
         if actor:
             await connection.execute(self._sql(_EVENT_BY), [*values, actor])
         else:
@@ -249,6 +268,10 @@ class Ledger:
             "run": self.run,
             "tool": installed_version("selvedge"),
         }
+
+    @property
+    def _tables(self) -> dict[str, sql.Identifier]:
+        return {name: self._names[name] for name in ("history", "events")}
 
     def _sql(self, text: str, **names: sql.Identifier) -> sql.Composed:
         return sql.SQL(text).format(**self._names, **names)  # every text is a constant above

@@ -118,6 +118,10 @@ class PostgresMigrations:
         """The rows of the history; writes nothing."""
         return await self._ledger.read(self._admin)
 
+    async def done(self) -> tuple[str, ...]:
+        """What this run did before, from the events; writes nothing."""
+        return await self._ledger.done(self._admin)
+
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the lock, prepare login and history, end sessions that a killed run left behind.
 

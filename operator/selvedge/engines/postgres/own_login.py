@@ -18,6 +18,7 @@ from selvedge.core.errors import InvalidError, NotPermittedError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import DatabaseMissingError
 from selvedge.engines.postgres.migration_ledger import Ledger
+from selvedge.engines.postgres.migration_shapes import SHAPE, upgrade
 from selvedge.engines.postgres.migrations import PostgresMigrations
 from selvedge.engines.postgres.migrator import migration_error, open_session
 from selvedge.engines.postgres.session import open_connection
@@ -110,10 +111,11 @@ class OwnLedger(Ledger):
 
     async def ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
         """Create the tables as the login, unless they are there and it may write them. Raises NotPermittedError."""
-        there = True
+        there, shape, primary = True, 0, ""
         try:
-            there = await self.exists(admin)
-            if there:
+            shape, primary = await self.shape(admin)
+            there = shape > 0
+            if shape == SHAPE:
                 names = {"login": login, "schema": self.schema, "history": self._names["history"].as_string(admin)}
                 cursor = await admin.execute(_MAY_WRITE, names)
                 row = await cursor.fetchone()
@@ -121,7 +123,8 @@ class OwnLedger(Ledger):
                     return
             await super().ensure(admin, login)
         except psycopg.errors.InsufficientPrivilege as error:
-            statements = self._needed(admin, login, there=there)
+            old = tuple(statement.as_string(admin) for statement in upgrade(shape or SHAPE, primary, self._tables))
+            statements = old + self._needed(admin, login, there=there)
             raise NotPermittedError(
                 Reason.INSUFFICIENT_PRIVILEGES,
                 f"login {login} may not keep the migrations' history: {error.diag.message_primary}; run "

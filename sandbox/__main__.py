@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
-from sandbox import tools
+from sandbox import image_base, node, tools
 from sandbox.control import is_running
 from sandbox.errors import SandboxError
 from sandbox.progress import note, step
@@ -82,6 +82,9 @@ def _status(options: argparse.Namespace) -> int:
     if "mongodb" in state:
         server = state["mongodb"]
         rows.append(("MongoDB", server["port"], server["pid"], server["log_path"]))
+    if "node" in state:
+        found = state["node"]
+        rows.append(("node", found["ports"]["kubernetes"], found["pid"], found["log_path"]))
     plane = state.get("kubernetes", {"pids": {}, "logs": {}})
     for name, pid in plane["pids"].items():
         rows.append((name, plane["port"] if name == "apiserver" else "", pid, plane["logs"][name]))
@@ -94,6 +97,9 @@ def _status(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     _build_parts(tools.POSTGRES_VERSIONS if options.all else ("15", "18"))
     tools.helm()  # for the chart's tests
+    if not node.missing():
+        node.fetch()
+        image_base.base()  # of the operator's image, which the first test on the node builds
     return 0
 
 

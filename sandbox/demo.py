@@ -19,6 +19,7 @@ from sandbox.control import is_running
 from sandbox.demo_steps import Steps
 from sandbox.errors import SandboxError
 from sandbox.narrator import Narrator
+from sandbox.node_wallet import NodeWallet
 from sandbox.process import last_line
 from sandbox.progress import step
 from sandbox.sandbox import Sandbox, fetch
@@ -33,11 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        for part in ("kubernetes", "mongodb", f"postgres/{POSTGRES}"):
+        for part in ["node"] if options.node else ["kubernetes", "mongodb", f"postgres/{POSTGRES}"]:
             fetch(part)
         if options.keep is not None:
-            return _keep(options.keep, options.examples)
-        return _demo(options.examples)
+            return _keep(options.keep, options.examples, on_node=options.node)
+        return _demo(options.examples, on_node=options.node)
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -54,14 +55,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", type=Path, metavar="DIRECTORY", help="show nothing: leave it all running, with its state there"
     )
+    parser.add_argument(
+        "--node", action="store_true", help="the operator in pods on a Kubernetes node, installed by helm (needs root)"
+    )
     return parser
 
 
-def _demo(examples: Path) -> int:
+def _demo(examples: Path, *, on_node: bool) -> int:
     narrator = Narrator()
     narrator.say("Selvedge: Fashion Wallet, from `kubectl apply` to Ready, on real servers in a sandbox of its own.")
-    with _started(narrator) as sandbox:
-        wallet = Wallet(sandbox, examples, _DRIFT_INTERVAL)
+    with _started(narrator, on_node=on_node) as sandbox:
+        wallet = _wallet(sandbox, examples, _DRIFT_INTERVAL, on_node=on_node)
         try:
             Steps(wallet, narrator).run()
         except (SandboxError, psycopg.Error, PyMongoError) as error:
@@ -75,13 +79,31 @@ def _demo(examples: Path) -> int:
     return 0
 
 
-def _started(narrator: Narrator) -> Sandbox:
-    title = "Start a Kubernetes control plane, Postgres and MongoDB"
-    with narrator.step(title, "Real programs on free ports of 127.0.0.1, with TLS and passwords of their own."):
-        sandbox = Sandbox.start(postgres=(POSTGRES,))
-        for name in (f"Postgres {POSTGRES}", "MongoDB 6.0", "kube-apiserver"):
+def _started(narrator: Narrator, *, on_node: bool) -> Sandbox:
+    title = f"Start a Kubernetes {'node' if on_node else 'control plane'}, Postgres and MongoDB"
+    where = "in namespaces of their own" if on_node else "on free ports of 127.0.0.1"
+    with narrator.step(title, f"Real programs {where}, with TLS and passwords of their own."):
+        sandbox = _start(None, owner=None, on_node=on_node)
+        for name in (f"Postgres {POSTGRES}", "MongoDB 6.0", "kube-apiserver", *["kubelet"] * on_node):
             narrator.good(f"{name} answers")
     return sandbox
+
+
+def _start(directory: Path | None, *, owner: int | None, on_node: bool) -> Sandbox:
+    if not on_node:
+        return Sandbox.start(postgres=(POSTGRES,), directory=directory, owner=owner)
+    # the node brings databases and a control plane of its own
+    sandbox = Sandbox.start(postgres=(), mongodb=False, kubernetes=False, directory=directory, owner=owner)
+    try:
+        sandbox.ensure("node")
+    except BaseException:
+        sandbox.close()
+        raise
+    return sandbox
+
+
+def _wallet(sandbox: Sandbox, examples: Path, interval: str = "5m", *, on_node: bool) -> Wallet:
+    return NodeWallet(sandbox.node, examples, interval) if on_node else Wallet(sandbox, examples, interval)
 
 
 def _explain(wallet: Wallet, narrator: Narrator) -> None:
@@ -110,15 +132,18 @@ def _telling(line: str) -> str:
     return f"{entry.get('level')}: {where}: {entry.get('event')}: {why}"
 
 
-def _keep(directory: Path, examples: Path) -> int:
+def _keep(directory: Path, examples: Path, *, on_node: bool) -> int:
     """``make up``: the same deployment, left running until ``make down``."""
     if is_running(directory):
-        return _how_to_go_on(Sandbox.attach(directory))
+        sandbox = Sandbox.attach(directory)
+        if ("node" in sandbox.refresh()) != on_node:
+            raise SandboxError(f"a sandbox {'without' if on_node else 'on'} a node runs already: `make down` ends it")
+        return _how_to_go_on(sandbox, on_node=on_node)
     with step("Kubernetes, Postgres and MongoDB start"):
-        sandbox = Sandbox.start(postgres=(POSTGRES,), directory=directory, owner=0)
+        sandbox = _start(directory, owner=0, on_node=on_node)
     try:
         with step("Fashion Wallet, from kubectl apply to Ready"):
-            wallet = Wallet(sandbox, examples)
+            wallet = _wallet(sandbox, examples, on_node=on_node)
             wallet.install()
             wallet.start_operator()
             wallet.secrets()
@@ -129,11 +154,12 @@ def _keep(directory: Path, examples: Path) -> int:
     except BaseException:
         sandbox.close()
         raise
-    return _how_to_go_on(sandbox)
+    return _how_to_go_on(sandbox, on_node=on_node)
 
 
-def _how_to_go_on(sandbox: Sandbox) -> int:
-    print(f"export KUBECONFIG={sandbox.kubeconfig} PATH={tools.control_plane()}:{tools.postgres_client()}:$PATH")
+def _how_to_go_on(sandbox: Sandbox, *, on_node: bool) -> int:
+    kubeconfig = sandbox.node.kubeconfig if on_node else sandbox.kubeconfig
+    print(f"export KUBECONFIG={kubeconfig} PATH={tools.control_plane()}:{tools.postgres_client()}:$PATH")
     print(f"kubectl get {KINDS} -n {NAMESPACE}", flush=True)
     return 0
 

@@ -34,10 +34,10 @@ class Steps(Checks):
 
     def _operator(self) -> None:
         title = "Install the custom resources and start the operator"
-        with self.narrator.step(title, "Four kinds are added to Kubernetes, and one process acts on them."):
-            self.narrator.command("kubectl apply --server-side -f crds/")
+        with self.narrator.step(title, self.wallet.shows):
+            self.narrator.command(self.wallet.commands[0])
             self.wallet.install()
-            self.narrator.command("selvedge run")
+            self.narrator.command(self.wallet.commands[1])
             self.wallet.start_operator()
             self.narrator.good(f"the operator leads and answers on {self.wallet.url} (/health, /metrics)")
 
@@ -51,8 +51,8 @@ class Steps(Checks):
                 self.narrator.command(f"kubectl apply -k migrations/{engine}")
             self.wallet.migrations()
             self.narrator.command(
-                f"kubectl apply -f examples/fashion-wallet/   # ports put in, and interval: {self.wallet.interval} "
-                "instead of 5m, so that repairs are quick to see"
+                f"kubectl apply -f examples/fashion-wallet/   # {self.wallet.changed}, and interval: "
+                f"{self.wallet.interval} instead of 5m, so that repairs are quick to see"
             )
             for _, manifest in self.wallet.manifests():
                 self.narrator.output(self.wallet.apply(manifest))

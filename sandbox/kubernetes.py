@@ -1,7 +1,6 @@
 """The Kubernetes control plane: etcd, API server, controller manager and, where asked for, the scheduler.
 
-Nodes with pods (kubelet, containerd, kube-proxy, CoreDNS: all in the same binary) join here when there are tests that
-need them; this control plane already signs what they would present.
+A node with pods (kubelet, kube-proxy and CoreDNS are in the same binary) has one of its own: ``node_main.py``.
 """
 
 from __future__ import annotations
@@ -56,8 +55,11 @@ class ControlPlane:
     context: ssl.SSLContext
 
     @classmethod
-    def launch(cls, directory: Path) -> ControlPlane:
+    def launch(cls, directory: Path, *, address: str = "", port: int = 0) -> ControlPlane:
         """Start everything below ``directory`` and return when the API server and its controllers are at work.
+
+        With an ``address`` the API server answers there too, for pods, and logs in to kubelets. ``port`` 0 takes a
+        free one.
 
         Raises:
             SandboxError: it cannot be built or does not start.
@@ -73,8 +75,8 @@ class ControlPlane:
         with contextlib.ExitStack() as failed:
             etcd, etcd_port = on_free_port(lambda port: _start_etcd(programs, directory, port))
             failed.callback(etcd.kill)
-            command = _apiserver_command(programs, directory, authority, etcd_port)
-            apiserver, port = on_free_port(lambda port: _start_apiserver(command, directory, context, port))
+            command = _apiserver_command(programs, directory, authority, etcd_port, address)
+            apiserver, port = on_free_port(lambda port: _start_apiserver(command, directory, context, port), port)
             failed.callback(apiserver.kill)
             manager = _controller_manager(programs, directory, authority, port)
             # Pods and tokens need the default service account, which the controller manager makes.
@@ -177,16 +179,15 @@ def _start_etcd(programs: Path, directory: Path, port: int) -> tuple[Daemon, int
     return etcd, port
 
 
-def _apiserver_command(programs: Path, directory: Path, authority: Authority, etcd_port: int) -> list[str | Path]:
+def _apiserver_command(
+    programs: Path, directory: Path, authority: Authority, etcd_port: int, address: str
+) -> list[str | Path]:
     pki = directory / "pki"
-    serving = authority.server("kube-apiserver", _API_NAMES, (LOOPBACK, _API_ADDRESS))
+    serving = authority.server("kube-apiserver", _API_NAMES, (LOOPBACK, _API_ADDRESS, *filter(None, [address])))
     return [
         programs / "kube-apiserver",
         f"--etcd-servers=http://{LOOPBACK}:{etcd_port}",
-        f"--bind-address={LOOPBACK}",
-        f"--advertise-address={LOOPBACK}",
-        # There are no pods to reach this address, and the Service's endpoints must not be loopback ones.
-        "--endpoint-reconciler-type=none",
+        *(_for_pods(authority, address) if address else _NO_PODS),
         f"--cert-dir={pki}",
         f"--tls-cert-file={serving.certificate_path}",
         f"--tls-private-key-file={serving.key_path}",
@@ -197,6 +198,22 @@ def _apiserver_command(programs: Path, directory: Path, authority: Authority, et
         f"--service-account-key-file={pki / 'sa.pub'}",
         f"--service-account-signing-key-file={pki / 'sa.key'}",
         f"--service-cluster-ip-range={_SERVICE_RANGE}",
+    ]
+
+
+# There are no pods to reach this address, and the Service's endpoints must not be loopback ones.
+_NO_PODS = (f"--bind-address={LOOPBACK}", f"--advertise-address={LOOPBACK}", "--endpoint-reconciler-type=none")
+
+
+def _for_pods(authority: Authority, address: str) -> list[str]:
+    """Options of an API server whose network namespace holds nothing but a node and its pods."""
+    kubelet = authority.client("kube-apiserver-kubelet-client", [_MASTERS])
+    return [
+        "--bind-address=0.0.0.0",
+        f"--advertise-address={address}",
+        f"--kubelet-client-certificate={kubelet.certificate_path}",
+        f"--kubelet-client-key={kubelet.key_path}",
+        "--kubelet-preferred-address-types=InternalIP",
     ]
 
 

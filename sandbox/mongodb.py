@@ -85,10 +85,13 @@ class MongoServer(OwnServer, MongoEndpoint):
         authority: Authority | None = None,
         tls_mode: str = "requireTLS",
         port: int = 0,
+        host: str = "localhost",
+        address: str = LOOPBACK,
     ) -> MongoServer:
         """Start a fresh replica set of one and return when it is writable.
 
-        The ``tls_mode`` is one of the program's own: requireTLS, preferTLS, allowTLS or disabled.
+        The ``tls_mode`` is one of the program's own: requireTLS, preferTLS, allowTLS or disabled. ``host`` is the
+        member's name, by which clients are told to find it; ``address`` is where it listens (with commas, several).
 
         Raises:
             PortTakenError: the given port is taken.
@@ -110,14 +113,15 @@ class MongoServer(OwnServer, MongoEndpoint):
                 str(authority.certificate_path),
             ]
             tls += ["--tlsAllowConnectionsWithoutCertificates"]
+        options = [*tls, "--bind_ip", address]
         ca_path = authority.certificate_path if tls_mode != "disabled" else None
-        server = on_free_port(lambda chosen: cls._start_new(directory, chosen, ca_path, key_file, tls), port)
+        server = on_free_port(lambda chosen: cls._start_new(directory, chosen, ca_path, key_file, options, host), port)
         server._initiate()
         return server
 
     @classmethod
     def _start_new(
-        cls, directory: Path, port: int, ca_path: Path | None, key_file: Path, tls: list[str]
+        cls, directory: Path, port: int, ca_path: Path | None, key_file: Path, options: list[str], host: str
     ) -> MongoServer:
         command: list[str | Path] = [
             tools.mongod(),
@@ -125,16 +129,14 @@ class MongoServer(OwnServer, MongoEndpoint):
             directory / "data",
             "--port",
             str(port),
-            "--bind_ip",
-            LOOPBACK,
         ]
-        command += ["--nounixsocket", "--replSet", _REPLICA_SET, "--keyFile", key_file, "--oplogSize", "128", *tls]
+        command += ["--nounixsocket", "--replSet", _REPLICA_SET, "--keyFile", key_file, "--oplogSize", "128", *options]
         command += ["--wiredTigerCacheSizeGB", "0.25", "--setParameter", "diagnosticDataCollectionEnabled=false"]
         # Nobody waits for this one-member set to elect another primary.
         command += ["--setParameter", "shutdownTimeoutMillisForSignaledShutdown=100"]
         daemon = Daemon("MongoDB", command, directory / "server.log", cwd=directory)
         password = secrets.token_hex(24)
-        server = cls("6.0", port, password, ca_path, log_path=daemon.log_path, directory=directory, daemon=daemon)
+        server = cls("6.0", port, password, ca_path, host, log_path=daemon.log_path, directory=directory, daemon=daemon)
         daemon.start_until(server._answers, _START_SECONDS)
         return server
 
@@ -177,4 +179,5 @@ class MongoServer(OwnServer, MongoEndpoint):
             options |= {"tls": True, "tlsCAFile": str(self.ca_path)}
         if authenticated:
             options |= {"username": self.username, "password": self.password, "authSource": "admin"}
-        return pymongo.MongoClient(self.host, self.port, **options)
+        # By way of loopback whatever its name is: the first user is made by the exception for localhost.
+        return pymongo.MongoClient("localhost", self.port, **options)

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandbox import tools
+from sandbox import node, tools
 from sandbox.control import ask, is_running, wait_for_supervisor
 from sandbox.errors import SandboxError
 from sandbox.handles import Part, SandboxMongo, SandboxPostgres
@@ -120,7 +120,10 @@ class Sandbox:
     # Servers
 
     def ensure(self, *parts: str) -> None:
-        """Start what does not run yet: ``postgres/18``, ``standby/18``, ``mongodb``, ``kubernetes``, ``scheduler``."""
+        """Start what does not run yet: ``postgres/18``, ``standby/18``, ``mongodb``, ``kubernetes``, ``scheduler``.
+
+        Or ``node``, which is apart from all of these.
+        """
         for part in parts:
             fetch(part)
         with ThreadPoolExecutor(max_workers=max(len(parts), 1)) as pool:
@@ -208,6 +211,13 @@ class Sandbox:
         """
         return run_kubectl(self.kubeconfig, *arguments, input=input, check=check, timeout=timeout)
 
+    @property
+    def node(self) -> node.NodeHandle:
+        """A Kubernetes node with databases of its own, apart from everything else here; started if it does not run."""
+        if "node" not in self._state:
+            self.ensure("node")
+        return node.NodeHandle.of(self._state["node"])
+
     # Commands
 
     def environment(self) -> dict[str, str]:
@@ -285,3 +295,5 @@ def fetch(part: str) -> None:
         tools.mongod()
     elif kind in {"kubernetes", "scheduler"}:
         tools.control_plane()
+    elif kind == "node":
+        node.fetch()

@@ -25,6 +25,7 @@ from sandbox.control import SOCKET_NAME, STATE_NAME, listen, read_line
 from sandbox.errors import SandboxError
 from sandbox.kubernetes import ControlPlane
 from sandbox.mongodb import MongoServer
+from sandbox.node import Node
 from sandbox.pki import Authority
 from sandbox.postgres import PostgresServer
 from sandbox.process import Daemon
@@ -40,6 +41,7 @@ class Supervisor:
         self.mongodb: MongoServer | None = None
         self.kubernetes: ControlPlane | None = None
         self.scheduler: Daemon | None = None
+        self.node: Node | None = None
         self.processes: dict[str, RestartingProcess] = {}
         self._locks: dict[str, threading.Lock] = {}
         self._guard = threading.Lock()
@@ -74,6 +76,8 @@ class Supervisor:
         """End everything at once and remove what only this run needed."""
         for process in self.processes.values():
             process.stop()
+        if self.node is not None:
+            self.node.kill()
         if self.scheduler is not None:
             self.scheduler.kill()
         if self.kubernetes is not None:
@@ -103,14 +107,15 @@ class Supervisor:
                 primary = self.postgres[version]
                 self.postgres[name] = PostgresServer.standby_of(primary, directory=self.data / f"postgres-{name}")
         elif part == "mongodb":
-            if self.mongodb is None:
-                self.mongodb = MongoServer.launch(directory=self.data / "mongodb", authority=self.authority)
+            data, authority = self.data / "mongodb", self.authority
+            self.mongodb = self.mongodb or MongoServer.launch(directory=data, authority=authority)
         elif part == "kubernetes":
-            if self.kubernetes is None:
-                self.kubernetes = ControlPlane.launch(self.directory / "kubernetes")
+            self.kubernetes = self.kubernetes or ControlPlane.launch(self.directory / "kubernetes")
         elif part == "scheduler":
             if self.scheduler is None and self.kubernetes is not None:
                 self.scheduler = self.kubernetes.start_scheduler()
+        elif part == "node":
+            self.node = self.node or Node.launch(self.data / "node")
         else:
             raise SandboxError(f"the sandbox has no part {part!r}")
 
@@ -171,6 +176,8 @@ class Supervisor:
                 "pids": {name: daemon.pid for name, daemon in daemons.items()},
                 "logs": {name: str(daemon.log_path) for name, daemon in daemons.items()},
             }
+        if self.node is not None:
+            state["node"] = self.node.state()
         for name, process in dict(self.processes).items():
             state["processes"][name] = {"pid": process.pid, "starts": process.starts, "log_path": str(process.log_path)}
         return state

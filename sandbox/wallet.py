@@ -31,6 +31,11 @@ _START_SECONDS = 60.0
 class Wallet:
     """The deployment in one sandbox. Every method raises SandboxError with a sentence where something does not hold."""
 
+    #: What the demo says of :meth:`install` and :meth:`start_operator`, and of what :meth:`manifests` changes.
+    shows = "Four kinds are added to Kubernetes, and one process acts on them."
+    commands = ("kubectl apply --server-side -f crds/", "selvedge run")
+    changed = "ports put in"
+
     def __init__(self, sandbox: Sandbox, examples: Path = EXAMPLES, interval: str = "5m") -> None:
         self.sandbox = sandbox
         self.examples = examples

@@ -1,0 +1,80 @@
+"""A real node for the tests here: one for the run, beside and apart from the other tests' sandbox.
+
+Its tests follow each other in one process of pytest-xdist. Each has namespaces and databases of its own, and takes away
+what it puts in: releases of the chart above all, whose objects for the whole cluster have fixed names.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from psycopg import sql
+
+from sandbox import node as sandbox_node
+from sandbox.node_image import operator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sandbox import Sandbox
+    from sandbox.node import NodeHandle
+
+RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "node" in item.path.parts[-2:]:
+            item.add_marker(pytest.mark.xdist_group("node"))
+            # what is not built yet is built by the first of them
+            item.add_marker(pytest.mark.timeout(900))
+
+
+@pytest.fixture(scope="session")
+def node(sandbox: Sandbox) -> NodeHandle:
+    """A Kubernetes node, with Postgres and MongoDB that its pods can reach; where none can run, tests are skipped."""
+    if reason := sandbox_node.missing():
+        pytest.skip(f"no node: {reason}")
+    return sandbox.node
+
+
+@pytest.fixture(scope="session")
+def operator_image(node: NodeHandle) -> Path:
+    """The operator's image, built from this working tree, and known to the node's containerd."""
+    archive = operator()
+    node.import_image(archive)
+    return archive
+
+
+@pytest.fixture
+def clean_databases(node: NodeHandle) -> Iterator[None]:
+    """After the test the node's database servers hold nothing but themselves; stop the operator before that."""
+    yield
+    with node.postgres.connect() as connection:
+        kept = "SELECT datname FROM pg_database WHERE datname <> 'postgres' AND NOT datistemplate"
+        for (name,) in connection.execute(kept).fetchall():
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        connection.execute("DROP SCHEMA IF EXISTS selvedge CASCADE")
+        roles = connection.execute("SELECT rolname FROM pg_roles WHERE oid >= 16384").fetchall()
+        names = sql.SQL(", ").join(sql.Identifier(name) for (name,) in roles)
+        if roles:
+            connection.execute(sql.SQL("DROP OWNED BY {} CASCADE").format(names))
+            connection.execute(sql.SQL("DROP ROLE {}").format(names))
+    with node.mongodb.client() as client:
+        for name in set(client.list_database_names()) - {"admin", "config", "local"}:
+            client[name].command("dropAllUsersFromDatabase")
+            client[name].command("dropAllRolesFromDatabase")
+            client.drop_database(name)
+
+
+@pytest.fixture
+def node_namespace(node: NodeHandle) -> Iterator[str]:
+    """A fresh namespace in which Pod Security enforces the restricted profile; its deletion is not waited for."""
+    name = f"test-{uuid.uuid4().hex[:10]}"
+    node.kubectl("create", "namespace", name)
+    node.kubectl("label", "namespace", name, RESTRICTED)
+    yield name
+    node.kubectl("delete", "namespace", name, "--wait=false")

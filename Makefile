@@ -23,16 +23,16 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	@touch $@
 
 .PHONY: up
-up: setup ## the same deployment, operator included, left running; prints how to use it
-	@$(BIN)/python -m sandbox.demo --keep .sandbox
+up: setup ## the same deployment, operator included, left running; prints how to use it (NODE=1: on a node, as root)
+	@$(BIN)/python -m sandbox.demo --keep .sandbox $(if $(NODE),--node)
 
 .PHONY: down
 down: setup ## end what `make up` started
 	@$(BIN)/python -m sandbox down
 
 .PHONY: demo
-demo: setup ## Fashion Wallet from `kubectl apply` to Ready on real servers, then tear down
-	@$(BIN)/python -m sandbox.demo
+demo: setup ## Fashion Wallet from `kubectl apply` to Ready on real servers, then tear down (NODE=1: in pods, as root)
+	@$(BIN)/python -m sandbox.demo $(if $(NODE),--node)
 
 # Three processes on two cores: many tests wait for an interval or a Lease. A group (pytest.mark.xdist_group) stays together.
 .PHONY: test

@@ -97,10 +97,15 @@ def _download(lock: Path, wheels: Path, platform: str, python: str) -> None:
 
 
 def archive(platform: str, pythons: tuple[str, ...]) -> bytes:
-    """The archive of one platform, the same for the same inputs: sorted, without times and owners."""
+    """The archive of one platform."""
     files = library(platform, pythons)
     files["kubectl-selvedge"] = (HERE / "kubectl-selvedge").read_bytes()
     files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
+    return pack(files)
+
+
+def pack(files: dict[str, bytes]) -> bytes:
+    """An archive of these files, the same for the same files: sorted, without times and owners."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(fileobj=packed, mode="wb", mtime=0, filename="") as zipped,

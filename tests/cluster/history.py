@@ -1,0 +1,85 @@
+"""Every state that a resource passes through, as a watch of the API server shows them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import yaml
+
+from tests.cluster.kube_api import _PATHS, Document
+
+_SECONDS = 300
+
+
+class History:
+    """Watches one kind in one namespace until it is closed; ``states`` are the objects by name, in order.
+
+    ``seen`` is called with each at once, in the watching thread; what it raises is raised by :meth:`close`.
+    """
+
+    def __init__(
+        self, kubeconfig: Path, namespace: str, kind: str, seen: Callable[[Document], None] | None = None
+    ) -> None:
+        self.states: dict[str, list[Document]] = {}
+        self.gone: set[str] = set()
+        self._seen = seen
+        self._error: BaseException | None = None
+        self._connection = _connection(kubeconfig)
+        query = urlencode({"watch": "1", "timeoutSeconds": _SECONDS})
+        self._connection.request("GET", f"{_PATHS[kind].format(f'namespaces/{namespace}')}?{query}")
+        self._response = self._connection.getresponse()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> History:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def of(self, name: str) -> list[Document]:
+        """The states of one object so far."""
+        return self.states.get(name, [])
+
+    def close(self) -> None:
+        """End the watch, and raise what went wrong in it."""
+        sock = self._connection.sock
+        if sock is not None:
+            sock.shutdown(2)
+        self._thread.join(10)
+        self._connection.close()
+        if self._error is not None:
+            raise self._error
+
+    def _read(self) -> None:
+        try:
+            while line := self._response.readline():
+                event = json.loads(line)
+                obj = event["object"]
+                name = obj["metadata"]["name"]
+                if event["type"] == "DELETED":
+                    self.gone.add(name)
+                    continue
+                self.states.setdefault(name, []).append(obj)
+                if self._seen is not None:
+                    self._seen(obj)
+        except (OSError, http.client.HTTPException, ValueError):
+            return  # closed
+        except BaseException as error:  # noqa: BLE001 - raised where the test can see it
+            self._error = error
+
+
+def _connection(kubeconfig: Path) -> http.client.HTTPSConnection:
+    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    url = urlsplit(cluster["server"])
+    tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
+    tls.load_cert_chain(user["client-certificate"], user["client-key"])
+    return http.client.HTTPSConnection(str(url.hostname), url.port or 443, context=tls, timeout=_SECONDS)

@@ -26,6 +26,7 @@ _PATHS = {
     "MigrationRun": "/apis/selvedge.dev/v1alpha1/{}/migrationruns",
     "Secret": "/api/v1/{}/secrets",
     "ConfigMap": "/api/v1/{}/configmaps",
+    "Pod": "/api/v1/{}/pods",
     "Event": "/apis/events.k8s.io/v1/{}/events",
     "Lease": "/apis/coordination.k8s.io/v1/{}/leases",
 }

@@ -26,6 +26,7 @@ class Operator:
     kubeconfig: Path
     directory: Path
     identity: str = ""
+    shard: str = ""
     port: int = field(default_factory=free_port)
     _daemon: Daemon = field(init=False, repr=False)
 
@@ -37,9 +38,11 @@ class Operator:
             "SELVEDGE_HTTP_HOST": LOOPBACK,
             "SELVEDGE_HTTP_PORT": str(self.port),
             "SELVEDGE_IDENTITY": self.identity,
+            "SELVEDGE_SHARD": self.shard,
         }
         command = [sys.executable, "-m", "selvedge", "run"]
-        self._daemon = Daemon("the operator", command, self.directory / "operator.log", env=env)
+        log = f"operator-{self.shard.replace('/', '-of-')}.log" if self.shard else "operator.log"
+        self._daemon = Daemon("the operator", command, self.directory / log, env=env)
 
     def start(self, *, wait: bool = True) -> None:
         """Start it, and wait until it leads."""

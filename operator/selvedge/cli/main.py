@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Commands that live in a module of their own.
-_ELSEWHERE = {"crds": "selvedge.cli.crds", "export": "selvedge.cli.export", "migrate": "selvedge.cli.migrate"}
+_ELSEWHERE = {
+    "crds": "selvedge.cli.crds",
+    "export": "selvedge.cli.export",
+    "migrate": "selvedge.cli.migrate",
+    "release": "selvedge.cli.release",
+}
 
 
 class Commands(click.Group):

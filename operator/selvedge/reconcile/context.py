@@ -45,7 +45,7 @@ class Context:
 
     ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet,
     ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one,
-    ``writing`` the uids whose status is being written.
+    ``writing`` the uids whose status is being written, ``cleaned`` those that only have to be let go.
     """
 
     settings: Settings
@@ -68,6 +68,7 @@ class Context:
     drifted: dict[str, int] = field(default_factory=dict)
     unsaid: dict[str, tuple[Notice, ...]] = field(default_factory=dict)
     writing: set[str] = field(default_factory=set)
+    cleaned: set[str] = field(default_factory=set)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
     images: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)

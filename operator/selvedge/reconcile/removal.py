@@ -83,6 +83,9 @@ def _without(finalizers: list[str]) -> list[str]:
 
 async def _removed(context: Context, resource: Resource, obj: Object, key: tuple[str, ...]) -> bool:
     """Clean up; False where that failed, which stands in the status then and is tried again."""
+    uid = str(obj["metadata"]["uid"])
+    if uid in context.cleaned:
+        return True  # the finalizer could not be taken away: what was done is not done, and told, once more
     try:
         await _REMOVALS[resource.plural](context, obj)
     except (SelvedgeError, TimeoutError) as error:
@@ -94,6 +97,7 @@ async def _removed(context: Context, resource: Resource, obj: Object, key: tuple
             await context.write_status(resource, obj, from_error(error))
         return False
     context.failures.pop(key, None)
+    context.cleaned.add(uid)
     return True
 
 
@@ -101,14 +105,15 @@ async def _write(
     context: Context, resource: Resource, obj: Object, finalizers: list[str], key: tuple[str, ...]
 ) -> None:
     metadata = {"resourceVersion": obj["metadata"].get("resourceVersion"), "finalizers": finalizers}
+    written: dict[str, Any] | None = None
     try:
         written = await context.kube.patch(resource, *key_of(obj), {"metadata": metadata})
     except KubeConflict:
         context.enqueue_after(key, _AGAIN_SECONDS)  # by then the watch has shown what was changed
         return
     except KubeError as error:
-        if error.code == _GONE:
-            return
-        raise
-    if not written["metadata"].get("deletionTimestamp"):
+        if error.code != _GONE:
+            raise
+    context.cleaned.discard(str(obj["metadata"]["uid"]))
+    if written is not None and not written["metadata"].get("deletionTimestamp"):
         context.store.put(resource.plural, written)

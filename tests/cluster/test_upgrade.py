@@ -1,0 +1,86 @@
+"""From 0.1.0 to this chart with live resources: nothing is written to a database, and everything stays Ready."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.release import KINDS, OLD_CHART, OPS, SECONDS, Release, Sightings, release
+from tests.cluster.test_chart import CHART, _helm
+from tests.cluster.world import wait_for
+
+#: What an upgrade cannot change of an object, or what a running operator and its users know it by.
+_KEPT = {
+    "Deployment": lambda d: (d["metadata"]["name"], d["spec"]["selector"]),
+    "Service": lambda d: (d["metadata"]["name"], d["spec"]["ports"]),
+    "ServiceAccount": lambda d: d["metadata"]["name"],
+    "RoleBinding": lambda d: (d["metadata"]["name"], d["roleRef"]),
+    "ClusterRoleBinding": lambda d: (d["metadata"]["name"], d["roleRef"]),
+    "PodDisruptionBudget": lambda d: d["metadata"]["name"],
+    "ValidatingAdmissionPolicy": lambda d: d["metadata"]["name"],
+}
+
+
+def _objects(chart: Path) -> dict[str, list[Any]]:
+    text = _helm("template", "selvedge", str(chart), "--namespace", "ops").stdout
+    found: dict[str, list[Any]] = {}
+    for document in yaml.safe_load_all(text):
+        if document and "helm.sh/hook" not in (document["metadata"].get("annotations") or {}):
+            kind = document["kind"]
+            if kind in _KEPT:
+                found.setdefault(kind, []).append(_KEPT[kind](document))
+            elif kind == "Role":
+                found.setdefault("leases", []).append(document["rules"][-1]["resourceNames"])
+    return found
+
+
+def test_the_chart_of_0_1_0_can_be_upgraded_in_place():
+    """Names that a running operator holds, and fields that the API server does not let change."""
+    assert _objects(CHART) == _objects(OLD_CHART)
+
+
+@pytest.mark.long
+def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: Path):
+    with release(tmp_path) as here:
+        here.install(OLD_CHART)
+        old = here.operator()
+        here.declare()
+        here.all_ready()
+        here.passes(old)
+        before, writes, uids = _versions(here), here.writes(), _uids(here)
+        with Sightings(here) as sightings:
+            here.install()
+            new = here.operator(leading=False)
+            assert old.stop() == 0
+            wait_for(new.leads, SECONDS)
+            here.passes(new)
+        assert not sightings.not_ready
+        assert here.writes() == writes
+        assert _versions(here) == before
+        # back again: what this version stored, the one before reads
+        assert new.stop() == 0
+        here.helm("rollback", "selvedge", "1")
+        again = here.operator()
+        here.passes(again)
+        here.all_ready()
+        assert here.writes() == writes
+        assert _uids(here) == uids
+        # and as many as are asked for, and one again
+        again.kill()
+        for shards, names in ((3, [f"selvedge-shard-{index}" for index in range(3)]), (1, ["selvedge"])):
+            here.helm("upgrade", "selvedge", str(CHART), "--reuse-values", "--set", f"shards={shards}")
+            listed = here.sandbox.kubectl("get", "deployment,pdb", "-n", OPS, "-o", "name").stdout.split()
+            kinds = ("deployment.apps", "poddisruptionbudget.policy")
+            assert sorted(listed) == sorted(f"{kind}/{name}" for kind in kinds for name in names)
+
+
+def _versions(here: Release) -> dict[str, str]:
+    listed = {kind: here.world.api.list(kind) for kind in (*KINDS, "Secret", "ConfigMap")}
+    return {f"{k}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for k, os in listed.items() for o in os}
+
+
+def _uids(here: Release) -> dict[str, str]:
+    return {f"{k}/{o['metadata']['name']}": o["metadata"]["uid"] for k in KINDS for o in here.world.api.list(k)}

@@ -21,6 +21,7 @@ from selvedge.handlers.watch import registry_for
 from selvedge.kube.client import KubeClient
 from selvedge.kube.events import Events
 from selvedge.kube.lease import Lease
+from selvedge.kube.rights import tell_missing
 from selvedge.kube.shard_lease import ShardLease, lease_for
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.controller import Controller
@@ -83,6 +84,7 @@ async def _lead(
     health: Health,
     told: asyncio.Event,
 ) -> int:
+    await tell_missing(kube, settings.namespaces)
     context = Context(
         settings=settings,
         kube=kube,

@@ -6,9 +6,11 @@ program each time.
 
 from __future__ import annotations
 
+import base64
 import http.client
 import json
 import ssl
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -53,8 +55,19 @@ class KubeApi:
         cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
         url = urlsplit(cluster["server"])
         self._host, self._port = str(url.hostname), url.port or 443
-        self._tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
-        self._tls.load_cert_chain(user["client-certificate"], user["client-key"])
+        self._token = str(user.get("token", ""))
+        with tempfile.TemporaryDirectory() as directory:
+            # kind and the clouds write what others name as a file
+            def file(part: Document, key: str) -> str:
+                if f"{key}-data" not in part:
+                    return str(part[key])
+                path = Path(directory, key)
+                path.write_bytes(base64.b64decode(part[f"{key}-data"]))
+                return str(path)
+
+            self._tls = ssl.create_default_context(cafile=file(cluster, "certificate-authority"))
+            if not self._token:
+                self._tls.load_cert_chain(file(user, "client-certificate"), file(user, "client-key"))
         self._local = threading.local()
         self._connections: list[http.client.HTTPSConnection] = []
         self.namespace = namespace
@@ -83,6 +96,18 @@ class KubeApi:
             if error.code == 404:
                 return None
             raise
+
+    def may(self, user: str, group: str, resource: str, verb: str, name: str = "") -> bool:
+        """Whether a user may do this in the namespace; ``resource`` with its subresource, if any."""
+        kind, _, part = resource.partition("/")
+        asked = {"namespace": self.namespace, "group": group, "resource": kind, "subresource": part, "verb": verb}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": user, "resourceAttributes": {**asked, "name": name}},
+        }
+        answer = self._call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
 
     def list(self, kind: str) -> list[Document]:
         """All objects of a kind in the namespace."""
@@ -120,7 +145,10 @@ class KubeApi:
             self._connections.append(connection)
         self._local.used = time.monotonic()
         try:
-            connection.request(method, path, json.dumps(body) if body else None, {"Content-Type": content_type})
+            headers = {"Content-Type": content_type}
+            if self._token:
+                headers["Authorization"] = f"Bearer {self._token}"
+            connection.request(method, path, json.dumps(body) if body else None, headers)
             response = connection.getresponse()
             document: Document = json.loads(response.read() or b"{}")
         except (OSError, http.client.HTTPException):

@@ -46,7 +46,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 # read what is declared
 - apiGroups: [selvedge.dev]
   resources: [databaseservers, databaseschemas, databaseusers, migrationruns]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 # say how far it is
 - apiGroups: [selvedge.dev]
   resources: [databaseservers/status, databaseschemas/status, databaseusers/status, migrationruns/status]

@@ -136,6 +136,10 @@ _TABLE: dict[Reason, Remedy] = {
     Reason.KUBERNETES_API_ERROR: _of(
         Standing.RETRIED, "see that the API server answers and the operator's ServiceAccount has the chart's rights"
     ),
+    Reason.KUBERNETES_FORBIDDEN: _of(
+        Standing.RETRIED,
+        "give the operator's ServiceAccount the verb that the message names: helm upgrade restores its rules",
+    ),
     Reason.INTERNAL_ERROR: _of(Standing.RETRIED, "read the traceback in the operator's log and report it"),
     Reason.INVALID_SPEC: _of(Standing.ACTION, "correct the field that the message names, and apply it again"),
     Reason.SECRET_NOT_FOUND: _of(

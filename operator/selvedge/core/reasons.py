@@ -61,6 +61,10 @@ class Reason(StrEnum):
     NOT_CONVERGED = "NotConverged", "the changes were applied and the database still differs; nothing was committed"
     NOT_LEADING = "NotLeading", "this process lost the Lease and may not write any more"
     KUBERNETES_API_ERROR = "KubernetesApiError", "the Kubernetes API refused or did not answer"
+    KUBERNETES_FORBIDDEN = (
+        "KubernetesForbidden",
+        "the operator's account lacks a right in Kubernetes, which is named",
+    )
     INTERNAL_ERROR = "InternalError", "a defect in the operator; its log has the traceback"
 
     # wrong until someone changes something

@@ -23,8 +23,9 @@ from kubernetes.aio.client.rest import RESTClientObject
 
 from selvedge.config import Settings
 from selvedge.core.backoff import delay
+from selvedge.core.rights import refusal
 from selvedge.kube.credentials import load_credentials
-from selvedge.kube.errors import KubeConflict, KubeError, KubeExists
+from selvedge.kube.errors import KubeConflict, KubeError, KubeExists, KubeForbidden
 from selvedge.kube.resources import CONFIG_MAPS, NAMESPACES, PODS, SECRETS, Resource
 from selvedge.telemetry.metrics import Metrics
 
@@ -334,6 +335,8 @@ def _continuation(document: Mapping[str, Any]) -> str:
 
 
 def _refused(method: str, path: str, code: int, document: Mapping[str, Any]) -> KubeError:
+    if code == 403 and (told := refusal(str(document.get("message") or ""))):
+        return KubeForbidden(told)
     # an answer can repeat what was sent: enough of it to understand, never the whole
     message = f"{method} {path}: {code} {str(document.get('message') or document.get('reason') or '')[:300]}".rstrip()
     if code == 409:

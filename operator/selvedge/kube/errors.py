@@ -20,3 +20,11 @@ class KubeConflict(KubeError):  # noqa: N818 - the API's own name for it
 
 class KubeExists(KubeError):  # noqa: N818 - the API's own name for it
     """The object is there already (409 AlreadyExists)."""
+
+
+class KubeForbidden(KubeError):  # noqa: N818 - the API's own name for it
+    """The account lacks a right (403 by the authorizer): the message names verb, resource and namespace."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 403)
+        self.reason = Reason.KUBERNETES_FORBIDDEN

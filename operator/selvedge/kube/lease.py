@@ -20,6 +20,7 @@ import structlog
 from selvedge.config import Settings
 from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
+from selvedge.core.rights import refusal
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
 from selvedge.kube.resources import LEASES
@@ -228,4 +229,5 @@ def _micro_time() -> str:
 
 
 def _message(document: dict[str, Any]) -> str:
-    return str(document.get("message") or "")[:300]
+    text = str(document.get("message") or "")
+    return refusal(text) or text[:300]

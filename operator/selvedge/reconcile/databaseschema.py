@@ -38,6 +38,9 @@ _log = structlog.stdlib.get_logger("selvedge.reconcile.databaseschema")
 
 #: How often a look is taken whether the server has built an index; nobody tells.
 _BUILDING_SECONDS = 5.0
+#: Who was held up by the Kubernetes API is woken by nobody.
+_API_SECONDS = 10.0
+_API = frozenset({Reason.KUBERNETES_API_ERROR, Reason.KUBERNETES_FORBIDDEN})
 
 
 @dataclass(slots=True)
@@ -64,6 +67,8 @@ async def reconcile_unit(context: Context, namespace: str, name: str, database: 
     candidates, outcomes = await _guards(context, objects, server, (namespace, name))
     # Never later than the interval: it is what was promised for drift.
     pause = min((c.spec.interval for c in candidates), default=300.0) * context.random.uniform(0.9, 1.0)
+    if any(outcome.reason in _API for outcome in outcomes.values()):
+        pause = min(pause, _API_SECONDS * context.random.uniform(0.5, 1.0))
     label = "success"
     if candidates and server is not None:
         try:

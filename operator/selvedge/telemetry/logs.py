@@ -18,6 +18,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from selvedge.config import Settings
 from selvedge.core.redact import Redactor
+from selvedge.core.rights import refusal
 
 # they say at info what is of use to their own developers
 _QUIET = ("aiohttp.access", "asyncio", "kopf.activities", "kopf.objects", "kubernetes", "pymongo", "urllib3")
@@ -39,7 +40,7 @@ def configure(settings: Settings, redactor: Redactor, stream: TextIO | None = No
     else:
         renderer = [redaction, structlog.dev.ConsoleRenderer(colors=stream.isatty())]
     formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=_EXTRA)],
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=_EXTRA), _plainly],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
             structlog.processors.format_exc_info,
@@ -80,6 +81,13 @@ def bind(**values: Any) -> Iterator[None]:
 
 # what libraries hang on a record with `extra=` can be whole objects with their Secrets: none of it is wanted
 _EXTRA: tuple[str, ...] = ()
+
+
+def _plainly(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A library's line about a right that is missing holds the request and the whole answer: one sentence will do."""
+    if told := refusal(str(event.get("event", ""))):
+        event["event"] = told
+    return event
 
 
 class _Redaction:

@@ -1,0 +1,95 @@
+"""What the operator needs to be allowed in Kubernetes, why, and how a refusal is told.
+
+The Helm chart gives exactly these (a test compares the two): in each watched namespace, or in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_GROUP = "selvedge.dev"
+#: As the API server's RBAC authorizer words it.
+_REFUSED = re.compile(
+    r'User "(?P<user>[^"]+)" cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)" in API group "(?P<group>[^"]*)"'
+    r'(?: in the namespace "(?P<namespace>[^"]+)"| at the cluster scope)'
+)
+_OPERATOR = "helm upgrade gives the operator the rules of the chart, or add the verb to its Role by hand"
+_PERSON = "ask for a role that has it, such as selvedge-view, selvedge-edit or selvedge-approve"
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """Verbs on one resource (``group`` is empty for the core group), and what cannot be done without them."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    why: str
+
+    def each(self) -> Iterator[tuple[str, str, str]]:
+        """Group, resource and verb, one by one."""
+        for verb in self.verbs:
+            yield self.group, self.resource, verb
+
+
+_KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
+RIGHTS = (
+    *(Right(_GROUP, kind, ("list", "watch"), "read what is declared") for kind in _KINDS),
+    *(Right(_GROUP, f"{kind}/status", ("patch",), "say how far it is") for kind in _KINDS),
+    *(
+        Right(_GROUP, kind, ("patch",), "the finalizer of what is deleted with deletionPolicy Delete")
+        for kind in ("databaseschemas", "databaseusers")
+    ),
+    Right(_GROUP, "migrationruns", ("create", "delete"), "migrations.autoApply and migrations.historyLimit"),
+    Right("", "secrets", ("get",), "read the credentials that resources name"),
+    Right("", "secrets", ("list", "watch"), "see at once that one with the label selvedge.dev/watch changed"),
+    Right("", "secrets", ("create", "update", "delete"), "write the Secrets of DatabaseUsers"),
+    Right("", "configmaps", ("get",), "read migrations and plans"),
+    Right("", "configmaps", ("list", "watch"), "see at once that one with the label selvedge.dev/watch changed"),
+    Right("", "configmaps", ("create", "delete"), "write the whole plan of what waits for approval"),
+    Right("", "namespaces", ("get",), "the labels by which a server's access selects"),
+    Right("events.k8s.io", "events", ("create",), "say what changed"),
+)
+
+
+def named(group: str, resource: str) -> str:
+    """As kubectl names it: ``databaseschemas.selvedge.dev/status``."""
+    kind, slash, part = resource.partition("/")
+    return f"{kind}{'.' if group else ''}{group}{slash}{part}"
+
+
+def refusal(text: str) -> str:
+    """One plain sentence for what the API server's authorizer refused; empty where ``text`` is about something else.
+
+    A 403 is not always about rights: quotas, admission and namespaces that are being deleted answer with it too.
+    """
+    found = _REFUSED.search(text)
+    if found is None:
+        return ""
+    what = named(found["group"], found["resource"])
+    where = f"in namespace {found['namespace']}" if found["namespace"] else "in all namespaces"
+    then = _OPERATOR if found["user"].startswith("system:serviceaccount:") else _PERSON
+    return f"{found['user']} may not {found['verb']} {what} {where}: {then}"
+
+
+def lacking(rules: Sequence[Mapping[str, Any]]) -> list[tuple[Right, str]]:
+    """Each right and verb that ``rules`` (of a SelfSubjectRulesReview, or of a Role) do not give."""
+    return [
+        (right, verb)
+        for right in RIGHTS
+        for verb in right.verbs
+        if not any(_gives(rule, right.group, right.resource, verb) for rule in rules)
+    ]
+
+
+def _gives(rule: Mapping[str, Any], group: str, resource: str, verb: str) -> bool:
+    def has(key: str, *wanted: str) -> bool:
+        return not {"*", *wanted}.isdisjoint(rule.get(key) or ())
+
+    _, slash, part = resource.partition("/")
+    every = f"*{slash}{part}"
+    whole = not rule.get("resourceNames")
+    return whole and has("apiGroups", group) and has("verbs", verb) and has("resources", resource, every)

@@ -1,0 +1,156 @@
+"""The operator as the chart's ServiceAccount, on rights of which one can be taken away while it runs."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sandbox import PostgresEndpoint
+from selvedge.core.rights import named
+from tests.cluster.kube_api import Document, KubeApi
+from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.test_chart import _render
+from tests.cluster.world import World, condition, wait_for
+from tests.conftest import Kubectl
+
+#: Group, resource and verb.
+Verb = tuple[str, str, str]
+
+#: A leader that may not renew gives up soon.
+_LEASE = {"SELVEDGE_LEASE_DURATION": "6s", "SELVEDGE_RENEW_DEADLINE": "4s", "SELVEDGE_RETRY_PERIOD": "500ms"}
+_UID = "7d0f0c0e-0000-4000-8000-000000000000"
+_ROLES = ("Role", "ClusterRole")
+
+
+def chart_rights(namespace: str, *, cluster_wide: bool) -> list[Document]:
+    """The chart's ServiceAccount, and what it binds to it."""
+    watched = [] if cluster_wide else [f"watchNamespaces={{{namespace}}}"]
+    documents = _render(namespace, *watched, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
+    kinds = ("ServiceAccount", *_ROLES, *(f"{kind}Binding" for kind in _ROLES))
+    return [document for document in documents if document["kind"] in kinds]
+
+
+def verbs_of(roles: Sequence[Document]) -> set[Verb]:
+    """Every verb that roles give."""
+    return {
+        (group, resource, verb)
+        for role in roles
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def _reduced(role: Document, taken: set[Verb]) -> list[Document]:
+    """The rules of a role without these verbs."""
+    return [
+        {**rule, "apiGroups": [group], "resources": [resource], "verbs": kept}
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if (kept := [verb for verb in rule["verbs"] if (group, resource, verb) not in taken])
+    ]
+
+
+@dataclass(slots=True)
+class Confined:
+    """A world whose operator has the chart's rights and no other."""
+
+    world: World
+    kubectl: Kubectl
+    roles: list[Document]
+    _mark: int = field(default=0)
+
+    @contextmanager
+    def without(self, *taken: Verb) -> Iterator[None]:
+        """Take verbs away, wait until the API server knows, and give them back at the end."""
+        self._write(set(taken), allowed=False)
+        self._mark = len(self.world.operator.logs())
+        try:
+            yield
+        finally:
+            self._write(set(taken), allowed=True)
+
+    def told(self, verb: Verb) -> str:
+        """The sentence about a verb that is missing: in the log since it was taken away, in a status or an event."""
+        sentence = f"selvedge may not {verb[2]} {named(verb[0], verb[1])} in "
+        return next((text for text in self._texts() if sentence in text and "helm upgrade" in text), "")
+
+    def restart(self, *, leading: bool = True) -> None:
+        """End the operator and start it again; without ``leading`` nothing is waited for."""
+        self.world.operator.stop()
+        self._mark = 0
+        if leading:
+            self.world.operator.start()
+        else:
+            self.world.operator.daemon.start()
+
+    def _texts(self) -> Iterator[str]:
+        yield from self.world.operator.logs()[self._mark :].splitlines()
+        for kind in ("DatabaseServer", "DatabaseSchema", "DatabaseUser", "MigrationRun"):
+            for document in self.world.api.list(kind):
+                yield str(condition(document)["message"])
+
+    def _write(self, taken: set[Verb], *, allowed: bool) -> None:
+        for role in self.roles:
+            if taken & verbs_of([role]):
+                patch = {"rules": role["rules"] if allowed else _reduced(role, taken)}
+                place = ("-n", self.world.namespace) if role["kind"] == "Role" else ()
+                name = role["metadata"]["name"]
+                self.kubectl("patch", role["kind"], name, *place, "--type=merge", "-p", json.dumps(patch))
+        for verb in taken:
+            wait_for(lambda verb=verb: self._may(verb) is allowed)
+
+    def _may(self, verb: Verb) -> bool:
+        account = f"system:serviceaccount:{self.world.namespace}:selvedge"
+        return self.world.api.may(account, *verb, name="selvedge" if verb[1] == "leases" else "")
+
+
+@contextmanager
+def confined(
+    kubectl: Kubectl, kubeconfig: Path, endpoint: PostgresEndpoint, directory: Path, *, cluster_wide: bool
+) -> Iterator[Confined]:
+    """Rights of the chart, an operator that leads with them, and nothing declared yet."""
+    namespace = f"test-{uuid.uuid4().hex[:12]}"
+    kubectl("create", "namespace", namespace)
+    documents = chart_rights(namespace, cluster_wide=cluster_wide)
+    kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
+    path = directory / f"{namespace}.kubeconfig"
+    path.write_text(yaml.safe_dump(_as_account(kubectl, kubeconfig, namespace)))
+    settings: Mapping[str, Any] = {} if cluster_wide else {"SELVEDGE_CLUSTER_UID": "test"}
+    operator = OperatorProcess(
+        path,
+        directory / f"{namespace}.log",
+        namespaces=() if cluster_wide else (namespace,),
+        lease_namespace=namespace,
+        lease_name="selvedge",
+        env={**_LEASE, **settings},
+    )
+    with closing(KubeApi(kubeconfig, namespace)) as api:
+        world = World(api, operator, namespace, f"t{uuid.uuid4().hex[:10]}", endpoint, kubeconfig)
+        operator.start()
+        try:
+            yield Confined(world, kubectl, [document for document in documents if document["kind"] in _ROLES])
+        finally:
+            operator.kill()
+            world.clean()
+            for document in documents:
+                if document["kind"].startswith("Cluster"):
+                    kubectl("delete", document["kind"], document["metadata"]["name"], "--wait=false")
+            kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+def _as_account(kubectl: Kubectl, kubeconfig: Path, namespace: str) -> dict[str, Any]:
+    """The kubeconfig with the ServiceAccount's token."""
+    token = kubectl("create", "token", "selvedge", "-n", namespace, "--duration=1h").stdout.strip()
+    config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
+    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+    return config

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import pytest
 
 from tests.cluster.kube_api import ApiError
 from tests.cluster.plugin import Plugin
 from tests.cluster.test_migrationrun_actions import shop, sources, start
-from tests.cluster.world import World, verdict
+from tests.cluster.world import World, verdict, wait_for
 
 TENANT = "20250101000000_tenant.sql"
 FILES = {
@@ -112,3 +114,23 @@ def test_a_plan_says_what_running_code_meets(world: World):
     assert run["status"]["advice"] == found
     shown = Plugin(world.kubeconfig, world.namespace)("plan", "mig/up").stdout
     assert all(line in shown for line in said)
+
+
+def test_an_index_build_that_waits_is_named_as_such(world: World):
+    sources(world, {"20250101000000_sales.sql": "CREATE TABLE shared.sales (id int);\n"})
+    shop(world, autoApply=False)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "table")
+    world.ready("MigrationRun", "table")
+    with closing(world.endpoint.connect(world.name)) as writer, writer.transaction():
+        writer.execute("INSERT INTO shared.sales VALUES (1)")
+        pid = writer.info.backend_pid
+        build = {"20250102000000_index.sql": "CREATE INDEX CONCURRENTLY idx_sales_id ON shared.sales (id);\n"}
+        sources(world, {"20250101000000_sales.sql": "CREATE TABLE shared.sales (id int);\n", **build})
+        start(world, "index")
+        run = world.until("MigrationRun", "index", "False", "BuildingIndex", timeout=60)
+        assert run["status"]["phase"] == "Running"
+        waits = wait_for(lambda: world.api.get("MigrationRun", "index")["status"]["migrations"][0].get("waitingFor"))
+        assert waits.startswith("index build: ")
+        assert str(pid) in waits, "who it waits for is named"
+    assert verdict(world.ready("MigrationRun", "index", timeout=60))[1] == "Applied"

@@ -250,9 +250,14 @@ def test_mongodb(mongodb: MongoEndpoint, mongo_database: str, tmp_path: Path) ->
         return CliRunner().invoke(main, ["migrate", *arguments, "--dir", str(tmp_path)], env=environ)
 
     assert call("status").exit_code == 2
-    assert call("plan").exit_code == 2
+    assert call("plan", "--preflight").exit_code == 2
     with mongodb.client() as client:
         assert client[mongo_database].list_collection_names() == [], "a plan writes nothing at all"
+        client[mongo_database].create_collection("items")
+        told = call("plan", "--preflight")
+        assert (told.exit_code, told.stdout) == (1, "")
+        assert "would fail: 20250101000000_items.json, line 1: collection items exists already" in told.stderr
+        client[mongo_database].drop_collection("items")
         up = call("up")
         assert up.exit_code == 0, up.stderr
         assert "items" in client[mongo_database].list_collection_names()

@@ -239,3 +239,27 @@ async def test_a_command_that_is_too_large_is_known_before(shop: Shop, monkeypat
     monkeypatch.setattr(migration_history, "_LARGEST", 5_000)
     result = await shop.up({A: up({"insert": "a", "documents": [{"n": "x" * 6_000}]})})
     assert "the history keeps at most 5000; split it" in str(result.error)
+
+
+async def test_a_plan_looks_without_running(shop: Shop) -> None:
+    """Over all its files: what an earlier one changes is taken into account, and the database stays as it is."""
+    shop.fill("users", [{"n": 1}, {"n": 1}])
+    files = {
+        "1_a.json": up(FIRST, index("first", {"n": 1}, "n", unique=True)),
+        "2_b.json": up({"drop": "first"}, {"create": "first"}),
+        "3_c.json": up({"drop": "first"}, index("users", {"n": 1}, "u", unique=True)),
+    }
+    before = shop.dump(raw=True)
+    told: list[str] = []
+
+    async def waiting(what: str) -> None:
+        told.append(what)
+
+    async with shop.session() as session:
+        plan = make_plan(load(files, "MongoDB"), await session.history(), engine="MongoDB")
+        failure = await session.preflight(plan.steps, waiting)
+        assert failure is not None
+        assert (failure.file, failure.line, failure.sqlstate) == ("3_c.json", 6, "DuplicateKey")
+        assert await session.preflight(plan.steps[:2], waiting) is None
+    assert any("duplicates before unique index" in what for what in told)
+    assert shop.dump(raw=True) == before

@@ -236,9 +236,15 @@ def wait(timeout: str, directory: str | None, environment: str, version: str, **
     show_default=True,
     help="What to plan.",
 )
+@click.option(
+    "--preflight",
+    is_flag=True,
+    help="MongoDB: also look for what is known to fail: duplicates before a unique index, documents that violate a "
+    "validator, conflicting indexes. Counts, which may take long.",
+)
 @out_of_order_option
 @output_option
-def plan(action: str, form: str, **options: Any) -> None:
+def plan(action: str, form: str, *, preflight: bool, **options: Any) -> None:
     """Show what would run, and its digest: what approvedPlan of a MigrationRun has to equal. Writes nothing at all.
 
     Exit status: 0 nothing would run, 2 something would, 1 error.
@@ -246,7 +252,7 @@ def plan(action: str, form: str, **options: Any) -> None:
     from selvedge.cli import migrate_look
 
     places, directory, operation = called(action.title(), **options)
-    _exit(_each(places, lambda place: migrate_look.plan(place, directory, operation, form)))
+    _exit(_each(places, lambda place: migrate_look.plan(place, directory, operation, form, look=preflight)))
 
 
 @migrate.command()

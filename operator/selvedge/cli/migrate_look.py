@@ -16,7 +16,7 @@ from selvedge.cli.output import clean
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
-from selvedge.migrate.operation import Operation, Prepared, advice_of, prepare
+from selvedge.migrate.operation import Operation, Prepared, advice_of, preflight, prepare
 from selvedge.migrate.overview import SETTLED, overview
 
 if TYPE_CHECKING:
@@ -41,9 +41,9 @@ def status(place: Place, directory: str | None, environment: str, form: str) -> 
     return 0 if all(entry.standing in SETTLED for entry in entries) else 2
 
 
-def plan(place: Place, directory: str | None, operation: Operation, form: str) -> int:
-    """Show what would run; returns the exit status. Raises SelvedgeError."""
-    prepared, advice = _prepare(place, directory, operation, with_advice=True)
+def plan(place: Place, directory: str | None, operation: Operation, form: str, *, look: bool = False) -> int:
+    """Show what would run; returns the exit status. Raises SelvedgeError, with ``look`` for what is known to fail."""
+    prepared, advice = _prepare(place, directory, operation, with_advice=True, look=look)
     if form == "human":
         for line in output.plan_lines(place.title, prepared):
             click.echo(line)
@@ -95,13 +95,15 @@ async def _history(place: Place) -> tuple[HistoryRow, ...]:
 
 
 def _prepare(
-    place: Place, directory: str | None, operation: Operation, *, with_advice: bool = False
+    place: Place, directory: str | None, operation: Operation, *, with_advice: bool = False, look: bool = False
 ) -> tuple[Prepared, tuple[str, ...]]:
     """The plan, and what the linter says of it."""
 
     async def read() -> tuple[Prepared, tuple[str, ...]]:
         async with opened(place) as session:
             prepared = await prepare(session, source, operation)
+            if look:
+                await preflight(session, prepared)
             return prepared, advice_of(prepared, session.server_version) if with_advice else ()
 
     with in_words_of(place):

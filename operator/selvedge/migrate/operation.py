@@ -177,6 +177,17 @@ def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
     return tuple(found)
 
 
+async def preflight(session: MigrationSession, prepared: Prepared) -> None:
+    """Look for what is known to fail, and run nothing. Raises InvalidError (StatementFailed) for the first of it."""
+
+    async def waiting(what: str) -> None:
+        """Nobody is told: a plan has no progress."""
+
+    failure = await session.preflight(prepared.plan.steps, waiting)
+    if failure is not None:
+        raise InvalidError(Reason.STATEMENT_FAILED, f"would fail: {failure}")
+
+
 def check_approval(prepared: Prepared) -> None:
     """Raise RefusedError where a person has to say yes first and did not, or said it to another plan."""
     concerns, operation = prepared.concerns, prepared.operation

@@ -131,6 +131,13 @@ class MigrationSession(Protocol):
         """
         ...
 
+    async def preflight(self, steps: Sequence[Step], waiting: Callable[[str], Awaitable[None]]) -> Failure | None:
+        """The first command of these steps that is known to fail; None where none is, or where nobody can know.
+
+        Looks, counts and writes nothing; that may take long in large collections. ``waiting`` is told what is counted.
+        """
+        ...
+
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the migrations' lock of this database, end what a run before us left behind, prepare history and login.
 

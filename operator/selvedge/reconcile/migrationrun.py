@@ -19,7 +19,7 @@ from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
-from selvedge.migrate.operation import Operation, Prepared, check_approval, perform, prepare
+from selvedge.migrate.operation import Operation, Prepared, check_approval, perform, preflight, prepare
 from selvedge.migrate.operation import source_of as migrations_of
 from selvedge.migrate.placeholders import placeholder_values
 from selvedge.migrate.plan import REPAIRS
@@ -35,6 +35,8 @@ from selvedge.reconcile.store import Object, key_of, unit_of
 
 #: By whom and why a run changes the history by hand, and what a repair does; see docs/guide/migrations.md.
 ACTOR, REASON, REPAIR = "selvedge.dev/actor", "selvedge.dev/reason", "selvedge.dev/repair"
+#: Whether a Plan also looks, in MongoDB, for what is known to fail.
+PREFLIGHT = "selvedge.dev/preflight"
 
 _LOOKS = (Action.PLAN, Action.VALIDATE)
 
@@ -116,6 +118,8 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
         await board.advise(prepared, session.server_version)
+        if spec.action is Action.PLAN and (obj["metadata"].get("annotations") or {}).get(PREFLIGHT) == "true":
+            await preflight(session, prepared)
         if spec.action not in _LOOKS:
             await _perform(context, session, prepared, board)
             return

@@ -18,10 +18,11 @@ from pymongo.errors import PyMongoError
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.migration_attempt import Attempt, Ground
-from selvedge.engines.mongodb.migration_history import EVENTS, HISTORY, History, fingerprint, write
+from selvedge.engines.mongodb.migration_history import EVENTS, HISTORY, History, check_cursor, fingerprint, write
 from selvedge.engines.mongodb.migration_lease import Lease
 from selvedge.engines.mongodb.migration_preflight import Preflight
 from selvedge.engines.mongodb.migration_user import ROLES, Migrator, user_name
+from selvedge.migrate.protocol import StatementFailedError
 
 if TYPE_CHECKING:
     from selvedge.engines.base import Observer, ServerTarget
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from selvedge.migrate.history import HistoryRow
     from selvedge.migrate.load import Migration
     from selvedge.migrate.plan import Step
-    from selvedge.migrate.protocol import Control
+    from selvedge.migrate.protocol import Control, Failure
 
 __all__ = ["EVENTS", "HISTORY", "ROLES", "MongoMigrations", "fingerprint", "open_session", "user_name"]
 
@@ -89,6 +90,33 @@ class MongoMigrations:
     async def done(self) -> tuple[str, ...]:
         """What this run did before, from the events; writes nothing."""
         return await self._history.done()
+
+    async def preflight(self, steps: Sequence[Step], waiting: Callable[[str], Awaitable[None]]) -> Failure | None:
+        """The first command that is known to fail, with what the commands before it change taken into account.
+
+        It looks as the administrator: the user of the migrations is made when something runs.
+        """
+        look = Preflight(self._admin, self._database, self._known or await self._commands(), self.transactions)
+        for step in steps:
+            if step.direction not in ("up", "down"):
+                continue
+            migration, down = step.migration, step.direction == "down"
+            commands = migration.down_commands if down else migration.commands
+            directives = migration.down_directives if down else migration.directives
+            found = await self._history.cursor(migration, "down" if down else "up")
+            cursor = check_cursor(migration, found, commands)
+            try:
+                await look.check(
+                    (migration.down_file or migration.file) if down else migration.file,
+                    commands[cursor.done :],
+                    directives,
+                    whole=bool(directives.transaction),
+                    interrupted=bool(cursor.sent),
+                    waiting=waiting,
+                )
+            except StatementFailedError as failed:
+                return failed.failure
+        return None
 
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the lease, make the user, end what a killed run left running."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from selvedge.engines.base import ServerTarget
     from selvedge.migrate.load import Migration
     from selvedge.migrate.plan import Step
-    from selvedge.migrate.protocol import Control
+    from selvedge.migrate.protocol import Control, Failure
 
 LOCK = (int.from_bytes(b"selv"), int.from_bytes(b"migr"))
 """The advisory lock of a run; advisory locks belong to one database each."""
@@ -121,6 +121,10 @@ class PostgresMigrations:
     async def done(self) -> tuple[str, ...]:
         """What this run did before, from the events; writes nothing."""
         return await self._ledger.done(self._admin)
+
+    async def preflight(self, steps: Sequence[Step], waiting: Callable[[str], Awaitable[None]]) -> Failure | None:
+        """None: what a statement meets is known when it runs, and a transaction takes it back."""
+        return None
 
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the lock, prepare login and history, end sessions that a killed run left behind.

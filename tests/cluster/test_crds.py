@@ -104,8 +104,9 @@ def test_a_status_that_holds_only_an_error_can_be_written(kubectl, namespace, ap
     condition = {"type": "Ready", "status": "False", "reason": "Unreachable", "message": "no connection to localhost"}
     write_status(kubectl, namespace, name, {"conditions": [condition]})
     stored = json.loads(kubectl("-n", namespace, "get", name, "-o", "json").stdout)
-    assert stored["status"] == {"conditions": [condition]}
-    assert kubectl("-n", namespace, "wait", name, "--for=condition=Ready=False", "--timeout=5s").returncode == 0
+    # the default says that nobody has looked yet
+    assert stored["status"] == {"conditions": [condition], "observedGeneration": -1}
+    assert kubectl("-n", namespace, "wait", name, "--for=condition=Ready=False", "--timeout=30s").returncode == 0
 
 
 EDITS = {

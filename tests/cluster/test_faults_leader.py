@@ -101,9 +101,9 @@ def test_a_leader_that_is_told_to_stop_hands_over_within_seconds(world: World, s
     world.ready("DatabaseSchema", "shop")
     began = time.monotonic()
     os.kill(world.operator.daemon.pid, signal.SIGTERM)
-    wait_for(standby.leads, 5)
+    wait_for(standby.leads)
     world.schema("shop", postgres={"schemas": [{"name": "shared"}, {"name": "later"}]})
-    world.ready("DatabaseSchema", "shop", 5)
+    world.ready("DatabaseSchema", "shop")
     assert ends(world.operator) == 0
     assert time.monotonic() - began < 12
 

@@ -123,6 +123,7 @@ def test_each_wrong_server_is_found_with_what_suffers_from_it(bare: World, docto
     assert f"namespace {world.namespace}" in found(report, "no-secret")["next"]
 
 
+@pytest.mark.long
 def test_a_secret_that_goes_later_is_found_before_anybody_needs_it(world: World, doctor: Doctor) -> None:
     world.ready("DatabaseServer", "main")
     world.operator.stop()
@@ -179,6 +180,7 @@ def test_an_operator_that_is_gone_explains_what_nobody_looks_at(world: World, do
     assert found(report, "never-there")["reason"] == "NoOperator"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("operator_env", [_QUICK], indirect=True)
 def test_an_operator_that_died_left_a_lease_that_expired(bare: World, doctor: Doctor) -> None:
     bare.operator.kill()
@@ -191,6 +193,7 @@ def _when(report: Document, wanted: Callable[[Finding], bool]) -> Finding | None
     return next((f for f in report["findings"] if wanted(f)), None)
 
 
+@pytest.mark.long
 def test_a_deletion_that_hangs_and_a_status_that_is_old_are_found_beside_a_live_operator(
     world: World, doctor: Doctor
 ) -> None:
@@ -219,6 +222,7 @@ def test_a_deletion_that_hangs_and_a_status_that_is_old_are_found_beside_a_live_
     wait_for(lambda: world.api.get("DatabaseSchema", "shop") is None)
 
 
+@pytest.mark.long
 def test_the_rights_of_the_operators_account_are_asked_for(world: World, doctor: Doctor, kubectl) -> None:
     watched(world, "main-admin", "main-ca")
     world.ready("DatabaseServer", "main")
@@ -247,6 +251,7 @@ def _unhealthy(report: Document) -> Document | None:
     return None if report["healthy"] else report
 
 
+@pytest.mark.long
 def test_who_may_see_little_is_told_what_was_not_checked(
     world: World,
     kubectl,

@@ -29,11 +29,15 @@ _NO_LEADER = "nobody works on the resources"
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """What is known of the operator; ``watched`` are its namespaces, none of them meaning all."""
+    """What is known of the operator; ``watched`` are its namespaces, none of them meaning all.
+
+    ``installed``: it runs in this cluster, by a Deployment.
+    """
 
     finding: Finding | None = None
     account: tuple[str, str] | None = None
     watched: tuple[str, ...] = ()
+    installed: bool = False
 
 
 async def crds(kube: KubeClient, report: Report) -> set[str]:
@@ -135,7 +139,7 @@ async def operator(
         listed = [_environment(deployment).get("SELVEDGE_NAMESPACES", "") for deployment in deployments]
         if all(listed):
             watched = tuple(sorted({name.strip() for text in listed for name in text.split(",") if name.strip()}))
-    return Operator(finding, account, watched)
+    return Operator(finding, account, watched, bool(deployments))
 
 
 async def _deployments(kube: KubeClient, report: Report, namespace: str | None) -> list[dict[str, Any]]:

@@ -37,8 +37,10 @@ def ref_of(obj: Mapping[str, Any]) -> Ref:
 def examine(report: Report, objects: Objects, operator: Operator, *, patience: float, now: datetime) -> None:
     """Add a finding for everything that is not well; what only suffers from something else is named there."""
     history = _history(objects["MigrationRun"])
-    failed = [run for run in objects["MigrationRun"] if (run.get("status") or {}).get("phase") == "Failed"]
-    others = [run for run in objects["MigrationRun"] if run not in failed]
+    failed: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for run in objects["MigrationRun"]:
+        (failed if (run.get("status") or {}).get("phase") == "Failed" else others).append(run)
     # what explains comes before what it explains: a failed run before the schema that waits for it
     for obj in (*objects["DatabaseServer"], *failed, *objects["DatabaseSchema"], *objects["DatabaseUser"], *others):
         if str(obj["metadata"]["uid"]) in history:
@@ -48,7 +50,7 @@ def examine(report: Report, objects: Objects, operator: Operator, *, patience: f
             continue
         cause = _cause(report, obj, finding, operator, failed)
         if cause is not None:
-            report.blame(cause, finding.ref)
+            report.blame(cause.ref, finding.ref)
         elif not _under_way(obj, finding, patience=patience, now=now):
             report.add(finding)
 
@@ -190,8 +192,7 @@ def _cause(
 ) -> Finding | None:
     """The finding that explains this one: an operator that is not there, a server, a schema or a run."""
     if finding.reason in _OPERATORS:
-        gone = operator.finding
-        return next((known for known in report.findings if gone is not None and known.ref == gone.ref), None)
+        return report.of(operator.finding.ref) if operator.finding is not None else None
     kind = finding.ref.kind
     if kind == "DatabaseSchema":
         namespace, name = server_of(obj)
@@ -201,18 +202,13 @@ def _cause(
             cause = next((known for ref in runs if (known := report.of(ref)) is not None), None)
     elif kind in ("DatabaseUser", "MigrationRun"):
         namespace, name = _schema_of(obj)
-        cause = report.of(Ref("DatabaseSchema", name, namespace)) or _affected(report, namespace, name)
+        schema = Ref("DatabaseSchema", name, namespace)
+        cause = report.of(schema) or report.cause_of(schema)
     else:
         return None
     if cause is not None and (finding.reason in _BECAUSE or finding.reason == cause.reason):
         return cause
     return None
-
-
-def _affected(report: Report, namespace: str, name: str) -> Finding | None:
-    """The finding of the server that a DatabaseSchema suffers from."""
-    ref = Ref("DatabaseSchema", name, namespace)
-    return next((finding for finding in report.findings if ref in finding.affects), None)
 
 
 async def references(kube: KubeClient, report: Report, objects: Objects) -> None:
@@ -228,8 +224,9 @@ async def references(kube: KubeClient, report: Report, objects: Objects) -> None
         if _schema_of(obj) not in schemas and not obj["metadata"].get("deletionTimestamp"):
             namespace, name = _schema_of(obj)
             missing.setdefault(Ref("DatabaseSchema", name, namespace), []).append(ref_of(obj))
+    suffering = {user for users in missing.values() for user in users}
+    report.replace(lambda finding: None if finding.ref in suffering else finding)
     for ref, users in missing.items():
-        report.findings = [finding for finding in report.findings if finding.ref not in users]
         message = (
             f"it does not exist, and {count(len(users), 'resource')} {'refers' if len(users) == 1 else 'refer'} to it"
         )

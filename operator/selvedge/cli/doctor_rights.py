@@ -18,6 +18,9 @@ from selvedge.kube.resources import GROUP, Resource
 _AUTHORIZATION = "authorization.k8s.io"
 SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "SubjectAccessReview")
 SELF_REVIEWS = Resource(_AUTHORIZATION, "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview")
+_ADMISSION = "admissionregistration.k8s.io"
+POLICIES = Resource(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
+BINDINGS = Resource(_ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 
 _KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
 #: What the operator needs where its resources are, as the chart gives it: group, resource, verbs, and what for.
@@ -87,6 +90,31 @@ async def _allowed(
     return bool((answer.get("status") or {}).get("allowed"))
 
 
+async def approval(kube: KubeClient, report: Report, operator: Operator) -> None:
+    """Look whether approving is a right of its own here, where the operator is installed. Raises KubeError."""
+    if not operator.installed:
+        return
+    try:
+        policies = {str(one["metadata"]["name"]) for one in [p async for p in kube.list(POLICIES)] if _is_ours(one)}
+        bindings = [binding["spec"] async for binding in kube.list(BINDINGS)]
+    except KubeError as error:
+        if error.code != 403:
+            raise
+        report.unchecked.append("whether approving is a right of its own: you may not list admission policies")
+        return
+    if any(b.get("policyName") in policies and "Deny" in (b.get("validationActions") or ()) for b in bindings):
+        return
+    message = "nothing keeps who may edit a resource from approving his own plan, or loosening what guards it"
+    step = "helm upgrade with approval.enforce=true, and bind selvedge-approve to who is to approve"
+    ref = Ref(POLICIES.kind, "selvedge")
+    report.add(Finding(Severity.NOTICE, ref, "ApprovalNotEnforced", message, step))
+
+
+def _is_ours(policy: Mapping[str, Any]) -> bool:
+    rules = ((policy.get("spec") or {}).get("matchConstraints") or {}).get("resourceRules") or ()
+    return any(GROUP in (rule.get("apiGroups") or ()) for rule in rules)
+
+
 async def callers(kube: KubeClient, report: Report, objects: Mapping[str, list[dict[str, Any]]]) -> None:
     """Say to who waits for an approval whether he may give it himself. Raises KubeError."""
     waiting = list(_waiting(report))
@@ -95,10 +123,13 @@ async def callers(kube: KubeClient, report: Report, objects: Mapping[str, list[d
         (kind, namespace): await _allowed(kube, SELF_REVIEWS, namespace, GROUP, f"{kind.lower()}s", "approve")
         for kind, namespace in sorted(asked)
     }
-    for finding in waiting:
-        if not may[finding.ref.kind, finding.ref.namespace]:
-            step = f"{finding.step}; you lack the verb approve: ask somebody who is bound to selvedge-approve"
-            report.findings[report.findings.index(finding)] = replace(finding, step=step)
+    lacking = [finding for finding in waiting if not may[finding.ref.kind, finding.ref.namespace]]
+    report.replace(lambda finding: _for_another(finding) if finding in lacking else finding)
+
+
+def _for_another(finding: Finding) -> Finding:
+    step = f"{finding.step}; you lack the verb approve: ask somebody who is bound to selvedge-approve"
+    return replace(finding, step=step)
 
 
 def _waiting(report: Report) -> Iterator[Finding]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -82,18 +82,38 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     looked: dict[str, int] = field(default_factory=dict)
     unchecked: list[str] = field(default_factory=list)
+    _at: dict[Ref, int] = field(default_factory=dict, repr=False)
+    _causes: dict[Ref, Ref] = field(default_factory=dict, repr=False)
 
     def add(self, finding: Finding) -> None:
         """Add a finding."""
+        if finding.severity is not Severity.NOTICE:
+            self._at.setdefault(finding.ref, len(self.findings))
         self.findings.append(finding)
 
     def of(self, ref: Ref) -> Finding | None:
         """The first finding about an object that is more than a notice."""
-        return next((f for f in self.findings if f.ref == ref and f.severity is not Severity.NOTICE), None)
+        at = self._at.get(ref)
+        return None if at is None else self.findings[at]
 
-    def blame(self, cause: Finding, ref: Ref) -> None:
-        """Say at ``cause`` that ``ref`` suffers from it."""
-        self.findings[self.findings.index(cause)] = cause.affecting(ref)
+    def cause_of(self, ref: Ref) -> Finding | None:
+        """The finding that ``ref`` is named at as suffering from it."""
+        cause = self._causes.get(ref)
+        return None if cause is None else self.of(cause)
+
+    def blame(self, cause: Ref, ref: Ref) -> None:
+        """Say at the finding about ``cause`` that ``ref`` suffers from it."""
+        at = self._at[cause]
+        self.findings[at] = self.findings[at].affecting(ref)
+        self._causes[ref] = cause
+
+    def replace(self, change: Callable[[Finding], Finding | None]) -> None:
+        """Put what ``change`` makes of each finding into its place; None takes it out."""
+        kept = [changed for finding in self.findings if (changed := change(finding)) is not None]
+        self.findings = []
+        self._at.clear()
+        for finding in kept:
+            self.add(finding)
 
     @property
     def healthy(self) -> bool:

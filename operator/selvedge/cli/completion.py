@@ -37,11 +37,25 @@ exec kubectl-selvedge __complete "$@"
 
 
 def script(shell: str) -> str:
-    """What a shell runs at its start to complete ``selvedge``; ``shell`` is bash, zsh or fish."""
+    """What a shell runs at its start to complete ``selvedge``; ``shell`` is bash, zsh or fish.
+
+    Raises ClickException for any other.
+    """
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"no completion for {shell}: use bash, zsh or fish")
     return found(click.Group(), {}, "selvedge", "_SELVEDGE_COMPLETE").source()
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what SHELL runs at its start to complete selvedge.
+
+    bash: eval "$(selvedge completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc; fish: write it to
+    ~/.config/fish/completions/selvedge.fish. `kubectl selvedge` is completed by kubectl itself.
+    """
+    click.echo(script(shell))
 
 
 def answer(command: click.Command, words: list[str]) -> Iterator[str]:

@@ -26,6 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Commands that live in a module of their own.
 _ELSEWHERE = {
+    "completion": "selvedge.cli.completion",
     "crds": "selvedge.cli.crds",
     "export": "selvedge.cli.export",
     "migrate": "selvedge.cli.migrate",

@@ -232,10 +232,6 @@ _TABLE: dict[Reason, Remedy] = {
 }
 
 _UNKNOWN = Remedy(Standing.ACTION, _SEE)
-_FORBIDDEN = Remedy(
-    Standing.RETRIED,
-    "give the operator's ServiceAccount the right that the message names: helm upgrade of the chart with its rbac does",
-)
 _KNOWN = {str(reason): reason for reason in Reason}
 
 
@@ -246,8 +242,6 @@ def known(word: str) -> Reason | None:
 
 def remedy_of(word: str) -> Remedy:
     """What is done about the reason of this name; for one that this version does not know, to look at the object."""
-    if word == "KubernetesForbidden":
-        return _FORBIDDEN
     reason = known(word)
     return _TABLE.get(reason, _UNKNOWN) if reason is not None else _UNKNOWN
 

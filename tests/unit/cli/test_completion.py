@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from selvedge.cli.completion import KUBECTL_SCRIPT, answer, script
+from selvedge.cli import main
+from selvedge.cli.completion import KUBECTL_SCRIPT, answer
 from selvedge.cli.kubectl import kubectl
 
 
@@ -69,7 +71,7 @@ def test_the_script_completes_in_a_real_shell(shell: str, tmp_path: Path) -> Non
         pytest.skip(f"{shell} is not installed")
     _program(tmp_path)
     source = tmp_path / "completion"
-    source.write_text(script(shell))
+    source.write_text(CliRunner().invoke(main, ["completion", shell]).stdout)
     ask = {
         "bash": f"source {source}; COMP_WORDS=(selvedge ver); COMP_CWORD=1; _selvedge_completion selvedge; "
         "printf '%s\\n' \"${COMPREPLY[@]}\"; complete -p selvedge",

@@ -370,3 +370,24 @@ async def test_a_role_that_exists_is_not_taken_over(shop: Shop) -> None:
     result = await shop.up(FILES)
     assert result.error is not None
     assert result.error.reason is Reason.ADOPTION_REQUIRED
+
+
+async def test_blocks_of_a_file_are_committed_one_by_one(shop: Shop) -> None:
+    """What broke off in the second leaves the first as it is, and goes on behind it when the file is mended."""
+    text = (
+        "-- transaction: false\nCREATE TABLE shop.log (n int, at bigint);\n"
+        "BEGIN;\nINSERT INTO shop.log SELECT 1, txid_current();\nINSERT INTO shop.log SELECT 2, txid_current();\n"
+        "COMMIT;\n"
+        "BEGIN;\nINSERT INTO shop.log SELECT 3, txid_current();\nINSERT INTO shop.log SELECT 1 / {};\nCOMMIT;\n"
+        "VACUUM shop.log;\n"
+    )
+    name = "20250101000000_blocks.sql"
+    failed = await shop.up({name: text.format(0)})
+    assert failed.error is not None
+    assert failed.error.message.startswith(f"{name}, line 9: division by zero (22012)")
+    assert shop.query("SELECT n FROM shop.log ORDER BY n") == [(1,), (2,)], "the second block was taken back whole"
+    assert shop.value("SELECT count(DISTINCT at) FROM shop.log") == 1, "the first one was one transaction"
+    assert shop.query("SELECT state, statements_done, statements_total FROM selvedge.history") == [("Partial", 3, 6)]
+    assert (await shop.up({name: text.format("1, 0")})).error is None
+    assert shop.query("SELECT n FROM shop.log ORDER BY n") == [(1,), (1,), (2,), (3,)]
+    assert shop.query("SELECT state, statements_done FROM selvedge.history") == [("Applied", 6)]

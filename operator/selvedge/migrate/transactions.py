@@ -33,10 +33,19 @@ _CLOSING = {(word, *noise) for word in ("COMMIT", "END") for noise in ((), ("WOR
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is sent to the server: the statements without an envelope, and whether they share a transaction."""
+    """What is sent to the server: the statements without an envelope, and whether they share a transaction.
+
+    ``blocks`` are those of a script without one that share a transaction among themselves, as the first and the one
+    behind the last of each: where the file itself writes BEGIN and COMMIT.
+    """
 
     statements: tuple[Statement, ...]
     transactional: bool
+    blocks: tuple[tuple[int, int], ...] = ()
+
+    def together(self, first: int) -> int:
+        """The statement behind those that share a transaction with number ``first``; the next one, if none does."""
+        return next((end for begin, end in self.blocks if begin <= first < end), first + 1)
 
 
 def forbids_transaction(statement: Statement) -> bool:
@@ -70,18 +79,24 @@ def is_transaction_control(statement: Statement) -> bool:
 def prepare(statements: tuple[Statement, ...], directives: Directives, file: str) -> Script:
     """Strip one BEGIN … COMMIT around everything and decide whether the script runs in a transaction.
 
-    Raises InvalidError for any other transaction control, for what no client but psql can carry out, and where the
-    file demands a transaction that one of its statements forbids.
+    With ``transaction: false`` there may be several, each of which is one. Raises InvalidError for any other
+    transaction control, for what no client but psql can carry out, and where the file demands a transaction that one of
+    its statements forbids.
     """
+    blocks: tuple[tuple[int, int], ...] = ()
+    inner = statements[1:-1]
     if len(statements) > 1 and statements[0].head in _OPENING and statements[-1].head in _CLOSING:
-        statements = statements[1:-1]
+        enveloped = directives.transaction is not False or not any(map(is_transaction_control, inner))
+        statements = inner if enveloped else statements
+    if directives.transaction is False:
+        statements, blocks = _blocks(statements, file)
     for statement in statements:
         if is_transaction_control(statement):
             raise _invalid(
                 file,
                 statement,
-                f"{statement.head[0]} would end the transaction that keeps the migration whole; remove it, or split "
-                "the file there",
+                f"{statement.head[0]} would end the transaction that keeps the migration whole; remove it, split the "
+                "file there, or write -- transaction: false for BEGIN and COMMIT of its own",
             )
         if statement.head[:1] == ("COPY",) and ("TO", "STDOUT") in zip(
             statement.head, statement.head[1:], strict=False
@@ -95,10 +110,38 @@ def prepare(statements: tuple[Statement, ...], directives: Directives, file: str
             f"{' '.join(forbidding.head[:4])} cannot run in a transaction; remove transaction: true",
         )
     if forbidding is None:
-        return Script(statements, transactional=directives.transaction is not False)
+        return Script(statements, transactional=directives.transaction is not False, blocks=blocks)
     for statement in statements:
         _check_resumable(statement, file)
-    return Script(statements, transactional=False)
+    for begin, end in blocks:
+        for statement in statements[begin:end]:
+            if forbids_transaction(statement):
+                words = " ".join(statement.head[:4])
+                raise _invalid(file, statement, f"{words} cannot run between BEGIN and COMMIT; move it out of there")
+    return Script(statements, transactional=False, blocks=blocks)
+
+
+def _blocks(statements: tuple[Statement, ...], file: str) -> tuple[tuple[Statement, ...], tuple[tuple[int, int], ...]]:
+    """The statements without BEGIN and COMMIT, and where each pair stood. Raises InvalidError for what is no pair."""
+    left: list[Statement] = []
+    blocks: list[tuple[int, int]] = []
+    opened: tuple[Statement, int] | None = None
+    for statement in statements:
+        if opened is None and statement.head in _OPENING:
+            opened = (statement, len(left))
+        elif opened is not None and statement.head in _CLOSING:
+            if opened[1] < len(left):
+                blocks.append((opened[1], len(left)))
+            opened = None
+        elif is_transaction_control(statement):
+            what = " ".join(statement.head[:3])
+            where = "between BEGIN and COMMIT" if opened else "without a BEGIN before it"
+            raise _invalid(file, statement, f"{what} {where} is not run: each BEGIN has one COMMIT, and nothing else")
+        else:
+            left.append(statement)
+    if opened is not None:
+        raise _invalid(file, opened[0], "BEGIN without a COMMIT: add it behind the last statement of the transaction")
+    return tuple(left), tuple(blocks)
 
 
 @dataclass(frozen=True, slots=True)

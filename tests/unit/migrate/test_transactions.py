@@ -123,3 +123,49 @@ def test_refused_statements() -> None:
 )
 def test_index_build(text: str, expected: IndexBuild | None) -> None:
     assert index_build(split(text)[0]) == expected
+
+
+NONE = Directives(transaction=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "statements", "blocks"),
+    [
+        ("BEGIN; SELECT 1; COMMIT; BEGIN; SELECT 2; SELECT 3; END;", 3, ((0, 1), (1, 3))),
+        ("SELECT 1; START TRANSACTION; SELECT 2; SAVEPOINT a; ROLLBACK TO a; COMMIT; VACUUM", 5, ((1, 4),)),
+        ("BEGIN; COMMIT; SELECT 1", 1, ()),
+        ("BEGIN; SELECT 1; COMMIT", 1, ()),
+        ("SELECT 1; SELECT 2", 2, ()),
+    ],
+)
+def test_blocks_of_a_file_without_a_transaction(
+    text: str, statements: int, blocks: tuple[tuple[int, int], ...]
+) -> None:
+    script = prepare(split(text), NONE, "a.sql")
+    assert (len(script.statements), script.blocks, script.transactional) == (statements, blocks, False)
+
+
+def test_statements_that_share_a_transaction() -> None:
+    script = prepare(split("SELECT 0; BEGIN; SELECT 1; SELECT 2; SELECT 3; COMMIT; SELECT 4"), NONE, "a.sql")
+    assert [script.together(number) for number in range(5)] == [1, 4, 4, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("SELECT 1;\nBEGIN;\nSELECT 1", "line 2: BEGIN without a COMMIT"),
+        ("SELECT 1;\nCOMMIT", "line 2: COMMIT without a BEGIN before it"),
+        ("BEGIN;\nBEGIN;\nCOMMIT;\nSELECT 1", "line 2: BEGIN between BEGIN and COMMIT"),
+        ("BEGIN;\nSELECT 1;\nROLLBACK;\nSELECT 2", "line 3: ROLLBACK between BEGIN and COMMIT"),
+        ("BEGIN ISOLATION LEVEL SERIALIZABLE;\nSELECT 1;\nCOMMIT", "line 1: BEGIN ISOLATION LEVEL without a BEGIN"),
+        ("SELECT 1;\nBEGIN;\nVACUUM;\nCOMMIT", "line 3: VACUUM cannot run between BEGIN and COMMIT"),
+    ],
+)
+def test_what_is_no_block(text: str, why: str) -> None:
+    with pytest.raises(InvalidError, match=rf"a\.sql, {why}"):
+        prepare(split(text), NONE, "a.sql")
+
+
+def test_an_envelope_is_taken_off_without_a_transaction_too() -> None:
+    script = prepare(split("BEGIN; CREATE INDEX CONCURRENTLY i ON t (a); COMMIT"), NONE, "a.sql")
+    assert (len(script.statements), script.blocks) == (1, ())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC
-from importlib.metadata import version as installed_version
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from bson import ObjectId
@@ -208,7 +208,7 @@ class History:
             "downText": migration.stored_down,
             "appliedBy": self._who,
             "runUid": self._run,
-            "toolVersion": installed_version("selvedge"),
+            "toolVersion": _tool(),
         }
 
     def _event(self, migration: Migration, event: str, **more: Any) -> Doc:
@@ -304,3 +304,11 @@ def _row(document: Doc) -> HistoryRow:
         duration=duration / 1000 if duration is not None else None,
         applied_by=document.get("appliedBy", ""),
     )
+
+
+@cache
+def _tool() -> str:
+    """The version that is written into every row."""
+    from importlib.metadata import version  # whoever only looks writes none
+
+    return version("selvedge")

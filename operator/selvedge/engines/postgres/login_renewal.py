@@ -15,7 +15,6 @@ from psycopg import sql
 
 from selvedge.core.errors import NotPermittedError, RefusedError
 from selvedge.core.reasons import Reason
-from selvedge.engines.postgres.acting import as_role
 from selvedge.engines.postgres.errors import statement_error
 from selvedge.engines.postgres.session import Session
 from selvedge.engines.postgres.verifiers import set_verifier
@@ -112,6 +111,8 @@ def _statements(
     statements += _memberships(name, role, known["members"], version)
     if not known["connects"]:
         connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(login.database), name)
+        from selvedge.engines.postgres.acting import as_role  # with the changes of a whole schema: rarely needed here
+
         statements.append(as_role(connect, str(known["owner"])))
     return statements
 

@@ -161,8 +161,9 @@ class Attempt:
         for statement in statements[:first]:
             if statement.head[:1] in (("SET",), ("RESET",)) and "ROLE" not in statement.head[:3]:
                 await execute(work, self.file, statement)
-        for done in range(first, len(statements)):
-            statement = statements[done]
+        done = first
+        while done < len(statements):
+            statement, end = statements[done], self.script.together(done)
             self.control.checkpoint()
             if forbids_transaction(statement):
                 await self._cursor(done, started=True)
@@ -175,9 +176,12 @@ class Attempt:
                 await send(work, sql.SQL("BEGIN"))
             else:
                 await self._settings(begin=True)
-                await execute(work, self.file, statement)
-                self._still_in_transaction(statement)
-            await self._advance(done + 1)
+                for statement in statements[done:end]:
+                    self.control.checkpoint()
+                    await execute(work, self.file, statement)
+                    self._still_in_transaction(statement)
+            await self._advance(end)
+            done = end
         if not statements:
             await send(work, sql.SQL("BEGIN"))
             await self._advance(0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from importlib.metadata import version as installed_version
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from psycopg import sql
@@ -266,7 +266,7 @@ class Ledger:
             "up": migration.up,
             "down": migration.stored_down,
             "run": self.run,
-            "tool": installed_version("selvedge"),
+            "tool": _tool(),
         }
 
     @property
@@ -306,3 +306,11 @@ def _row(values: tuple[Any, ...]) -> HistoryRow:
         None if duration is None else duration / 1000,
         applied_by,
     )
+
+
+@cache
+def _tool() -> str:
+    """The version that is written into every row."""
+    from importlib.metadata import version  # whoever only looks writes none
+
+    return version("selvedge")

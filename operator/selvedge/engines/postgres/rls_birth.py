@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import psycopg
 from psycopg import sql
 
-from selvedge.core.postgres.rls_changes import TableKey
+if TYPE_CHECKING:
+    from selvedge.core.postgres.rls_changes import TableKey
 
 # The row of a system column is written when a table is made and never again: its age tells what this transaction made.
 _OPEN = sql.SQL("""

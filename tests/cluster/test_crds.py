@@ -102,10 +102,11 @@ def write_status(kubectl, namespace, name: str, status: dict[str, Any]) -> None:
 def test_a_status_that_holds_only_an_error_can_be_written(kubectl, namespace, apply, name):
     assert apply(SERVER, SCHEMA, RUN).returncode == 0
     condition = {"type": "Ready", "status": "False", "reason": "Unreachable", "message": "no connection to localhost"}
-    write_status(kubectl, namespace, name, {"conditions": [condition]})
+    # without the generation that it speaks of, nobody has looked yet (the default), and kubectl waits on
+    status = {"conditions": [condition], "observedGeneration": 1}
+    write_status(kubectl, namespace, name, status)
     stored = json.loads(kubectl("-n", namespace, "get", name, "-o", "json").stdout)
-    # the default says that nobody has looked yet
-    assert stored["status"] == {"conditions": [condition], "observedGeneration": -1}
+    assert stored["status"] == status
     assert kubectl("-n", namespace, "wait", name, "--for=condition=Ready=False", "--timeout=30s").returncode == 0
 
 

@@ -7,12 +7,14 @@ import contextlib
 import json
 import signal
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pymongo.errors import OperationFailure
 
+from selvedge.core.errors import TransientError
 from selvedge.engines.base import ConnectionLimits, ServerTarget, TlsOptions
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_lease import COLLECTION
@@ -100,7 +102,11 @@ class Shop:
         return await self.run(files, **options)
 
     async def ok(self, files: dict[str, str], action: str = "Up", target: str = "", **options: Any) -> RunResult:
+        """As the operator runs it: what a run that was cut left behind may hold it up, and it is tried again."""
+        deadline = time.monotonic() + 120
         result = await self.run(files, action, target, **options)
+        while isinstance(result.error, TransientError) and time.monotonic() < deadline:
+            result = await self.run(files, action, target, **options)
         assert result.error is None, result.error
         return result
 

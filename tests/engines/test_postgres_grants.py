@@ -145,3 +145,38 @@ async def test_the_same_name_of_a_grant_in_two_members(postgres: PostgresEndpoin
         assert len(result.members[new.uid].pending) == 1
     query = "SELECT t, has_table_privilege(%s, t, 'SELECT') FROM unnest(ARRAY['shared.x', 'shared.y']) t"
     assert rows(postgres, query, a, dbname=database_name) == [("shared.x", True), ("shared.y", False)]
+
+
+async def test_what_a_member_of_the_owner_gave_is_named_and_holds_nothing_else_up(
+    postgres: PostgresEndpoint, database_name: str, database: str
+) -> None:
+    """The server takes such a grantor for the owner: neither of them can take back what he gave before."""
+    owner, writer, reader = (f"{database_name}_{name}" for name in ("owner", "writer", "reader"))
+    run(
+        postgres,
+        f"CREATE ROLE {owner}; CREATE ROLE {writer}; CREATE ROLE {reader}; CREATE SCHEMA s; "
+        f"GRANT USAGE ON SCHEMA s TO {writer} WITH GRANT OPTION; SET ROLE {writer}; "
+        f"GRANT USAGE ON SCHEMA s TO {reader}",
+        database,
+    )
+    spec = {
+        "schemas": [{"name": "s", "owner": owner}, {"name": "more"}],
+        "roles": [{"name": reader}, {"name": writer, "memberOf": [{"role": owner}]}],
+        "grantMode": "Authoritative",
+    }
+    one = member(database, spec, adoption="Allow", destructive="Allow")
+    async with engine(postgres) as server:
+        result = await only(server, one)
+        assert reasons(result) == {f"role {reader}": "Unsupported"}
+        assert f"was given to {reader} by {writer}" in result.problems[0].message
+        assert rows(postgres, "SELECT count(*) FROM pg_namespace WHERE nspname = 'more'", dbname=database) == [(1,)]
+        assert reasons(await only(server, one)) == {f"role {reader}": "Unsupported"}, "it stays so, and says so"
+        run(  # what the message says
+            postgres,
+            f"REVOKE {owner} FROM {writer}; GRANT USAGE ON SCHEMA s TO {writer} WITH GRANT OPTION; "
+            f"REVOKE USAGE ON SCHEMA s FROM {writer} CASCADE",
+            database,
+        )
+        await ready(server, one)
+        query = "SELECT has_schema_privilege(%s, 's', 'USAGE')"
+        assert rows(postgres, query, reader, dbname=database) == [(False,)]

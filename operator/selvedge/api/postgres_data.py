@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from selvedge.api.base import (
     Bool,
@@ -22,7 +22,14 @@ from selvedge.api.base import (
     listed,
 )
 
-SettingName = Annotated[str, StringConstraints(min_length=1, max_length=127)]
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError(f"{value!r} holds a character that cannot be seen, which no setting's name does: remove it")
+    return value
+
+
+SettingName = Annotated[str, StringConstraints(min_length=1, max_length=127), AfterValidator(_printable)]
 Expression = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 
 

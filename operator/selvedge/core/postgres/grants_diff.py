@@ -15,7 +15,8 @@ from typing import NamedTuple, TypeVar
 from selvedge.core.postgres.changes import Change, GrantPrivileges, Privileges, RevokePrivileges
 from selvedge.core.postgres.grants_wanted import Asking, Index, Wanted, base, collect, collect_default
 from selvedge.core.postgres.model import AclGroup, AuthoritativeScope, DesiredDefault, DesiredGrant, Problem, Snapshot
-from selvedge.core.unit import ObjectRef
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 
 Privileged = Mapping[str, Mapping[str, Asking]]
 """For each grantee its privileges, each with who asks for it."""
@@ -47,6 +48,7 @@ class _Statements:
     """
 
     acting: bool
+    problems: list[Problem] = field(default_factory=list)
     grants: defaultdict[_Key, list[str]] = field(default_factory=lambda: defaultdict(list))
     revokes: defaultdict[_Key, list[str]] = field(default_factory=lambda: defaultdict(list))
 
@@ -77,12 +79,19 @@ class _Statements:
         *,
         option_only: bool = False,
     ) -> None:
-        """Revoke it from everybody who gave it; what the grantee gave on with it goes too."""
+        """Revoke it from everybody who gave it; what the grantee gave on with it goes too.
+
+        What a member of the owner gave nobody can take back: the server takes him for the owner, and a REVOKE by him
+        or by the owner leaves his entry (``select_best_grantor`` and ``recursive_revoke`` in Postgres' acl.c).
+        """
         options = group.options(grantee)
         by_grantor: defaultdict[tuple[str, bool], set[str]] = defaultdict(set)
         for privilege in privileges:
             for grantor in group.grantors(grantee, privilege):
                 if option_only and (grantor, grantee, privilege, True) not in group.given:
+                    continue
+                if grantor in group.alike:
+                    self.problems.append(_held_fast(group, names, grantee, privilege, grantor, member, ref))
                     continue
                 by_grantor["" if grantor == group.owner else grantor, privilege in options].add(privilege)
         for (grantor, cascade), found in by_grantor.items():
@@ -148,6 +157,20 @@ class _Statements:
         return found
 
 
+def _held_fast(
+    group: AclGroup, names: Collection[str], grantee: str, privilege: str, grantor: str, member: str, ref: ObjectRef
+) -> Problem:
+    shown = [".".join(part for part in (group.schema, *name.split("\0")) if part) for name in sorted(names)]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    message = (
+        f"{privilege} on {base(group.kind)} {', '.join(shown[:3])}{more} was given to {grantee} by {grantor}, who is a "
+        f"member of the owner {group.owner} by now: the server takes one for the other and takes nothing back. Set "
+        f'spec.suspend, REVOKE "{group.owner}" FROM "{grantor}", GRANT {privilege} on it to "{grantor}" WITH GRANT '
+        "OPTION, REVOKE that with CASCADE, and take spec.suspend away"
+    )
+    return Problem(member, ObjectStatus(ref, ObjectState.FAILED, Reason.UNSUPPORTED, message))
+
+
 def _by_ask(wanted: Mapping[str, Asking]) -> Iterator[tuple[Asking, set[str]]]:
     found: dict[tuple[str, ObjectRef, bool], tuple[Asking, set[str]]] = {}
     for privilege, ask in wanted.items():
@@ -202,7 +225,7 @@ def diff_grants(
     for group in snapshot.groups:
         for names in _batches(group, named, inside):
             _diff_group(group, names, wanted, unwanted, inside, statements)
-    return statements.changes(), problems
+    return statements.changes(), [*problems, *statements.problems]
 
 
 def _batches(

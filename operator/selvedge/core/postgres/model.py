@@ -323,7 +323,7 @@ class AclGroup:
     ``kind`` is one of :data:`ALL_PRIVILEGES` or ``partition``; ``grants`` maps a grantee to its privileges, whoever
     gave them. For columns a name is ``table.column`` with the parts kept apart by a NUL byte. ``given`` are the entries
     (grantor, grantee, privilege, grantable) of each privilege of a grantee that somebody else than the owner gave, or
-    that it can grant on.
+    that it can grant on. ``alike`` are grantors whom the server takes for the owner, since they are members of it.
     """
 
     kind: str
@@ -332,6 +332,7 @@ class AclGroup:
     names: tuple[str, ...]
     grants: Mapping[str, frozenset[str]]
     given: frozenset[tuple[str, str, str, bool]] = frozenset()
+    alike: frozenset[str] = frozenset()
 
     def options(self, grantee: str) -> frozenset[str]:
         """The privileges that the grantee may grant on."""

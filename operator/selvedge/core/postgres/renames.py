@@ -187,7 +187,11 @@ def _group(group: AclGroup, role: Callable[[str], str], schema: Callable[[str], 
     names = tuple(schema(name) for name in group.names) if group.kind == "schema" else group.names
     grants = {role(grantee): held for grantee, held in group.grants.items()}
     given = frozenset((role(by), role(to), privilege, option) for by, to, privilege, option in group.given)
-    return replace(group, schema=schema(group.schema), owner=role(group.owner), names=names, grants=grants, given=given)
+    alike = frozenset(map(role, group.alike))
+    owner = role(group.owner)
+    return replace(
+        group, schema=schema(group.schema), owner=owner, names=names, grants=grants, given=given, alike=alike
+    )
 
 
 def _translation(todo: Iterable[Rename], kind: str) -> Callable[[str], str]:

@@ -64,12 +64,14 @@ _WITHOUT_SCHEMA = {
 
 _EVERY = sql.SQL(" OR n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND n.nspname <> {metadata_schema}")
 
-#: The key ``objects``. An entry says who gave it only where that was not the owner, or where it can be granted on.
+#: The key ``objects``. An entry says who gave it only where that was not the owner, or where it can be granted on; and
+#: whether the server takes that one for the owner: his REVOKE then takes back what the owner gave, and not what he did.
 OBJECTS = sql.SQL("""
  'objects', (SELECT json_agg(json_build_array(o.kind, o.sch, pg_catalog.pg_get_userbyid(o.owner), o.names,
      (SELECT json_agg(CASE WHEN e.grantor = o.owner AND NOT e.is_grantable
                THEN json_build_array(g.name, e.privilege_type)
-               ELSE json_build_array(g.name, e.privilege_type, pg_catalog.pg_get_userbyid(e.grantor), e.is_grantable)
+               ELSE json_build_array(g.name, e.privilege_type, pg_catalog.pg_get_userbyid(e.grantor), e.is_grantable,
+                                     e.grantor <> o.owner AND pg_catalog.pg_has_role(e.grantor, o.owner, 'USAGE'))
                END)
         FROM pg_catalog.aclexplode(CASE WHEN o.kind = 'column' AND o.acl IS NULL THEN NULL
           ELSE coalesce(o.acl, pg_catalog.acldefault(
@@ -108,14 +110,17 @@ def parse_group(
     """One folded row."""
     by_grantee: dict[str, set[str]] = {}
     told: set[tuple[str, str]] = set()
+    alike: set[str] = set()
     for grantee, privilege, *rest in entries or ():
         by_grantee.setdefault(grantee, set()).add(privilege)
         if rest:
             told.add((grantee, privilege))
+            alike |= {rest[0]} if rest[2] else set()
     given = frozenset(
         (rest[0] if rest else owner, grantee, privilege, bool(rest and rest[1]))
         for grantee, privilege, *rest in entries or ()
         if (grantee, privilege) in told
     )
     flat = tuple(name if isinstance(name, str) else "\0".join(name) for name in names)
-    return AclGroup(kind, schema, owner, flat, {name: frozenset(found) for name, found in by_grantee.items()}, given)
+    grants = {name: frozenset(found) for name, found in by_grantee.items()}
+    return AclGroup(kind, schema, owner, flat, grants, given, frozenset(alike))

@@ -12,10 +12,13 @@ import sys
 from pathlib import Path
 
 from sandbox import node_config
+from sandbox.cache import cache_root, public_cache_root
 from sandbox.errors import SandboxError
 from sandbox.node_packages import lay_over, mount
 
-_PRIVATE = (Path("/var"), Path("/run"))
+# Not the whole of /var: a mount below it, such as a cache kept between runs, would be hidden.
+_WRITTEN = ("lib", "log")
+_PRIVATE = (Path("/run"), *(Path("/var") / name for name in _WRITTEN))
 
 
 def main(directory: Path, packages: Path | None) -> int:
@@ -29,10 +32,10 @@ def main(directory: Path, packages: Path | None) -> int:
 
 
 def _prepare(directory: Path, packages: Path | None) -> None:
-    if any(directory.is_relative_to(private) for private in _PRIVATE):
-        raise SandboxError(
-            f"{directory} is hidden from the node, which has a /var and a /run of its own: choose another"
-        )
+    for used in (directory, cache_root(), public_cache_root(), Path(__file__).resolve()):
+        if any(used.is_relative_to(private) for private in _PRIVATE):
+            places = ", ".join(map(str, _PRIVATE))
+            raise SandboxError(f"{used} is hidden from the node, which has {places} of its own: put it elsewhere")
     if packages is not None:
         lay_over(packages)
     own = directory / "mounts"
@@ -40,10 +43,12 @@ def _prepare(directory: Path, packages: Path | None) -> None:
     # cannot lie on another overlay, which is what a container's file system is.
     (own / "var").mkdir(parents=True)
     mount("tmpfs", own / "var", "-t", "tmpfs")
-    for name in ("upper", "work"):
-        (own / "var" / name).mkdir()
-    layers = f"lowerdir=/var,upperdir={own}/var/upper,workdir={own}/var/work"
-    mount("overlay", Path("/var"), "-t", "overlay", "-o", layers)
+    for name in _WRITTEN:
+        upper, work = own / "var" / name, own / "var" / f"{name}-work"
+        upper.mkdir()
+        work.mkdir()
+        layers = f"lowerdir=/var/{name},upperdir={upper},workdir={work}"
+        mount("overlay", Path("/var") / name, "-t", "overlay", "-o", layers)
     mount("tmpfs", Path("/run"), "-t", "tmpfs", "-o", "mode=755")
     (directory / "containerd").mkdir()
     if _file_system(directory) == "overlayfs":

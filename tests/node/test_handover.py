@@ -32,6 +32,7 @@ def operator(
     helm(node, "uninstall", "selvedge", "--namespace", node_namespace, "--wait")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("politely", [True, False], ids=["deleted", "killed"])
 def test_the_other_pod_takes_over(node: NodeHandle, operator: NodeWallet, node_namespace: str, politely: bool):
     first = leader(node, node_namespace)

@@ -139,7 +139,7 @@ class _CommonLease(Lease):
             self._keeper = None
 
     async def _attempt(self) -> bool:
-        now, before = self._clock(), self._looked
+        now, deadline = self._clock(), self._settings.renew_deadline
         if self.held:
             known = self._seen[0]
             if not await self._look():
@@ -148,9 +148,11 @@ class _CommonLease(Lease):
                 return False  # what was read is fresh: to renew it would be to take it from its holder
             if self._seen[0] != known and self._holder():
                 # Another has renewed it since the last look, so whoever waits for it counts from then or later.
-                self._valid_until = max(self._valid_until, before + self._settings.renew_deadline)
-                self._looked = now
-                return True
+                until, self._looked = self._looked + deadline, now
+                self._valid_until = max(self._valid_until, until)
+                if until - self._clock() > deadline / 2:
+                    return True
+                # looks take long: one of its own counts from now, and not from the look before
         renewed = await super()._attempt()
         self._looked = now
         return renewed

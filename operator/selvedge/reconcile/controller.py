@@ -111,8 +111,11 @@ class Controller:
             and (not is_due(resource, before) or abandoned(before) is not abandoned(stored))
         ):
             self._enqueue_removal(resource, stored)
+        if resource is DATABASE_SCHEMAS and before is not None and unit_of(before) != unit_of(stored):
+            self.queue.add(("unit", *unit_of(before)))  # the others there are one less
+            self._enqueue_dependents(stored)
         if self.context.settings.shard is not None and before is not stored:
-            self._moved(resource, before, stored)
+            self._shared(resource, before, stored)
 
     def listed(self, obj: Mapping[str, Any]) -> None:
         """The watch showed an object as part of a list; for the second time, if the watch was interrupted.
@@ -148,10 +151,10 @@ class Controller:
     def _enqueue_removal(self, resource: Resource, obj: Object) -> None:
         self.queue.add(("removal", *key_of(obj), resource.plural))
 
-    def _moved(self, resource: Resource, before: Object | None, obj: Object) -> None:
-        """What a change means for the shard to which the object, or what depends on it, belongs from now on."""
-        if resource is DATABASE_SCHEMAS and (before is None or unit_of(before)[:2] != unit_of(obj)[:2]):
-            self._enqueue_dependents(obj)
+    def _shared(self, resource: Resource, before: Object | None, obj: Object) -> None:
+        """What a change means where other shards are at work."""
+        if resource is DATABASE_SCHEMAS and before is None:
+            self._enqueue_dependents(obj)  # until now its name decided whose they are
         elif before is None or resource not in KINDS or before.get("status") == obj.get("status"):
             return
         elif self.context.owns(resource.plural, obj) and str(obj["metadata"].get("uid")) not in self.context.writing:

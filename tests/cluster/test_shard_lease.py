@@ -1,0 +1,110 @@
+"""The two Leases of a shard on the real API server: all shards of one count lead together, and nobody beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from selvedge.core.errors import TransientError
+from selvedge.core.reasons import Reason
+from selvedge.core.shards import Shard
+from selvedge.kube.client import KubeClient
+from selvedge.kube.resources import LEASES
+from selvedge.kube.shard_lease import ShardLease, lease_for
+from selvedge.telemetry.metrics import Metrics
+from tests.cluster.test_lease import quick, until
+
+#: Twice those of test_lease: a shard has two to renew.
+PERIODS = {"lease_duration": 6.0, "renew_deadline": 4.0, "retry_period": 0.5}
+
+
+@pytest.fixture
+async def contender(kubeconfig, namespace, monkeypatch):
+    """Make what ``selvedge run`` makes for SELVEDGE_SHARD, with a client of its own, and the metrics of both."""
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def make(shard: str = ""):
+            settings = replace(
+                quick(namespace, shard or "whole"), **PERIODS, shard=Shard.parse(shard) if shard else None
+            )
+            metrics = Metrics(settings.shard)
+            kube = await stack.enter_async_context(KubeClient.connect(settings, metrics))
+            lease = lease_for(kube, settings, metrics)
+            stack.push_async_callback(lease.release)
+            return lease, metrics
+
+        yield make
+
+
+def requests(metrics: Metrics) -> Counter:
+    found = Counter()
+    for family in metrics.registry.collect():
+        for sample in family.samples:
+            if sample.name == "selvedge_kubernetes_requests_total":
+                found[sample.labels["verb"], sample.labels["code"]] += sample.value
+    return found
+
+
+@pytest.mark.long
+async def test_all_shards_of_one_count_lead_together_and_renew_it_only_once(contender, namespace):
+    made = [await contender(f"{index}/3") for index in range(3)]
+    leases = [lease for lease, _ in made]
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(lease.acquire() for lease in leases))
+    kube = leases[0]._kube
+    common = await kube.get(LEASES, namespace, "selvedge")
+    assert common["spec"]["holderIdentity"] == "3 shards"
+    held = [await kube.get(LEASES, namespace, f"selvedge-shard-{index}") for index in range(3)]
+    assert [lease["spec"]["holderIdentity"] for lease in held] == [f"{index}/3" for index in range(3)]
+    before = [requests(metrics) for _, metrics in made]
+    # longer than a Lease lasts: it is renewed, by whoever is first
+    for _ in range(16):
+        await asyncio.sleep(0.5)
+        assert all(lease.held for lease in leases)
+    used = sum((requests(metrics) - earlier for (_, metrics), earlier in zip(made, before, strict=True)), Counter())
+    assert used["put", "200"] >= 12
+    # their own Leases are most of it: each round one PUT each, and one or two for the one that they share
+    assert used["put", "409"] <= used["put", "200"] / 2
+
+
+@pytest.mark.long
+async def test_another_way_of_dividing_waits_until_the_last_has_ended(contender):
+    (first, _), (second, _) = await contender("0/2"), await contender("1/2")
+    whole, three = (await contender())[0], (await contender("2/3"))[0]
+    async with asyncio.timeout(30):
+        await asyncio.gather(first.acquire(), second.acquire())
+    waiting = [asyncio.create_task(lease.acquire()) for lease in (whole, three)]
+    await first.release()
+    assert not first.held
+    with pytest.raises(TransientError) as caught:
+        first.check()
+    assert caught.value.reason is Reason.NOT_LEADING
+    await asyncio.sleep(PERIODS["lease_duration"] + 1)
+    assert second.held
+    assert not whole.held
+    assert not three.held
+    await second.release()
+    async with asyncio.timeout(PERIODS["lease_duration"] - 1):  # given back: nobody waits until it expires
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert whole.held is not three.held
+    for task in waiting:
+        task.cancel()
+
+
+async def test_a_shard_that_lost_its_own_lease_leads_no_more(contender, namespace):
+    (first, metrics), (second, _) = await contender("0/2"), await contender("1/2")
+    assert isinstance(first, ShardLease)
+    async with asyncio.timeout(30):
+        await asyncio.gather(first.acquire(), second.acquire())
+    kube = second._kube
+    stolen = await kube.get(LEASES, namespace, "selvedge-shard-0")
+    await kube.patch(LEASES, namespace, "selvedge-shard-0", {"spec": {**stolen["spec"], "holderIdentity": "thief"}})
+    await until(first.lost.is_set, 30)
+    assert not first.held
+    assert metrics.registry.get_sample_value("selvedge_leader") == 0
+    assert second.held

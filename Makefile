@@ -42,7 +42,7 @@ test: setup ## all tests on real servers, Postgres 15 and 18
 
 # Each part is a run of its own, with servers of its own: what ends one of them hides nothing of the others.
 # One after the other, each on two processes: tests that wait for an operator's deadlines need the cores.
-LONG := test-long-unit test-long-sandbox test-long-engines test-long-cluster
+LONG := test-long-unit test-long-sandbox test-long-engines test-long-cluster test-long-node
 
 .PHONY: test-long
 test-long: setup ## everything, the long ones too, on Postgres 15 to 18; all parts, even if one fails
@@ -60,6 +60,9 @@ test-long-engines: setup
 test-long-cluster: setup
 	@$(BIN)/python -m sandbox build --all
 	$(BIN)/pytest tests/cluster --long -n 2 --dist loadgroup --durations=20
+test-long-node: setup
+	@$(BIN)/python -m sandbox build --all
+	$(BIN)/pytest tests/node --long --durations=10
 
 .PHONY: check
 check: setup ## format, lint, types, import rules, generated files; all of them, even if one fails

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -15,16 +12,12 @@ from typing import Any
 
 from sandbox import image, tools
 from sandbox.cache import cache_root, cached
-from sandbox.errors import SandboxError
 from sandbox.fetch import tool_environment
 from sandbox.image_archive import pack
 from sandbox.node_config import PAUSE
-from sandbox.node_packages import unpacked, wrap
 from sandbox.process import run
 
 _SOURCE = Path(__file__).with_name("controlplane") / "pause"
-_ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = ("buildah", "mmdebstrap")
 _SECONDS = 600.0
 
 
@@ -53,14 +46,7 @@ def operator() -> Path:
     Raises:
         SandboxError: it could not be built.
     """
-    if unpacked(_PACKAGES) is None:
-        return image.build()
-    # The build runs in a namespace where the packages are; what it prints last is where the archive lies.
-    command = wrap(_PACKAGES, [sys.executable, "-c", "from sandbox import image; print(image.build())"])
-    done = subprocess.run(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True, check=False, env=dict(os.environ))
-    if done.returncode != 0:
-        raise SandboxError("the operator's image could not be built: the lines above say why")
-    return Path(done.stdout.splitlines()[-1])
+    return image.build()
 
 
 def _one_program(program: Path, layout: Path) -> None:

@@ -24,8 +24,6 @@ def unsupported(spec: Model) -> tuple[str, ...]:
 
 
 def _database_schema(spec: DatabaseSchemaSpec) -> Iterator[str]:
-    if spec.migrations is not None and spec.migrations.run_as is not None and spec.mongodb is not None:
-        yield "spec.migrations.runAs"
     if spec.mongodb is not None:
         yield from _mongodb("spec.mongodb", spec.mongodb)
 

@@ -151,10 +151,8 @@ class MongoEngine:
         # Its user may write everything in the database: in the operator's own that would be all claims.
         if claims.is_metadata(database, self.metadata_schema):
             raise InvalidError(Reason.INVALID_SPEC, claims.own_database(database))
-        if login is not None:
-            raise InvalidError(Reason.UNSUPPORTED, "migrations of MongoDB run as a user of their own: remove runAs")
         async with open_session(
-            self._target, self._server, database=database, observer=self._observer, run=run
+            self._target, self._server, database=database, observer=self._observer, run=run, login=login
         ) as session:
             yield session
 

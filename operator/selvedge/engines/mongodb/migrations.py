@@ -20,6 +20,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.migration_attempt import Attempt, Ground
 from selvedge.engines.mongodb.migration_history import EVENTS, HISTORY, History, check_cursor, fingerprint, write
 from selvedge.engines.mongodb.migration_lease import Lease
+from selvedge.engines.mongodb.migration_own_user import OwnUser
 from selvedge.engines.mongodb.migration_preflight import Preflight
 from selvedge.engines.mongodb.migration_user import ROLES, Migrator, user_name
 from selvedge.migrate.protocol import StatementFailedError
@@ -41,15 +42,22 @@ Doc = dict[str, Any]
 
 @contextlib.asynccontextmanager
 async def open_session(
-    target: ServerTarget, admin: Server, *, database: str, observer: Observer, run: str = ""
+    target: ServerTarget,
+    admin: Server,
+    *,
+    database: str,
+    observer: Observer,
+    run: str = "",
+    login: tuple[str, str] | None = None,
 ) -> AsyncIterator[MongoMigrations]:
     """A session for one run of migrations on one database.
 
     ``admin`` is the administrator's server, which stays open. Nothing is written before the session's ``lock``. When
     the block ends, the user is dropped and the lease is free. ``run`` (a resource's uid) is written into the history.
+    ``login`` (name and password) is a user of that database to run as instead, which stays.
     Raises the errors of ``core/errors.py``.
     """
-    session = MongoMigrations(target, admin, database=database, observer=observer, run=run)
+    session = MongoMigrations(target, admin, database=database, observer=observer, run=run, login=login)
     try:
         await session.open()
         yield session
@@ -63,14 +71,27 @@ class MongoMigrations:
     ``transactions`` says whether the server has them: a replica set or a sharded cluster has, a standalone has not.
     """
 
-    def __init__(self, target: ServerTarget, admin: Server, *, database: str, observer: Observer, run: str) -> None:
+    def __init__(
+        self,
+        target: ServerTarget,
+        admin: Server,
+        *,
+        database: str,
+        observer: Observer,
+        run: str,
+        login: tuple[str, str] | None = None,
+    ) -> None:
         self.server_version = 0
         self.transactions = False
         self._target = target
         self._admin = admin
         self._database = database
         self._lease = Lease(admin, database)
-        self._migrator = Migrator(target, admin, database, observer)
+        self._migrator = (
+            Migrator(target, admin, database, observer)
+            if login is None
+            else OwnUser(target, admin, database, observer, login)
+        )
         self._history = History(admin, database, run=run, who=self._migrator.name)
         self._known: frozenset[str] = frozenset()
         self._random = Random()

@@ -25,6 +25,8 @@ _SEVERITY = {Standing.RETRIED: Severity.ERROR, Standing.ACTION: Severity.ERROR, 
 _BECAUSE = frozenset(
     {Reason.WAITING_FOR_SERVER, Reason.WAITING_FOR_SCHEMA, Reason.WAITING_FOR_MIGRATIONS, Reason.CIRCUIT_OPEN}
 )
+#: A retry that is due may be shown for half a minute after it was made: the operator saves itself the write.
+_RETRY_SECONDS = 60.0
 #: What an operator that is gone explains, and nothing else does.
 _OPERATORS = frozenset({"NotSeen", "NotRetried", "DeletionStuck"})
 
@@ -150,7 +152,7 @@ def _changed(metadata: Mapping[str, Any]) -> str:
 def _late(status: Mapping[str, Any], ready: Condition, now: datetime, patience: float) -> str:
     moment = str(status.get("nextRetryTime") or "")
     seconds = _seconds(moment, now) if moment else 0.0
-    if seconds <= patience:
+    if seconds <= max(patience, _RETRY_SECONDS):
         return ""
     return f"it was to be tried again {seconds:.0f} s ago and was not; the last time: {ready.reason}: {ready.message}"
 

@@ -46,6 +46,8 @@ async def operators(
     if operator.account is None:
         return
     where = [namespace] if namespace else [name for name in used if name in operator.watched] or [""]
+    if operator.watched and namespace not in (None, *operator.watched):
+        return  # that it is not watched is said of each resource there
     try:
         lacking = [(at, rule) for at in where async for rule in _lacking(kube, operator.account, at)]
     except KubeError as error:

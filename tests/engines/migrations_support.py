@@ -80,7 +80,7 @@ class Shop:
             "username": endpoint.username,
             "password": endpoint.password,
             "tls": tls,
-            "limits": ConnectionLimits(),
+            "limits": ConnectionLimits(connect_timeout=20.0),
         }
         return ServerTarget(**{**known, **changes})
 

@@ -69,7 +69,7 @@ class Shop:
             username=endpoint.username,
             password=endpoint.password,
             tls=TlsOptions("VerifyFull", endpoint.ca) if endpoint.ca else TlsOptions("Disable"),
-            limits=ConnectionLimits(),
+            limits=ConnectionLimits(connect_timeout=20.0),
             replica_set="" if self.standalone else endpoint.replica_set,
         )
 

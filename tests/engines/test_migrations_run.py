@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -241,16 +240,18 @@ async def test_a_held_lock_is_waited_for_and_its_holder_named(shop: Shop) -> Non
     held = shop.endpoint.connect(shop.database, application_name="report")
     held.execute("BEGIN")
     held.execute("SELECT * FROM shop.users")
-    timer = threading.Timer(2.5, lambda: held.execute("COMMIT"))
-    timer.start()
+    files = {**FILES, INDEX: "ALTER TABLE shop.users ADD COLUMN name text;"}
+    task = asyncio.create_task(shop.up(files, timeouts=Timeouts(lock=1.5, lock_wait=60)))
     try:
-        files = {**FILES, INDEX: "ALTER TABLE shop.users ADD COLUMN name text;"}
-        result = await shop.up(files, timeouts=Timeouts(lock=1.5, lock_wait=30))
+        await until(
+            lambda: any("lock held by session" in row.waiting_for and "report" in row.waiting_for for row in shop.rows),
+            task,
+        )
+        held.execute("COMMIT")
+        result = await task
     finally:
-        timer.join()
         held.close()
     assert result.error is None, result.error
-    assert any("lock held by session" in row.waiting_for and "report" in row.waiting_for for row in shop.rows)
 
 
 async def test_a_lock_that_is_never_free(shop: Shop) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,8 +18,6 @@ from sandbox import node as sandbox_node
 from sandbox.node_image import operator
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sandbox import Sandbox
     from sandbox.node import NodeHandle
 
@@ -26,11 +25,13 @@ RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "node" in item.path.parts[-2:]:
-            item.add_marker(pytest.mark.xdist_group("node"))
-            # what is not built yet is built by the first of them
-            item.add_marker(pytest.mark.timeout(900))
+    ours = [item for item in items if item.path.parent == Path(__file__).parent]
+    for item in ours:
+        item.add_marker(pytest.mark.xdist_group("node"))
+        # what is not built yet is built by the first of them
+        item.add_marker(pytest.mark.timeout(900))
+    # one process has them all to run: the others' work is to be done beside, not before them
+    items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Debian packages for one run, without installing them: downloaded by apt, unpacked into the cache, laid over /usr.
 
-What a machine has installed already is used as it is. The rest is visible to the programs of one mount namespace
-only: :func:`lay_over` mounts it there, and ``python -m sandbox.node_packages ROOT COMMAND…`` runs a command so.
+What a machine has installed already is used as it is. The rest is visible in one mount namespace only:
+:func:`lay_over` mounts it in the present one, :func:`wrap` runs a command in a new one.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import hashlib
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +21,9 @@ from sandbox.errors import SandboxError
 from sandbox.process import last_line, run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _SECONDS = 900.0
-_ROOT = Path(__file__).resolve().parent.parent
 _INSTALLS = re.compile(r"^Inst (\S+) ", re.MULTILINE)
 # Debian's packages of one release still name both places; on the machine they are links to the second.
 _MERGED = ("bin", "sbin", "lib", "lib64")
@@ -83,16 +82,25 @@ def wrap(packages: Sequence[str], command: Sequence[str | Path]) -> list[str]:
     root = unpacked(packages)
     if root is None:
         return words
-    outer = ["unshare", "--mount", "--propagation", "private", "env", f"PYTHONPATH={_ROOT}"]
-    return [*outer, sys.executable, "-m", "sandbox.node_packages", str(root), *words]
+    # In the shell and not in Python, because buildah is called a dozen times.
+    overlays = [
+        f"mount -t overlay -o {shlex.quote(option)} overlay {shlex.quote(str(at))}" for option, at in _overlays(root)
+    ]
+    script = " && ".join([*overlays, 'exec "$@"'])
+    return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, "sh", *words]
 
 
 def lay_over(root: Path) -> None:
     """Mount what lies in ``root`` over the same directories of this mount namespace, which must be a private one."""
+    for option, target in _overlays(root):
+        mount("overlay", target, "-t", "overlay", "-o", option)
+
+
+def _overlays(root: Path) -> Iterator[tuple[str, Path]]:
     for directory in sorted(root.iterdir()):
         target = Path("/") / directory.name
         if directory.is_dir() and target.is_dir() and not target.is_symlink():
-            mount("overlay", target, "-t", "overlay", "-o", f"lowerdir={directory}:{target}")
+            yield f"lowerdir={directory}:{target}", target
 
 
 def mount(source: str | Path, target: Path, *options: str) -> None:
@@ -147,8 +155,3 @@ def _release() -> str:
 def _plain_environment() -> dict[str, str]:
     """Words of apt are read, so they have to be English."""
     return {**os.environ, "LC_ALL": "C.UTF-8", "LANGUAGE": ""}
-
-
-if __name__ == "__main__":
-    lay_over(Path(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - the command is the caller's

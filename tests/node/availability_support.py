@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -99,14 +100,25 @@ class Deployed:
             for pod in self.pods()
         }
 
-    def signal(self, pod: str, name: str) -> None:
-        """Send a signal to the first process of a pod's container, from outside of it."""
+    def evict(self, pod: str) -> None:
+        """Ask for its eviction, as `kubectl drain` does; raises SandboxError where a budget forbids it."""
+        metadata = {"name": pod, "namespace": self.namespace}
+        document = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata}
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/eviction"
+        self.node.kubectl("create", "--raw", path, "-f", "-", input=json.dumps(document))
+
+    def process(self, pod: str) -> int:
+        """The first process of a pod's container, as the node counts."""
         document = self.own.get("Pod", pod)
         assert document is not None
         container = document["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
         listed = self.node.enter("ctr", "--address", SOCKET, "--namespace", "k8s.io", "tasks", "ls").stdout
-        (process,) = [line.split()[1] for line in listed.splitlines() if line.startswith(container)]
-        self.node.enter("kill", f"-{name}", process)
+        (number,) = [line.split()[1] for line in listed.splitlines() if line.startswith(container)]
+        return int(number)
+
+    def signal(self, pod: str, name: str) -> None:
+        """Send a signal to that process, from outside of the container."""
+        self.node.enter("kill", f"-{name}", str(self.process(pod)))
 
     def logs(self) -> str:
         """What all its pods have written, those of the containers before the present ones too."""

@@ -145,7 +145,7 @@ async def test_an_earlier_history_is_read_and_upgraded_in_place(shop: Shop, shap
     assert [row.name for row in result.migrations] == ["c"], "what ran is known"
     assert sorted(shop.history()) == sorted([*keys, "20250103000000"])
     shown = (shop.query(COLUMNS), shop.query(KEYS))
-    assert shown[1] == [("PRIMARY KEY (scope, key)", f"selvedge: migrations, shape {SHAPE}")]
+    assert shown[1] == [("PRIMARY KEY (scope, key)", f"selvedge: migrations, shape {SHAPE}, works for 3")]
     # what went up by the earlier version goes down by this one, and everything up again
     assert (await shop.do(files, "To", "0")).error is None
     assert shop.tables() == []
@@ -178,9 +178,15 @@ async def test_an_upgrade_happens_whole_or_not_at_all(shop: Shop, shape: int, mo
 
 async def test_the_history_of_a_newer_version_is_left_alone(shop: Shop) -> None:
     assert (await shop.up(FILES)).error is None
-    shop.query("COMMENT ON TABLE selvedge.history IS 'selvedge: migrations, shape 99'")
+    shop.query("COMMENT ON TABLE selvedge.history IS 'selvedge: migrations, shape 99, works for 99'")
     with pytest.raises(InvalidError, match=r"written by a newer version of Selvedge \(shape 99, this one knows"):
         await shop.up(FILES)
+    # one that says that this version can work with it is gone on with, and stays what it is
+    newer = "selvedge: migrations, shape 99, works for 4"
+    shop.query(f"COMMENT ON TABLE selvedge.history IS '{newer}'")
+    assert (await shop.do(FILES, "Down")).error is None
+    assert (await shop.up(FILES)).error is None
+    assert shop.value("SELECT obj_description('selvedge.history'::regclass)") == newer
 
 
 async def test_a_history_under_other_names_is_upgraded_too(shop: Shop) -> None:

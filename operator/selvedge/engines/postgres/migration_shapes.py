@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 SHAPE = 4
 """The present one."""
+OLDEST = 3
+"""The oldest shape whose versions work with the present one, too: going back to them loses nothing."""
 
-_COMMENT = re.compile(r"selvedge: migrations, shape (?P<number>[0-9]{1,6})")
+_COMMENT = re.compile(r"selvedge: migrations, shape (?P<number>[0-9]{1,6}), works for (?P<oldest>[0-9]{1,6})")
 
 _LOOK = """
 SELECT pg_catalog.to_regclass(%(events)s) IS NOT NULL, pg_catalog.obj_description(history, 'pg_class'),
@@ -56,7 +58,7 @@ _MARK: LiteralString = "COMMENT ON TABLE {history} IS {comment}"
 async def shape_of(connection: psycopg.AsyncConnection, history: str, events: str) -> tuple[int, str]:
     """The shape of the tables with these quoted names, 0 where they do not exist, and the name of the primary key.
 
-    Raises InvalidError for a shape of a newer version.
+    A newer version's counts as the present one, if it says that this one can work with it; else raises InvalidError.
     """
     cursor = await connection.execute(_LOOK, {"history": history, "events": events})
     row = await cursor.fetchone()
@@ -66,13 +68,13 @@ async def shape_of(connection: psycopg.AsyncConnection, history: str, events: st
     found = _COMMENT.match(comment or "")
     # shape 4 differs from 3 in the other table alone, and has always had its number
     number = int(found["number"]) if found else 3 if "key" in columns else 2 if "scope" in columns else 1
-    if number > SHAPE:
+    if found and int(found["oldest"]) > SHAPE:
         raise InvalidError(
             Reason.UNSUPPORTED,
             f"{history} was written by a newer version of Selvedge (shape {number}, this one knows {SHAPE}): upgrade "
             "this one",
         )
-    return number, primary or ""
+    return min(number, SHAPE), primary or ""
 
 
 def upgrade(shape: int, primary: str, names: Mapping[str, sql.Identifier]) -> Iterator[sql.Composed]:
@@ -86,4 +88,6 @@ def upgrade(shape: int, primary: str, names: Mapping[str, sql.Identifier]) -> It
 
 def mark(names: Mapping[str, sql.Identifier]) -> sql.Composed:
     """Write the present shape's number down."""
-    return sql.SQL(_MARK).format(comment=sql.Literal(f"selvedge: migrations, shape {SHAPE}"), **names)
+    return sql.SQL(_MARK).format(
+        comment=sql.Literal(f"selvedge: migrations, shape {SHAPE}, works for {OLDEST}"), **names
+    )

@@ -16,9 +16,12 @@ from pathlib import Path
 import pytest
 
 from sandbox import PostgresServer
-from selvedge.core.shards import shard_of
+from selvedge.config import Settings
+from selvedge.core.shards import Shard, shard_of
+from selvedge.kube.shard_lease import lease_name
 from tests.cluster.kube_api import Document
 from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.test_chart import _render
 from tests.cluster.world import World, verdict, wait_for
 
 #: Long enough for a busy machine, and short enough to wait for.
@@ -296,3 +299,35 @@ def _slow_run(schema: str) -> Document:
     files = {f"2025010{day}000000_m.sql": f"-- migrate:up\n{text}\n" for day, text in enumerate(texts, 1)}
     spec = {"schemaRef": {"name": schema}, "source": {"inline": {"files": files}}}
     return {"kind": "MigrationRun", "metadata": {"name": schema}, "spec": spec}
+
+
+def test_the_chart_runs_as_many_as_are_asked_for():
+    """Each with its own pods, disruption budget and Lease, and with the rights on the Leases that it will take."""
+    documents = _render("ops", "shards=3")
+    deployments = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "Deployment"}
+    assert set(deployments) == {f"selvedge-shard-{index}" for index in range(3)}
+    (leases,) = (
+        r["resourceNames"] for d in documents if d["kind"] == "Role" for r in d["rules"] if "resourceNames" in r
+    )
+    budgets = [d["spec"]["selector"]["matchLabels"] for d in documents if d["kind"] == "PodDisruptionBudget"]
+    for index, (name, spec) in enumerate(sorted(deployments.items())):
+        (container,) = spec["template"]["spec"]["containers"]
+        env = {entry["name"]: entry.get("value") for entry in container["env"]}
+        settings = Settings.from_environment({k: v for k, v in env.items() if v})
+        assert settings.shard == Shard(index, 3)
+        assert {settings.lease_name, lease_name(settings.lease_name, index)} <= set(leases)
+        labels = spec["template"]["metadata"]["labels"]
+        assert name == f"selvedge-shard-{index}"
+        assert [budget.items() <= labels.items() for budget in budgets].count(True) == 1
+        selectors = [other["selector"]["matchLabels"] for other in deployments.values()]
+        assert [selector.items() <= labels.items() for selector in selectors].count(True) == 1
+        (service,) = (d["spec"]["selector"] for d in documents if d["kind"] == "Service")
+        assert service.items() <= labels.items()
+
+
+def test_one_shard_is_named_as_none():
+    assert _render("ops", "shards=1") == _render("ops")
+    (deployment,) = (d for d in _render("ops") if d["kind"] == "Deployment")
+    assert deployment["metadata"]["name"] == "selvedge"
+    assert "SELVEDGE_SHARD" not in str(deployment)
+    assert "selvedge.dev/shard" not in str(deployment)

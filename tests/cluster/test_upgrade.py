@@ -42,6 +42,16 @@ def test_the_chart_of_0_1_0_can_be_upgraded_in_place():
     assert _objects(CHART) == _objects(OLD_CHART)
 
 
+def test_values_that_0_1_0_did_not_have_may_be_missing():
+    """``helm upgrade --reuse-values`` gives the new templates the old chart's defaults."""
+    old, new = (yaml.safe_load(_helm("show", "values", str(chart)).stdout) for chart in (OLD_CHART, CHART))
+    missing = [key for key in new if key not in old]
+    assert {"shards", "uninstall"} <= set(missing)
+    unset = [flag for key in missing for flag in ("--set", f"{key}=null")]
+    command = ("template", "selvedge", str(CHART), "--namespace", "ops")
+    assert _helm(*command, *unset).stdout == _helm(*command).stdout
+
+
 @pytest.mark.long
 def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: Path):
     with release(tmp_path) as here:
@@ -52,7 +62,7 @@ def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: 
         here.passes(old)
         before, writes, uids = _versions(here), here.writes(), _uids(here)
         with Sightings(here) as sightings:
-            here.install()
+            here.helm("upgrade", "selvedge", str(CHART), "--reset-then-reuse-values")
             new = here.operator(leading=False)
             assert old.stop() == 0
             wait_for(new.leads, SECONDS)
@@ -71,7 +81,7 @@ def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: 
         # and as many as are asked for, and one again
         again.kill()
         for shards, names in ((3, [f"selvedge-shard-{index}" for index in range(3)]), (1, ["selvedge"])):
-            here.helm("upgrade", "selvedge", str(CHART), "--reuse-values", "--set", f"shards={shards}")
+            here.helm("upgrade", "selvedge", str(CHART), "--reset-then-reuse-values", "--set", f"shards={shards}")
             listed = here.sandbox.kubectl("get", "deployment,pdb", "-n", OPS, "-o", "name").stdout.split()
             kinds = ("deployment.apps", "poddisruptionbudget.policy")
             assert sorted(listed) == sorted(f"{kind}/{name}" for kind in kinds for name in names)

@@ -18,6 +18,11 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
+{{/* With `helm upgrade --reuse-values` there are only the values of the chart before: what is new has no default then. */}}
+{{- define "selvedge.shards" -}}
+{{ .Values.shards | default 1 }}
+{{- end }}
+
 {{/* What tells a shard's objects from another's; without shards there is nothing to tell. */}}
 {{- define "selvedge.shardSuffix" -}}
 {{ if gt (int .count) 1 }}{{ printf "-shard-%d" .index }}{{ end }}
@@ -67,7 +72,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, delete]
-{{- if .Values.migrationImages.enabled }}
+{{- if (.Values.migrationImages).enabled }}
 # read migrations out of container images: a Job beside the MigrationRun that owns it, the state of its pod, and the log
 # in which it says what the files are
 - apiGroups: [batch]

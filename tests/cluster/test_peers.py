@@ -116,8 +116,8 @@ def test_a_person_with_psql_always_gets_in(launched: Launched):
 def test_a_database_takes_two_logins_and_not_one_for_each_statement(launched: Launched):
     """A peer logged in 28,356 times for 28,344 statements."""
     logins = launched.after.logins - launched.before.logins
-    # where bringing them up takes longer, the server is probed more often
-    assert logins <= UNITS + max(UNITS, launched.passes) + max(SPARE, launched.probes)
+    # two for a pass; where bringing them up takes longer, there are more passes, and the server is probed more often
+    assert logins <= 2 * max(UNITS, launched.passes) + max(SPARE, launched.probes)
     assert launched.after.statements - launched.before.statements >= 2 * logins
 
 

@@ -127,16 +127,18 @@ def test_nothing_is_current_too_early_from_apply_to_deletion(bare: World, kubeco
 
 
 @pytest.mark.long
-def test_runs_that_succeed_fail_and_wait(world: World, kubeconfig: Path) -> None:
-    world.schema("shop", postgres={})
-    world.ready("DatabaseSchema", "shop")
+def test_runs_that_succeed_fail_and_wait(bare: World, kubeconfig: Path) -> None:
+    world, owner = bare, bare.role("owner")
     with histories(world, kubeconfig) as watched:
+        world.server()
+        world.schema("shop", postgres={"owner": owner, "roles": [{"name": owner}]})
+        world.ready("DatabaseSchema", "shop")
         for name, text in {"good": "CREATE TABLE a (id int);", "bad": "CREATE TABLE b (id nothing);"}.items():
             source = {"inline": {"files": {f"2025010100000{len(name) - 3}_{name}.sql": text}}}
             spec = {"schemaRef": {"name": "shop"}, "action": "Up", "source": source}
             world.api.apply({"kind": "MigrationRun", "metadata": {"name": name}, "spec": spec})
             world.until("MigrationRun", name, "True" if name == "good" else "False")
-            wait_for(lambda name=name: verdicts(watched["MigrationRun"], name)[-1] in ("Current", "Failed"))
+            wait_for(lambda name=name: verdicts(watched["MigrationRun"], name)[-1:] in (["Current"], ["Failed"]))
         text = "-- migrate:up\nCREATE TABLE a (id int);\n-- migrate:down\nDROP TABLE a;"
         source = {"inline": {"files": {"20250101000001_good.sql": text}}}
         down = {"schemaRef": {"name": "shop"}, "action": "Down", "source": source}
@@ -148,11 +150,13 @@ def test_runs_that_succeed_fail_and_wait(world: World, kubeconfig: Path) -> None
 
 @pytest.mark.long
 def test_a_server_that_goes_away_is_degraded_for_argo_and_in_progress_for_the_others(
-    world: World, kubeconfig: Path
+    bare: World, kubeconfig: Path
 ) -> None:
-    world.schema("shop", postgres={})
-    world.ready("DatabaseSchema", "shop")
+    world = bare
     with histories(world, kubeconfig):
+        world.server()
+        world.schema("shop", postgres={})
+        world.ready("DatabaseSchema", "shop")
         world.server(hosts=[{"host": "localhost", "port": free_port()}])
         server = world.until("DatabaseServer", "main", "False", "Unreachable")
         world.now("DatabaseSchema", "shop")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -15,46 +14,10 @@ from sandbox import node as sandbox_node
 from sandbox.image_archive import read
 from sandbox.node_config import BRIDGE, KERNEL_SETTINGS, MONGODB_PORT, POSTGRES_PORT
 from sandbox.wallet import wait_until
+from tests.node.probe import client, reached
 
 if TYPE_CHECKING:
     from sandbox.node import NodeHandle
-
-_REACHES = """
-import socket, ssl, sys
-def reaches(host, port):
-    try:
-        with socket.create_connection((host, port), timeout=3):
-            return True
-    except OSError:
-        return False
-token = open("/var/run/secrets/kubernetes.io/serviceaccount/token").read()
-context = ssl.create_default_context(cafile="/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
-with context.wrap_socket(socket.create_connection(("kubernetes.default.svc", 443), timeout=5),
-                         server_hostname="kubernetes.default.svc") as api:
-    api.sendall(f"GET /api HTTP/1.0\\r\\nAuthorization: Bearer {token}\\r\\n\\r\\n".encode())
-    print("api", api.recv(20).split()[1].decode())
-for word in sys.argv[1:]:
-    host, port = word.split(":")
-    print(word, reaches(host, int(port)))
-"""
-
-
-def _pod(image: str, arguments: list[str]) -> dict[str, object]:
-    """A pod as the restricted profile wants it."""
-    container = {
-        "name": "probe",
-        "image": image,
-        "imagePullPolicy": "Never",
-        "command": ["python3", "-c", _REACHES, *arguments],
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
-    }
-    security = {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}}
-    spec = {"restartPolicy": "Never", "securityContext": security, "containers": [container]}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "probe"}, "spec": spec}
 
 
 def test_a_pod_reaches_the_databases_and_the_api_server_and_nothing_of_the_machine(
@@ -62,12 +25,8 @@ def test_a_pod_reaches_the_databases_and_the_api_server_and_nothing_of_the_machi
 ):
     inside = [f"{node.postgres_host}:{POSTGRES_PORT}", f"{node.mongodb_host}:{MONGODB_PORT}"]
     machine = [f"{node.address}:{node.postgres.port}", f"127.0.0.1:{node.postgres.port}", "192.0.2.1:80"]
-    pod = _pod(read(operator_image).reference, [*inside, *machine])
-    node.kubectl("apply", "-n", node_namespace, "-f", "-", input=json.dumps(pod))
-    succeeded = "--for=jsonpath={.status.phase}=Succeeded"
-    node.kubectl("wait", "-n", node_namespace, succeeded, "pod/probe", "--timeout=60s", timeout=90)
-    said = node.kubectl("logs", "-n", node_namespace, "probe").stdout.splitlines()
-    assert said == ["api 200", *(f"{name} True" for name in inside), *(f"{name} False" for name in machine)]
+    pod = client(node, node_namespace, read(operator_image).reference)
+    assert reached(node, node_namespace, pod, "api", *inside, *machine) == {"api", *inside}
 
 
 def test_no_interface_and_no_setting_of_the_machine_is_touched(node: NodeHandle):

@@ -32,6 +32,7 @@ NAMES = {
     "thousand": ("1,000 DatabaseSchemas at once, four times", 8),
     "idle": ("1,000 DatabaseSchemas left alone, and 5,000 watched", 20),
     "shards": ("1,000 DatabaseSchemas on 12 servers, kept by one operator and by three shards", 6),
+    "pods": ("the image's size, starts and hand-overs of the operator in pods; as root", 8),
 }
 #: Characters of an error in the summary; the whole of it stands above, with its traceback.
 _SHOWN = 200

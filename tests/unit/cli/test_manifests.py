@@ -107,14 +107,17 @@ def test_standard_input_and_default_namespace(monkeypatch: pytest.MonkeyPatch) -
             "several DatabaseServers, shop/main-postgres, shop/second: choose with",
         ),
         ([schema(more="suspend: true")], "no DatabaseSchema is left for a Postgres server"),
-        (
-            [schema(more="migrations: {source: {image: {reference: registry.example/m}}}")],
-            "this version does not act on spec.migrations.source.image yet: remove it",
-        ),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_document(write: Write, documents: list[str], message: str) -> None:
     assert message in failure(write(*documents))
+
+
+def test_what_no_version_acts_on_yet_is_named(write: Write) -> None:
+    roles = "mongodb: {roles: [{name: reader, roles: [{role: read}]}]}"
+    document = schema().replace("postgres: {schemas: [{name: shared}]}", roles)
+    message = failure(write(document), url="mongodb://admin@localhost:27017/?tls=false")
+    assert "this version does not act on spec.mongodb.roles yet: remove it" in message
 
 
 def test_an_error_in_yaml_shows_nothing_of_the_file(write: Write) -> None:

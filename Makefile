@@ -93,7 +93,7 @@ bench: setup ## measure the budgets against bare tools; results go to bench/resu
 
 .PHONY: image
 image: setup ## build the image by docker or buildah: TARGET=operator or tools, BASE=IMAGE (BASE=mmdebstrap: no registry)
-	@$(BIN)/python -m sandbox.image --target $(or $(TARGET),operator) $(if $(BASE),--base $(BASE))
+	@$(BIN)/python -m sandbox.make_image --target $(or $(TARGET),operator) $(if $(BASE),--base $(BASE))
 
 .PHONY: sbom
 sbom: setup ## make requirements/sbom.cdx.json, the image's Python libraries, from the lock

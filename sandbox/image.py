@@ -1,34 +1,32 @@
-"""``python -m sandbox.image``: the operator's image from the Dockerfile, with docker or buildah.
+"""The operator's image, built from the Dockerfile by buildah on a base made by mmdebstrap: no registry is asked.
 
-:func:`build` is the sandbox's own way: buildah on a base made by mmdebstrap, so that no registry is asked.
+``make image`` is :mod:`sandbox.make_image`, which knows docker as well.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from sandbox import image_base, node_packages
 from sandbox.cache import cache_root, cached, file_lock
 from sandbox.errors import SandboxError
-from sandbox.image_archive import pack, read
+from sandbox.image_archive import pack
 from sandbox.process import run
 
 Target = Literal["operator", "tools"]
 TARGETS: tuple[Target, ...] = ("operator", "tools")
-_ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[1]
 #: What the Dockerfile copies: .dockerignore lets nothing else in.
-_SOURCES = (
+SOURCES = (
     "Dockerfile",
     ".dockerignore",
     "LICENSE",
@@ -42,12 +40,11 @@ _SECONDS = 1800.0
 #: Archives of sources that nobody built from for so long go, and what buildah keeps of earlier builds when it is more.
 _KEPT_SECONDS = 86400.0
 _KEPT_BYTES = 4_000_000_000
-_SANDBOX_BASE = "mmdebstrap"
 
 
 def version() -> str:
     """The version in pyproject.toml, which is the image's tag."""
-    return str(tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"])
 
 
 def reference(target: Target = "operator") -> str:
@@ -75,7 +72,7 @@ def build(target: Target = "operator") -> Path:
     base = image_base.base()
     digest = hashlib.sha256(base.parent.name.encode())
     for path in sources():
-        digest.update(f"{path.relative_to(_ROOT)}\0{path.stat().st_mode & 0o111}\0".encode())
+        digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_mode & 0o111}\0".encode())
         digest.update(path.read_bytes())
     key = digest.hexdigest()[:16]
 
@@ -94,8 +91,8 @@ def build(target: Target = "operator") -> Path:
 
 def sources() -> Iterator[Path]:
     """The files that the image is made from, sorted."""
-    for name in _SOURCES:
-        path = _ROOT / name
+    for name in SOURCES:
+        path = ROOT / name
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
@@ -140,8 +137,8 @@ class Buildah:
         """
         # chroot: no container runtime is asked for, which a machine without cgroups of its own cannot give
         arguments = ["bud", "--isolation", "chroot", "--network", "host", "--layers", "--timestamp", str(created)]
-        arguments += [*(["--no-cache"] if again else []), *_options(target, base, revision)]
-        self._run(*arguments, "--tag", _local(target), ".", cwd=_ROOT)
+        arguments += [*(["--no-cache"] if again else []), *options(target, base, revision)]
+        self._run(*arguments, "--tag", _local(target), ".", cwd=ROOT)
 
     def save(self, target: Target, archive: Path) -> None:
         """Write what :meth:`build` made to ``archive``."""
@@ -161,8 +158,8 @@ def _local(target: Target) -> str:
     return f"localhost/selvedge-{target}:latest"
 
 
-def _options(target: Target, base: str, revision: str) -> list[str]:
-    """What docker and buildah are told alike."""
+def options(target: Target, base: str, revision: str) -> list[str]:
+    """What docker and buildah are told alike: arguments and secrets of the build."""
     options = ["--target", target, "--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision}"]
     if base:
         options += ["--build-arg", f"BASE={base}"]
@@ -179,61 +176,3 @@ def _forget(prefix: str, kept: Path) -> None:
     for path in cache_root().glob(f"{prefix}*"):
         if path != kept and path.stat().st_mtime < time.time() - _KEPT_SECONDS:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _git(*arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=_ROOT, capture_output=True, text=True, check=False, timeout=30)
-    return result.stdout.strip() if result.returncode == 0 else ""
-
-
-def _make(target: Target, base: str, output: Path) -> str:
-    """Build for people: with docker where its daemon answers, else with buildah. Returns what to say about it."""
-    revision, created = _git("rev-parse", "HEAD") or "unknown", int(_git("log", "-1", "--format=%ct") or 0)
-    if _git("status", "--porcelain", "--", *_SOURCES):
-        revision += "-dirty"
-    if base != _SANDBOX_BASE and shutil.which("docker"):
-        probe = run(["docker", "version"], what="docker version", timeout=60, check=False)
-        if probe.returncode == 0:
-            name = reference(target).removeprefix("docker.io/library/")
-            command: list[str] = ["docker", "build", *_options(target, base, revision), "--tag", name, "."]
-            # its progress is for people: it goes where ours goes
-            if subprocess.run(command, cwd=_ROOT, check=False).returncode != 0:
-                raise SandboxError("docker build failed: its last lines say why")
-            return f"{name} is among docker's images"
-    if shutil.which("buildah") is None and node_packages.missing_reason():
-        raise SandboxError("neither a docker that answers nor buildah is there: install one of them")
-    if base == _SANDBOX_BASE and (lacking := missing()):
-        raise SandboxError(lacking)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    # looked up before the lock is taken: making it takes a minute, and others may build meanwhile
-    archive = image_base.base() if base == _SANDBOX_BASE else None
-    with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
-        buildah = Buildah()
-        buildah.build(target, buildah.base_image(archive) if archive else base, revision=revision, created=created)
-        buildah.save(target, output)
-    made = read(output)
-    return f"{output}: {made.reference}, {made.size / 1e6:.0f} MB, {made.digest}"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Build one target; 0 when it is there, 1 with one sentence on standard error otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m sandbox.image", description="The operator's image.")
-    parser.add_argument("--target", choices=TARGETS, default="operator", help="default: %(default)s")
-    parser.add_argument(
-        "--base",
-        default="",
-        help=f"the Dockerfile's BASE; {_SANDBOX_BASE}: made from Debian's packages, without any registry, as root",
-    )
-    parser.add_argument("--output", type=Path, help="buildah's archive (default: dist/selvedge-TARGET-VERSION.tar)")
-    options = parser.parse_args(arguments)
-    output = options.output or _ROOT / "dist" / f"selvedge-{options.target}-{version()}.tar"
-    try:
-        print(_make(options.target, options.base, output))
-    except SandboxError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -263,8 +263,9 @@ class Sightings(threading.Thread):
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
-        for line in process.stdout:
-            self.seen.append(line.strip())
+        with process.stdout as lines:
+            for line in lines:
+                self.seen.append(line.strip())
 
     def run(self) -> None:
         readers: list[threading.Thread] = []
@@ -285,6 +286,7 @@ class Sightings(threading.Thread):
         for process in self._processes:
             process.terminate()
             process.wait(10)
+        self.join(10)
 
     @property
     def not_ready(self) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.release import HANGING_SECONDS, OPS, SECONDS, SHOP, Jobs, Release, ends, release
+from tests.cluster.release import CHART, HANGING_SECONDS, OPS, SECONDS, SHOP, Jobs, Release, ends, release
 from tests.cluster.world import World, wait_for
 
 
@@ -147,3 +147,17 @@ def test_resources_first(here: Release):
     here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
     ends(lambda: here.gone(SHOP))
     assert here.rows("kept") == 5
+
+
+@pytest.mark.long
+def test_in_namespaces_the_namespace_first(tmp_path: Path):
+    """The operator's rights go with the namespace: the Job that may not look there has nothing to do there."""
+    with release(tmp_path) as here:
+        here.sandbox.kubectl("create", "namespace", SHOP)
+        here.sandbox.kubectl("create", "namespace", "other")
+        here.install(CHART, f"watchNamespaces={{{SHOP},other}}")
+        here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
+        ends(lambda: here.gone(SHOP))
+        with Jobs(here) as jobs:
+            here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)
+        assert jobs.outputs == ["0 resources let go\n"]

@@ -29,14 +29,18 @@ LEASE_SECONDS = 30
 #: Between two looks: an operator notices within its retry period that it leads no more.
 PAUSE_SECONDS = 3.0
 _LOOKS = 10
-_NOT_FOUND = 404
+_NOT_FOUND, _FORBIDDEN = 404, 403
 
 
 @click.command("release")
 @click.option("-n", "--namespace", "namespaces", multiple=True, help="Repeatable. Else SELVEDGE_NAMESPACES, else all.")
 @click.option("--kubeconfig", default="", metavar="FILE", help="Else KUBECONFIG, the pod's account, ~/.kube/config.")
 @click.option("--context", default="", help="Context of the kubeconfig. Else its current one.")
-@click.option("--take-lease", is_flag=True, help="End operators that are still there: see SELVEDGE_LEASE_NAME.")
+@click.option(
+    "--take-lease",
+    is_flag=True,
+    help="As the chart's Job: end operators that are there (SELVEDGE_LEASE_NAME), leave out namespaces that are gone.",
+)
 def release(namespaces: tuple[str, ...], kubeconfig: str, context: str, *, take_lease: bool) -> None:
     """Let resources go without an operator: takes its finalizer from every DatabaseSchema and DatabaseUser.
 
@@ -60,7 +64,7 @@ async def _release(settings: Settings, context: str, *, take_lease: bool) -> lis
         for look in range(_LOOKS):
             if take_lease:
                 await _take_lease(kube, settings)
-            found = await let_go(kube, settings.namespaces)
+            found = await let_go(kube, settings.namespaces, forgiving=take_lease)
             released.update(found)
             # An operator that was at work a moment ago may have set one again: twice nothing is the end.
             if not found and look:
@@ -75,11 +79,15 @@ async def _release(settings: Settings, context: str, *, take_lease: bool) -> lis
     )
 
 
-async def let_go(kube: KubeClient, namespaces: Sequence[str]) -> list[str]:
-    """Take the finalizer away wherever it is; returns what had it. Raises KubeError."""
+async def let_go(kube: KubeClient, namespaces: Sequence[str], *, forgiving: bool = False) -> list[str]:
+    """Take the finalizer away wherever it is; returns what had it. Raises KubeError.
+
+    ``forgiving``: a namespace in which the account has no right is left out. A Role goes with its namespace, so that
+    is what one looks like that was deleted before.
+    """
     found = []
     for resource in (DATABASE_USERS, DATABASE_SCHEMAS):
-        for obj in await _having(kube, resource, namespaces):
+        for obj in await _having(kube, resource, namespaces, forgiving=forgiving):
             metadata = obj["metadata"]
             left = [name for name in metadata["finalizers"] if name != FINALIZER]
             patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": left}}
@@ -96,18 +104,19 @@ async def let_go(kube: KubeClient, namespaces: Sequence[str]) -> list[str]:
     return found
 
 
-async def _having(kube: KubeClient, resource: Resource, namespaces: Sequence[str]) -> list[Mapping[str, Any]]:
-    try:
-        return [
-            obj
-            for namespace in namespaces or (None,)
-            async for obj in kube.list(resource, namespace)
-            if FINALIZER in (obj["metadata"].get("finalizers") or ())
-        ]
-    except KubeError as error:
-        if error.code == _NOT_FOUND:
-            return []  # the CustomResourceDefinitions are gone, and all resources with them
-        raise
+async def _having(
+    kube: KubeClient, resource: Resource, namespaces: Sequence[str], *, forgiving: bool
+) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for namespace in namespaces or (None,):
+        try:
+            listed = [obj async for obj in kube.list(resource, namespace)]
+        except KubeError as error:
+            if error.code == _NOT_FOUND or (forgiving and namespace and error.code == _FORBIDDEN):
+                continue  # the CustomResourceDefinitions are gone, and all resources with them; or the namespace is
+            raise
+        found += [obj for obj in listed if FINALIZER in (obj["metadata"].get("finalizers") or ())]
+    return found
 
 
 async def _take_lease(kube: KubeClient, settings: Settings) -> None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -77,11 +78,9 @@ def build(target: Target = "operator") -> Path:
     key = digest.hexdigest()[:16]
 
     def make(path: Path) -> None:
-        with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
-            buildah = Buildah()
+        with building() as buildah:
             buildah.build(target, buildah.base_image(base), revision=f"sources-{key}", created=0)
             buildah.save(target, path / "image.tar")
-            buildah.tidy()
 
     prefix = f"image-{target}-"
     archive = cached(cache_root(), prefix + key, f"the image's target {target}", make) / "image.tar"
@@ -97,8 +96,21 @@ def sources() -> Iterator[Path]:
         yield from (file for file in found if file.is_file() and "__pycache__" not in file.parts)
 
 
+@contextmanager
+def building() -> Iterator[Buildah]:
+    """A buildah that is nobody else's for as long as the block runs: all name their image alike.
+
+    Raises:
+        SandboxError: it can be had neither from this machine nor from Debian.
+    """
+    with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
+        buildah = Buildah()
+        yield buildah
+        buildah.tidy()
+
+
 class Buildah:
-    """Debian's buildah with a storage of its own in the cache: nobody else's images are touched."""
+    """Debian's buildah with a storage of its own in the cache, for one at a time: see :func:`building`."""
 
     def __init__(self) -> None:
         """Choose a storage driver that works here."""

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sandbox import image, image_base, node_packages
-from sandbox.cache import cache_root, file_lock
 from sandbox.errors import SandboxError
 from sandbox.image_archive import read
 from sandbox.process import run
@@ -46,8 +45,7 @@ def _make(target: image.Target, base: str, output: Path) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     # looked up before the lock is taken: making it takes a minute, and others may build meanwhile
     archive = image_base.base() if base == _SANDBOX_BASE else None
-    with file_lock(cache_root() / ".locks" / "buildah", "another process builds an image: waiting for it"):
-        buildah = image.Buildah()
+    with image.building() as buildah:
         buildah.build(target, buildah.base_image(archive) if archive else base, revision=revision, created=created)
         buildah.save(target, output)
     made = read(output)

@@ -206,10 +206,11 @@ def _first_process(unshare: int) -> int:
 def test_the_same_sources_give_the_same_image(tmp_path: Path) -> None:
     """Built again without what was kept of the first time."""
     first = image_archive.read(image.build())
-    buildah = image.Buildah()
     revision = first.config["config"]["Labels"]["org.opencontainers.image.revision"]
-    buildah.build("operator", buildah.base_image(image_base.base()), revision=revision, created=0, again=True)
-    buildah.save("operator", tmp_path / "image.tar")
+    with image.building() as buildah:
+        base = buildah.base_image(image_base.base())
+        buildah.build("operator", base, revision=revision, created=0, again=True)
+        buildah.save("operator", tmp_path / "image.tar")
     assert image_archive.read(tmp_path / "image.tar").digest == first.digest
 
 

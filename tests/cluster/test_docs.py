@@ -10,10 +10,12 @@ import pytest
 import yaml
 
 from selvedge.migrate.load import load
+from tests.cluster.test_chart import CHART, _helm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs" / "guide").glob("*.md")])
 _BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
+_VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
 _LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)]*))?\)")
 
 
@@ -28,14 +30,28 @@ def manifests(page: Path) -> list[dict[str, Any]]:
         if text.startswith("  "):
             text = "spec:\n" + text
         for document in yaml.safe_load_all(text):
+            if is_values(document):
+                continue
             if "apiVersion" not in document:
                 document = completed(document)
             found.append(document)
     return found
 
 
+def is_values(document: dict[str, Any]) -> bool:
+    """Whether a fragment is of the chart's values and of no manifest."""
+    return not {"apiVersion", "spec"} & document.keys() and document.keys() <= _VALUES.keys()
+
+
+def values(page: Path) -> list[dict[str, Any]]:
+    """Each fragment of a page that is of the chart's values."""
+    fragments = [text for text in blocks(page, "yaml") if not text.startswith("  ")]
+    return [found for text in fragments for found in yaml.safe_load_all(text) if is_values(found)]
+
+
 def completed(fragment: dict[str, Any]) -> dict[str, Any]:
-    spec = fragment["spec"]
+    # what stands alone is a part of spec.migrations, as the text above it says
+    spec = fragment.get("spec") or {"migrations": {"source": {"configMaps": [{"name": "a"}]}, **fragment}}
     if "access" in spec:
         kind, base = "DatabaseServer", {"engine": "Postgres", "hosts": [{"host": "a"}]}
         base["credentials"] = {"secretRef": {"name": "a"}}
@@ -63,6 +79,14 @@ def test_every_manifest_is_taken(page, kubectl, namespace):
     for document in manifests(page):
         document["metadata"]["namespace"] = namespace
         kubectl("create", "--dry-run=server", "--validate=strict", "-f", "-", input=yaml.safe_dump(document))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if values(page)], ids=lambda page: page.name)
+def test_every_value_of_the_chart_is_taken(page, tmp_path):
+    for number, found in enumerate(values(page)):
+        path = tmp_path / f"{number}.yaml"
+        path.write_text(yaml.safe_dump(found))
+        assert _helm("template", "selvedge", str(CHART), "--values", str(path)).stdout
 
 
 def test_every_migration_can_be_read():

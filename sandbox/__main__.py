@@ -97,9 +97,11 @@ def _status(options: argparse.Namespace) -> int:
 def _build(options: argparse.Namespace) -> int:
     _build_parts(tools.POSTGRES_VERSIONS if options.all else ("15", "18"))
     tools.helm()  # for the chart's tests
-    if not node.missing():
+    try:
         node.fetch()
         image_base.base()  # of the operator's image, which the first test on the node builds
+    except SandboxError as error:
+        note(f"tests on a node will be left out: {error}")
     return 0
 
 

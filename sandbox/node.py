@@ -66,6 +66,7 @@ class Node:
         self.daemon = daemon
         self.forward: Daemon | None = None
         self.ports: dict[str, int] = {}
+        self.init = 0
 
     @classmethod
     def launch(cls, directory: Path) -> Node:
@@ -99,7 +100,7 @@ class Node:
         return {
             "directory": str(self.directory),
             "pid": self.daemon.pid,
-            "init": self._init() if self.daemon.alive else 0,
+            "init": self.init if self.daemon.alive else 0,
             "ports": self.ports,
             "kubeconfig": str(self.directory / "kubeconfig"),
             "log_path": str(self.daemon.log_path),
@@ -114,13 +115,14 @@ class Node:
 
     def _open(self) -> None:
         """Make a way in from the machine, and a kubeconfig for it."""
+        self.init = self._first_process()
         file = self.directory / "forward.json"
         targets = {
             "kubernetes": node_config.API_PORT,
             "postgres": node_config.POSTGRES_PORT,
             "mongodb": node_config.MONGODB_PORT,
         }
-        command: list[str | Path] = [sys.executable, "-m", "sandbox.node_forward", str(self._init()), file]
+        command: list[str | Path] = [sys.executable, "-m", "sandbox.node_forward", str(self.init), file]
         command += [f"{name}={port}" for name, port in targets.items()]
         self.forward = Daemon("the node's forwarder", command, self.directory / "forward.log", cwd=_ROOT)
         self.forward.start_until(file.exists, _FORWARD_SECONDS)
@@ -131,7 +133,7 @@ class Node:
             self.directory / "kubeconfig", authority, self.ports["kubernetes"], "selvedge-admin", ["system:masters"]
         )
 
-    def _init(self) -> int:
+    def _first_process(self) -> int:
         """The process id, as the machine counts, of the first process in the namespaces."""
         pid = self.daemon.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()

@@ -35,8 +35,9 @@ def missing_reason() -> str:
     """Why packages cannot be laid over this machine's: one sentence, or nothing where they can."""
     if os.geteuid() != 0:
         return "mounts and network namespaces need root: run this as root"
-    if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        return "the node's programs come from Debian packages, and this machine has no apt-get"
+    for program in ("apt-get", "dpkg-deb", "unshare", "nsenter"):
+        if shutil.which(program) is None:
+            return f"the node's programs come from Debian packages, and this machine has no {program}"
     probe = ["unshare", "--net", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"]
     result = subprocess.run(probe, capture_output=True, text=True, check=False, timeout=30)
     if result.returncode != 0:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from sandbox import node_config, node_image, tools
+from sandbox.errors import SandboxError
 from sandbox.image_archive import read
 from sandbox.kubectl import kube_environment
-from sandbox.process import run
+from sandbox.process import last_line, run
 from sandbox.wallet import EXAMPLES, POSTGRES, ROOT, Wallet, wait_until
 
 if TYPE_CHECKING:
@@ -66,7 +67,15 @@ def install(
     flags += ["--wait", f"--timeout={_HELM_SECONDS - 10}s"] if wait else []
     # The custom resource definitions outlive a release, and belong to the namespace of the first one.
     flags.append("--take-ownership")
-    return helm(node, "upgrade", "--install", release, str(chart), "--namespace", namespace, *flags)
+    try:
+        return helm(node, "upgrade", "--install", release, str(chart), "--namespace", namespace, *flags)
+    except SandboxError as error:
+        # helm says only that it waited
+        warnings = ("get", "events", "-n", namespace, "--field-selector=type=Warning", "-o")
+        shown = node.kubectl(*warnings, 'jsonpath={range .items[*]}{.message}{"\n"}{end}', check=False).stdout
+        if not shown.strip():
+            raise
+        raise SandboxError(f"{error}; the last warning in namespace {namespace}: {last_line(shown)}") from error
 
 
 def pods(node: NodeHandle, namespace: str, release: str = "selvedge") -> list[str]:

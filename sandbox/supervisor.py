@@ -76,8 +76,6 @@ class Supervisor:
         """End everything at once and remove what only this run needed."""
         for process in self.processes.values():
             process.stop()
-        if self.node is not None:
-            self.node.kill()
         if self.scheduler is not None:
             self.scheduler.kill()
         if self.kubernetes is not None:
@@ -86,9 +84,13 @@ class Supervisor:
             self.mongodb.daemon.kill()
         for server in self.postgres.values():
             server.daemon.kill()
-        shutil.rmtree(self.data, ignore_errors=True)
-        for name in (SOCKET_NAME, STATE_NAME):
-            (self.directory / name).unlink(missing_ok=True)
+        try:
+            if self.node is not None:
+                self.node.kill()
+        finally:
+            shutil.rmtree(self.data, ignore_errors=True)
+            for name in (SOCKET_NAME, STATE_NAME):
+                (self.directory / name).unlink(missing_ok=True)
 
     def _lock(self, part: str) -> threading.Lock:
         """Parts start side by side; two requests for one part follow each other."""

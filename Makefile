@@ -99,6 +99,12 @@ image: setup ## build the image by docker or buildah: TARGET=operator or tools, 
 sbom: setup ## make requirements/sbom.cdx.json, the image's Python libraries, from the lock
 	$(BIN)/python -m sandbox.sbom
 
+.PHONY: kind-up kind-down
+kind-up: ## with Docker: a kind cluster with the image, two database servers, the chart and Fashion Wallet
+	@deploy/kind/up.sh
+kind-down: ## remove that cluster
+	kind delete cluster --name selvedge
+
 .PHONY: lock
 lock: setup ## resolve the dependencies of pyproject.toml anew, with hashes
 	$(COMPILE) pyproject.toml -o requirements/runtime.txt > /dev/null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -249,6 +250,7 @@ async def test_one_login_becomes_two_without_a_gap(postgres: PostgresEndpoint, d
         assert (await converge(one, double)).previous == (single.base,)
         assert logs_in(postgres, single.base, single.password, database)
         assert logs_in(postgres, double.current, double.password, database)
+        await_gone(postgres, single.base)
         await converge(one, replace(double, may_retire=True))
         assert not logs_in(postgres, single.base, single.password, database)
         assert (await converge(one, single)).previous == (double.current,)
@@ -301,7 +303,7 @@ async def test_nothing_is_handed_to_a_superuser(postgres: PostgresEndpoint, data
 
 def await_gone(endpoint: PostgresEndpoint, username: str) -> None:
     """A closed session is still shown for a moment."""
-    for _ in range(200):
-        if not rows(endpoint, f"SELECT 1 FROM pg_stat_activity WHERE usename = '{username}'"):
-            return
-    raise AssertionError(f"{username} has sessions still")
+    deadline = time.monotonic() + 30
+    while rows(endpoint, f"SELECT 1 FROM pg_stat_activity WHERE usename = '{username}'"):
+        assert time.monotonic() < deadline, f"{username} has sessions still"
+        time.sleep(0.02)

@@ -195,9 +195,9 @@ def test_the_password_changed_by_hand_is_put_back_with_one_event(world: World):
     assert not logs_in(world, data)
     world.now("DatabaseUser", "app")
     wait_for(lambda: logs_in(world, data))
+    wait_for(lambda: world.api.events("app", "DriftCorrected"))  # it is told after it is repaired
     world.ready("DatabaseUser", "app")
-    events = [event for event in world.api.list("Event") if event["regarding"]["name"] == "app"]
-    assert [event["reason"] for event in events].count("DriftCorrected") == 1
+    assert len(world.api.events("app", "DriftCorrected")) == 1
     assert world.operator.value("selvedge_drift_repaired_total", kind="login") == 1
 
 

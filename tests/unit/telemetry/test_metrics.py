@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from selvedge.core.shards import Shard
 from selvedge.telemetry.metrics import Metrics
 
 
@@ -96,7 +97,13 @@ async def test_the_event_loops_lag_is_measured(metrics):
         await task
 
 
-def test_every_metric_is_in_the_documentation(metrics):
+def test_without_shards_nothing_is_said_of_them(metrics):
+    assert value(metrics, "selvedge_shard_info") is None
+    assert value(Metrics(Shard(1, 3)), "selvedge_shard_info", index="1", count="3") == 1
+
+
+def test_every_metric_is_in_the_documentation():
+    metrics = Metrics(Shard(0, 2))
     page = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
     documented = set(re.findall(r"^\| `([a-z_]+)", page, re.MULTILINE))
     exported = {family.name + ("_total" if family.type == "counter" else "") for family in metrics.registry.collect()}

@@ -24,6 +24,9 @@ COPY operator/ /src/operator/
 RUN /opt/build/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir /opt/wheel /src \
     && /opt/build/bin/pip --python /opt/selvedge/bin/python3 install --quiet --no-index --no-deps --no-compile /opt/wheel/*.whl \
     && python3 /src/image/rootfs.py selvedge /opt/selvedge /rootfs
+# buildah would take a label that it kept of an earlier build: with another revision, another file is copied before it.
+ARG REVISION=unknown
+RUN mkdir -p /rootfs/selvedge/usr/share/selvedge && echo "${REVISION}" > /rootfs/selvedge/usr/share/selvedge/revision
 
 # ---- tools: the operator's programs beside the databases' own, with a shell, for Jobs ----
 FROM ${BASE} AS tools
@@ -31,14 +34,14 @@ FROM ${BASE} AS tools
 # a BASE with MongoDB's own package repository and MONGODB_TOOLS=mongodb-database-tools.
 ARG POSTGRES_CLIENT=postgresql-client
 ARG MONGODB_TOOLS=
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 ENV DEBIAN_FRONTEND=noninteractive
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ca-certificates python3 zstd ${POSTGRES_CLIENT} ${MONGODB_TOOLS} \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/apt /var/log/dpkg.log
 COPY --from=build /rootfs/libraries/ /
 COPY --from=build /rootfs/selvedge/ /
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Selvedge tools" \
       org.opencontainers.image.description="The commands of Selvedge beside the client programs of Postgres and MongoDB." \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -50,12 +53,12 @@ ENTRYPOINT ["/opt/selvedge/bin/selvedge"]
 
 # ---- operator: no shell, no package manager, no compiler, no pip ----
 FROM scratch AS operator
-ARG VERSION=0.1.0
-ARG REVISION=unknown
 COPY --from=build /rootfs/python/ /
 COPY --from=build /rootfs/libraries/ /
 COPY --from=build /rootfs/selvedge/ /
 COPY requirements/sbom.cdx.json /usr/share/selvedge/
+ARG VERSION=0.1.0
+ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Selvedge" \
       org.opencontainers.image.description="A Kubernetes operator for what lives inside Postgres and MongoDB servers." \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -76,7 +76,8 @@ def test_the_configuration_is_a_restricted_pods(unpacked: Unpacked) -> None:
     assert labels["title"] == "Selvedge"
     assert labels["version"] == image.version()
     assert labels["licenses"] == "Apache-2.0"
-    assert labels["revision"].startswith("sources-")
+    assert labels["revision"] == f"sources-{unpacked.archive.parent.name.rpartition('-')[2]}"
+    assert (unpacked.root / "usr/share/selvedge/revision").read_text().strip() == labels["revision"]
     assert image_archive.read(unpacked.archive).reference == image.reference()
 
 

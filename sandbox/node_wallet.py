@@ -72,7 +72,7 @@ def install(
     except SandboxError as error:
         # helm says only that it waited
         warnings = ("get", "events", "-n", namespace, "--field-selector=type=Warning", "-o")
-        shown = node.kubectl(*warnings, 'jsonpath={range .items[*]}{.message}{"\n"}{end}', check=False).stdout
+        shown = node.kubectl(*warnings, 'jsonpath={range .items[*]}{.message}{"\\n"}{end}', check=False).stdout
         if not shown.strip():
             raise
         raise SandboxError(f"{error}; the last warning in namespace {namespace}: {last_line(shown)}") from error

@@ -111,8 +111,10 @@ def test_the_operator_works_with_the_login_of_the_page(service: Service, bare: W
     wait_for(lambda: world.ask(f"SELECT has_table_privilege('{reader}', 'shop.a', 'SELECT')"))
     world.api.delete("DatabaseUser", "app")
     wait_for(lambda: not logs_in(world, data))
-    with (
-        pytest.raises(psycopg.errors.InsufficientPrivilege),
-        world.endpoint.connect(world.name, user=login, password=_PASSWORD) as connection,
-    ):
-        connection.execute("SELECT * FROM shop.a")
+    # on 15 a login with CREATEROLE is as good as a superuser, as the page says
+    if int(world.endpoint.version) >= 16:
+        with (
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+            world.endpoint.connect(world.name, user=login, password=_PASSWORD) as connection,
+        ):
+            connection.execute("SELECT * FROM shop.a")

@@ -77,6 +77,8 @@ def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     lost = lost_rows(result)
     if spec.apply is Apply.ON_APPROVAL:
         why = "spec.apply is OnApproval" + (f" and {lost} would be lost" if lost is not None else "")
+    elif spec.drift is Drift.REPORT and all(change.risk is Risk.ADDITIVE for change in result.pending):
+        why = "spec.drift is Report"
     elif not destructive:
         why = f"{'it takes' if changes == 1 else 'they take'} away what others gave"
     elif destructive == changes == 1:

@@ -83,6 +83,7 @@ def test_reported_drift_in_words(number: int, words: str):
         (changes(2), {"apply": "OnApproval"}, "2 changes wait, since spec.apply is OnApproval"),
         (changes(1, Risk.DESTRUCTIVE), {}, "1 change waits, since it loses data"),
         (changes(2, Risk.NARROWING), {}, "2 changes wait, since they take away what others gave"),
+        (changes(1), {"drift": "Report"}, "1 change waits, since spec.drift is Report"),
         (changes(2, Risk.DESTRUCTIVE), {}, "2 changes wait, since 2 of them lose data"),
         (
             (*changes(1, Risk.DESTRUCTIVE), *changes(2)),

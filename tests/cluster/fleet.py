@@ -42,6 +42,8 @@ _DISPATCHED = re.compile(r'^apiserver_flowcontrol_dispatched_requests_total\{[^}
 #: What the API server counts apart, in the order in which a request is matched: verbs and resources.
 _CLASSES = {
     "leases": (["*"], ["leases"]),
+    # a question to the API server, which keeps nothing of it
+    "reviews": (["create"], ["selfsubjectrulesreviews", "selfsubjectaccessreviews"]),
     "writes": (["create", "update", "patch", "delete", "deletecollection"], ["*"]),
     "lists": (["list"], ["*"]),
     "watches": (["watch"], ["*"]),

@@ -18,7 +18,7 @@ from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_user import Migrator
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Collection
 
     from selvedge.engines.base import Observer, ServerTarget
 
@@ -85,17 +85,19 @@ class OwnUser(Migrator):
         found: list[Doc] = reply["authInfo"]["authenticatedUserPrivileges"]
         return found
 
-    def _check(self, privileges: Iterable[Doc]) -> None:
+    def _check(self, privileges: Collection[Doc]) -> None:
+        # a cluster's resources have no database, and "any database" has an empty one
+        elsewhere = sorted({one["resource"].get("db") or "" for one in privileges} - {self._database})
+        if elsewhere:
+            where = f"database {elsewhere[0]}" if elsewhere[0] else "other databases, or the whole server"
+            raise InvalidError(
+                Reason.INVALID_SPEC,
+                f"user {self.name} of runAs may act on {where}: migrations run as a user of database "
+                f"{self._database} alone; take its other roles away, or name another user",
+            )
         held: set[str] = set()
         for privilege in privileges:
             resource = privilege["resource"]
-            if resource.get("db") != self._database:
-                where = f"database {resource['db']}" if resource.get("db") else "other databases, or the whole server"
-                raise InvalidError(
-                    Reason.INVALID_SPEC,
-                    f"user {self.name} of runAs may act on {where}: migrations run as a user of database "
-                    f"{self._database} alone; take its other roles away, or name another user",
-                )
             if resource.get("collection") == "":
                 held.update(privilege["actions"])
         lacking = sorted(NEEDED - held)

@@ -160,8 +160,9 @@ class Ledger:
         if not shape:
             return ()
         # read as it is: a plan writes nothing
-        direction, scope = ("direction", "scope") if shape > 1 else ("'up'", "''")
-        query = sql.SQL(_READ).format(direction=sql.SQL(direction), scope=sql.SQL(scope), **self._names)
+        older = {"direction": sql.Literal("up"), "scope": sql.Literal("")}
+        columns = {name: sql.Identifier(name) if shape > 1 else older[name] for name in older}
+        query = sql.SQL(_READ).format(**columns, **self._names)
         cursor = await connection.execute(query, [self.scope])
         return tuple(_row(values) for values in await cursor.fetchall())
 

@@ -115,6 +115,16 @@ def test_a_plan_of_a_migration_run_is_approved_by_who_may(kubectl, team, name):
     assert refused in _patch(kubectl, "editor", team, name, {"approvedPlan": _OTHER}, "mig")
 
 
+def test_a_login_that_was_there_before_is_taken_over_by_who_may(kubectl, team, name):
+    user = _schema(team, name) | {"kind": "DatabaseUser", "spec": {"schemaRef": {"name": "shop"}}}
+    assert _as(kubectl, "editor", "create", user) == "", "that it goes with its resource is its default"
+    assert "editor may not set spec.adoption of databaseusers" in _patch(
+        kubectl, "editor", team, name, {"adoption": "Allow"}, "dbu"
+    )
+    assert _patch(kubectl, "editor", team, name, {"deletionPolicy": "Delete"}, "dbu") == ""
+    assert _patch(kubectl, "approver", team, name, {"adoption": "Allow"}, "dbu") == ""
+
+
 def test_the_floor_of_a_server_is_lowered_by_who_may(kubectl, team, name):
     spec = {
         "engine": "Postgres",

@@ -160,6 +160,14 @@ def test_baseline_repair_redo_and_looking(world: World):
     run = world.ready("MigrationRun", "redo")
     assert rows(run) == [("stock", "down", "Undone"), ("stock", "up", "Applied")]
     assert run["status"]["progress"] == "2/2"
+    # as a process leaves it that is killed after its last commit, before its last word
+    events = world.sql("SELECT count(*) FROM selvedge.events")
+    unsaid = [{**one, "status": "False", "reason": "Running"} for one in run["status"]["conditions"]]
+    left = {"phase": "Running", "finishedAt": None, "conditions": unsaid}
+    world.api.patch("MigrationRun", "redo/status", {"status": left})
+    run = world.ready("MigrationRun", "redo")
+    assert rows(run) == [("stock", "down", "Undone"), ("stock", "up", "Applied")]
+    assert world.sql("SELECT count(*) FROM selvedge.events") == events, "it was not redone once more"
 
     start(world, "nameless", action="Repair", target="20250103000000", destructive="Allow")
     refused = world.until("MigrationRun", "nameless", "False", "InvalidSpec")

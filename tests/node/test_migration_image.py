@@ -27,6 +27,7 @@ FILES = {
     "-- migrate:down\nDROP TABLE users;\n",
     "app/migrations/seeds/users.sql": "-- env: test\nINSERT INTO users VALUES (1);\n",
     "app/migrations/README.md": "beside them\n",
+    "etc/ld.so.preload": "/none.so\n",
 }
 
 
@@ -45,7 +46,7 @@ def scratch(path: Path, files: dict[str, str]) -> Path:
     config = {
         "architecture": "amd64",
         "os": "linux",
-        "config": {"Entrypoint": ["/none"], "Env": ["LD_PRELOAD=/none.so", "PYTHONHOME=/none"]},
+        "config": {"Entrypoint": ["/none"], "Env": ["LD_PRELOAD=/none.so", "LD_AUDIT=/none.so", "PYTHONHOME=/none"]},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"]},
     }
     manifest = [{"Config": "config.json", "RepoTags": [REFERENCE], "Layers": ["layer.tar"]}]

@@ -38,8 +38,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* The cluster's identity. Cluster-wide the operator reads it itself; in namespaces it may not. */}}
 {{- define "selvedge.clusterUid" -}}
-{{- $found := lookup "v1" "Namespace" "" "kube-system" -}}
-{{- $uid := .Values.clusterUid | default (dig "metadata" "uid" "" ($found | default dict)) -}}
+{{- $uid := .Values.clusterUid -}}
+{{- if not $uid -}}{{/* who installs it in single namespaces may not even look */}}
+{{- $uid = dig "metadata" "uid" "" (lookup "v1" "Namespace" "" "kube-system" | default dict) -}}
+{{- end -}}
 {{- if and .Values.watchNamespaces (not $uid) -}}
 {{- fail "with watchNamespaces the operator may not read the namespace kube-system: set clusterUid to what `kubectl get namespace kube-system -o jsonpath={.metadata.uid}` prints" -}}
 {{- end -}}

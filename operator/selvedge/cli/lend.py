@@ -16,7 +16,7 @@ from pathlib import Path
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import image_reader
-from selvedge.migrate.lent import LIBRARIES, LOADER, PYTHON, READER
+from selvedge.migrate.lent import LIBRARIES, LOADER, NOTHING, PYTHON, READER
 
 _LOADER = re.compile(r"ld-(?:linux|musl)[-.\w]*\.so[.\d]*")
 _LEFT_OUT = {"test", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3", "site-packages", "dist-packages"}
@@ -43,6 +43,7 @@ def lend(directory: Path) -> None:
     (directory / PYTHON).parent.mkdir(exist_ok=True)
     shutil.copy(os.path.realpath(sys.executable), directory / PYTHON)
     shutil.copy(loader, directory / LOADER)
+    (directory / NOTHING).touch()
     shutil.copy(image_reader.__file__, directory / READER)
 
 

@@ -17,6 +17,11 @@ _FOREIGN = re.compile(
     r"^--[ \t]*\+(?P<tool>goose|migrate)[ \t]+(?P<direction>[A-Za-z]+)[ \t]*(?P<options>[^\n]*)$",
     re.MULTILINE | re.IGNORECASE,
 )
+#: A whole line that somebody meant as a marker: taken for a comment, it would make the way down part of the way up.
+_NEARLY = re.compile(
+    r"^[ \t]*--[ \t]*\+?[ \t]*(?:migrate|goose)[ \t]*:?[ \t]*(?P<direction>up|down)(?:[ \t]+\w+:\w+)*[ \t]*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 _COMMENT = re.compile(r"--[ \t]*(?P<key>[a-z][a-z-]*)[ \t]*(?::[ \t]*(?P<value>\S[^\n]*?))?[ \t]*")
 _REQUIRES = re.compile(r">=[ ]*([0-9]{1,3})")
 _BOOLEANS = {"true": True, "false": False}
@@ -56,6 +61,10 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
     ``text`` is normalised. Raises InvalidError for unknown, repeated or lonely markers, and where those of two tools
     are mixed.
     """
+    for one in _NEARLY.finditer(text):
+        if not (_MARKER.match(text, one.start()) or _FOREIGN.match(text, one.start())):
+            meant = f"-- migrate:{one['direction'].lower()}, at the beginning of the line"
+            raise _invalid(file, _line(text, one.start()), f"{one[0].strip()!r} is no marker; write {meant}")
     markers = list(_MARKER.finditer(text))
     foreign = list(_FOREIGN.finditer(text))
     if markers and foreign:

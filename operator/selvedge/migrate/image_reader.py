@@ -17,7 +17,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 
-LARGEST = 64 * 1024 * 1024
+LARGEST = 8 * 1024 * 1024
 """Bytes that all files may have together."""
 LARGEST_PACKED = 6 * 1024 * 1024
 """Bytes that they may have when they are packed: a node keeps 10 MiB of a container's log, and this is text."""

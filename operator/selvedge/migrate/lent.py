@@ -4,6 +4,8 @@ from __future__ import annotations
 
 LOADER, LIBRARIES, PYTHON, READER = "loader", "lib", "bin/python3", "reader.py"
 """Where each lies in the directory."""
+NOTHING = "nothing"
+"""An empty file there: it stands over the image's ``/etc/ld.so.preload``, which names what every loader is to load."""
 
 
 def command(directory: str, *arguments: str) -> list[str]:

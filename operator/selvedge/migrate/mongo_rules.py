@@ -30,6 +30,7 @@ _DRIVERS = frozenset(
 _REFUSED = {
     "dropDatabase": "would drop the history as well; drop the collections one by one",
     "eval": "no JavaScript is run",
+    **dict.fromkeys(("mapReduce", "mapreduce"), "no JavaScript is run; write an aggregate with $merge, or an update"),
     "commitTransaction": "the runner begins and ends transactions; remove it",
     "abortTransaction": "the runner begins and ends transactions; remove it",
     "endSessions": "the runner begins and ends sessions; remove it",

@@ -17,6 +17,7 @@ from typing import Any
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
+from selvedge.migrate.lent import NOTHING
 from selvedge.migrate.lent import command as reader_command
 from selvedge.reconcile.store import Object
 
@@ -27,6 +28,7 @@ DEFAULT_PATH = "/migrations"
 
 _WORK = "/selvedge-work"
 _KEPT_SECONDS = 86400
+_DEADLINE_SECONDS = 3600  # an image that cannot be pulled is said all the while, and then asked for anew
 _USER = 65532
 #: What the kubelet says of a container that does not start, apart from what passes in a second.
 _HARMLESS = frozenset({"PodInitializing", "ContainerCreating"})
@@ -70,8 +72,12 @@ def manifest(run: Object, image: Mapping[str, Any], operator_image: str) -> dict
     read = _container(READER, str(image["reference"]), read_only=True) | {
         "command": reader_command(_WORK, path_of(image)),
         # the image's own would be loaded into what is lent
-        "env": [{"name": "LD_PRELOAD", "value": ""}],
+        "env": [{"name": name, "value": ""} for name in ("LD_PRELOAD", "LD_AUDIT")],
     }
+    read["volumeMounts"] = [
+        *read["volumeMounts"],
+        {"name": "work", "mountPath": "/etc/ld.so.preload", "subPath": NOTHING, "readOnly": True},
+    ]
     pod = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -98,6 +104,7 @@ def manifest(run: Object, image: Mapping[str, Any], operator_image: str) -> dict
         "spec": {
             # whether to try again is the operator's to say, which knows why it failed
             "backoffLimit": 0,
+            "activeDeadlineSeconds": _DEADLINE_SECONDS,
             "ttlSecondsAfterFinished": _KEPT_SECONDS,
             "template": {"metadata": {"labels": labels}, "spec": pod},
         },

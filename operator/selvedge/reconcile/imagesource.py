@@ -61,8 +61,7 @@ async def _read(context: Context, run: Object, image: Mapping[str, Any], namespa
     if job is None:
         await _create(context, run, image)
         raise ReadingError(f"job {name} was made to read image {image['reference']}")
-    owners = job["metadata"].get("ownerReferences") or ()
-    if not any(owner.get("uid") == run["metadata"]["uid"] for owner in owners):
+    if not _is_of(job, run):
         raise InvalidError(
             Reason.CONFLICT, f"job {namespace}/{name} is somebody else's: delete it, and make another MigrationRun"
         )
@@ -92,8 +91,15 @@ async def forget_image(context: Context, run: Object, image: Mapping[str, Any]) 
     """The run is over: its Job goes. One that cannot be deleted now goes a day after its end by itself."""
     namespace, name = key_of(run)[0], job_name(run, image)
     context.images.pop((str(run["metadata"]["uid"]), name), None)
-    context.may_write()
-    await context.kube.delete(JOBS, namespace, name)
+    job = await context.kube.get(JOBS, namespace, name)
+    if job is not None and _is_of(job, run):
+        context.may_write()
+        await context.kube.delete(JOBS, namespace, name)
+
+
+def _is_of(job: Object, run: Object) -> bool:
+    owners = job["metadata"].get("ownerReferences") or ()
+    return any(owner.get("uid") == run["metadata"]["uid"] for owner in owners)
 
 
 async def _create(context: Context, run: Object, image: Mapping[str, Any]) -> None:

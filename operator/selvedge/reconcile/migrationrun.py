@@ -129,7 +129,13 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
 async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:
     """Run what was planned, if it may run."""
     approved = prepared.operation.approved
-    if approved and board.approves(approved, prepared, await session.done() if board.started_before else ()):
+    done = await session.done() if board.started_before else ()
+    if prepared.plan.action == "Redo" and board.is_redone(prepared, done):
+        # cut off after its last commit and before its last word: planned anew, it would be redone once more
+        await board.look(session)
+        await board.conclude(prepared)
+        return
+    if approved and board.approves(approved, prepared, done):
         operation = replace(prepared.operation, approved=prepared.digest)
         check_approval(replace(prepared, operation=operation))
     else:

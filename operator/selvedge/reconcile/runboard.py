@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -107,6 +107,15 @@ class Board:
         if digest_of_lines([*lines, *inputs]) != approved:
             return False
         return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
+
+    def is_redone(self, prepared: Prepared, done: Sequence[str]) -> bool:
+        """Whether this run did both steps of a Redo before; its rows then show them as done."""
+        steps = prepared.plan.steps
+        if len(steps) != 2 or list(done[-len(steps) :]) != [line_of(step) for step in steps]:
+            return False
+        ends = {"up": MigrationState.APPLIED, "down": MigrationState.UNDONE}
+        self.rows = [replace(row, state=ends[row.direction]) for row in self.rows]
+        return True
 
     @property
     def _status(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -44,7 +45,7 @@ async def read_files(context: Context, namespace: str, source: Mapping[str, Any]
         for name, text in (found.get("data") or {}).items():
             _add(files, name, str(text))
         for name, encoded in (found.get("binaryData") or {}).items():
-            content = unpack(name, str(encoded), rest)
+            content = await asyncio.to_thread(unpack, name, str(encoded), rest)
             rest -= len(content)
             for file, inner in _files_of(name, content):
                 _add(files, file, decode(inner, file))

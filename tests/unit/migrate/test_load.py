@@ -94,6 +94,15 @@ REFUSED = {
         {"1_a.sql": "-- +goose ENVSUB ON\n-- +goose Up\nSELECT 1"},
         "line 1: ENVSUB is not done",
     ),
+    "a space in a marker": (
+        {"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate: down\nSELECT 2;"},
+        "line 3: '-- migrate: down' is no marker; write -- migrate:down, at the beginning of the line",
+    ),
+    "a loud marker": ({"1_a.sql": "-- MIGRATE:UP\nSELECT 1"}, "line 1: '-- MIGRATE:UP' is no marker"),
+    "an indented marker": (
+        {"1_a.sql": "-- migrate:up\nSELECT 1;\n  -- migrate:down\n"},
+        "line 3: '-- migrate:down' is",
+    ),
     "goose, unknown": ({"1_a.sql": "-- +goose Upp\nSELECT 1"}, "line 1: unknown marker '-- +goose Upp'"),
     "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),
     "two ups": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:up\n"}, "markers up, up"),

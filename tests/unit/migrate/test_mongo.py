@@ -114,6 +114,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a session": ({"create": "a", "lsid": {}}, "lsid is the driver's to send"),
     "another database": ({"create": "a", "$db": "admin"}, "$db is the driver's to send"),
     "unacknowledged": ({"insert": "a", "documents": [{}], "writeConcern": {"w": 0}}, "writeConcern is the driver's"),
+    "mapReduce": ({"mapReduce": "a", "out": {"replace": "b"}}, "mapReduce is not run: no JavaScript is run; write an"),
     "dropDatabase": ({"dropDatabase": 1}, "dropDatabase is not run: would drop the history as well"),
     "a commit": ({"commitTransaction": 1}, "commitTransaction is not run"),
     "the history": ({"drop": "selvedge.history"}, "selvedge.history is the runner's own collection"),

@@ -39,16 +39,18 @@ def test_nothing_of_the_image_is_started_and_the_pod_may_do_nothing() -> None:
     assert (read["name"], read["image"]) == ("read", "registry.example/migrations:1")
     assert read["command"][0] == "/selvedge-work/loader"
     assert read["command"][-1] == "/migrations"
-    assert read["volumeMounts"][0]["readOnly"]
+    assert all(mount["readOnly"] for mount in read["volumeMounts"])
+    assert read["volumeMounts"][1]["mountPath"] == "/etc/ld.so.preload"
     assert spec["automountServiceAccountToken"] is False
     assert spec["imagePullSecrets"] == [{"name": "registry"}]
-    assert read["env"] == [{"name": "LD_PRELOAD", "value": ""}], "no password reaches it"
+    assert read["env"] == [{"name": name, "value": ""} for name in ("LD_PRELOAD", "LD_AUDIT")], "no password reaches it"
     assert "env" not in lend
     for container in (lend, read):
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert container["resources"]["limits"] == {"memory": "256Mi"}
     assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["activeDeadlineSeconds"] == 3600
 
 
 def test_a_job_has_one_name_for_one_run_and_image() -> None:

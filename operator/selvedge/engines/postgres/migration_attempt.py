@@ -19,6 +19,7 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import is_connection_lost
 from selvedge.engines.postgres.migration_indexes import (
+    builder,
     detach_state,
     drop_index,
     drop_leftovers,
@@ -233,6 +234,10 @@ class Attempt:
             state = await index_state(work, build)
             # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
             if state == "invalid" and (interrupted or build.if_not_exists):
+                # what somebody is building is invalid until it is built: dropped then, it would have become valid
+                if pid := await builder(work, build):
+                    why = f"index {build.index} is not valid, and session {pid} may be building it: that is waited for"
+                    raise failed_after(self.file, statement, why, retry=True)
                 await drop_index(work, self.file, build)
             return state == "valid" and interrupted
         detached = await detach_state(work, statement)

@@ -58,6 +58,17 @@ async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) ->
     return "valid" if row[0] else "invalid"
 
 
+async def builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> int | None:
+    """The session that may be building this index right now: it locks the table as a build does. None where none is."""
+    query = """
+    SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock'
+      AND l.relation = pg_catalog.to_regclass(%s) AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+    """
+    row = await (await connection.execute(query, [build.table])).fetchone()
+    return None if row is None else int(row[0])
+
+
 async def drop_index(connection: psycopg.AsyncConnection, file: str, build: IndexBuild) -> None:
     """Drop what a failed CREATE INDEX CONCURRENTLY left; callers have seen that it is not valid."""
     query = """

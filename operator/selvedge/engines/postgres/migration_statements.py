@@ -113,9 +113,9 @@ def statement_failed(file: str, statement: Statement, error: psycopg.Error) -> E
     return StatementFailedError(failure, retry=error.sqlstate in RETRY)
 
 
-def failed_after(file: str, statement: Statement, why: str) -> StatementFailedError:
-    """The error for a statement that the server accepted, and that did something else than it should."""
-    return StatementFailedError(_failure(file, statement, "", why, 0))
+def failed_after(file: str, statement: Statement, why: str, *, retry: bool = False) -> StatementFailedError:
+    """The error for a statement that the server accepted, or would, and that does something else than it should."""
+    return StatementFailedError(_failure(file, statement, "", why, 0), retry=retry)
 
 
 def commit_failed(file: str, line: int, error: psycopg.Error) -> Exception:

@@ -161,6 +161,7 @@ def accepted(document: dict[str, Any]) -> bool:
     return True
 
 
+@pytest.mark.timeout(900)
 async def test_no_text_runs(own_postgres18: PostgresEndpoint, request: pytest.FixtureRequest) -> None:
     """All values in all fields with ``--long``; else each field with a quarter of them."""
     p = "atk" + uuid.uuid4().hex[:9]

@@ -184,11 +184,12 @@ async def _uncut(endpoint: PostgresEndpoint) -> tuple[list[tuple[str, str]], lis
         return up, looks(shop, data=False)
 
 
-async def test_cut_here_and_there(postgres18: PostgresEndpoint) -> None:
-    up, down = await _uncut(postgres18)
+@pytest.mark.timeout(900)
+async def test_cut_here_and_there(own_postgres18: PostgresEndpoint) -> None:
+    up, down = await _uncut(own_postgres18)
     places = (19, 60, 83, 104)
-    ups = [_cut_up(postgres18, at, up, arrives=number % 2 == 1) for number, at in enumerate(places)]
-    downs = [_cut_down(postgres18, at, down, arrives=number % 2 == 0) for number, at in enumerate((31, 72))]
+    ups = [_cut_up(own_postgres18, at, up, arrives=number % 2 == 1) for number, at in enumerate(places)]
+    downs = [_cut_down(own_postgres18, at, down, arrives=number % 2 == 0) for number, at in enumerate((31, 72))]
     sent = await asyncio.gather(*ups, *downs)
     # on a busy machine messages arrive together, and the last place may lie behind the end
     cuts = [number >= at for number, at in zip(sent, (*places, 31, 72), strict=True)]
@@ -198,10 +199,10 @@ async def test_cut_here_and_there(postgres18: PostgresEndpoint) -> None:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arrives", [False, True])
-async def test_up_is_cut_at_every_message(postgres18: PostgresEndpoint, arrives: bool) -> None:
-    expected, _ = await _uncut(postgres18)
+async def test_up_is_cut_at_every_message(own_postgres18: PostgresEndpoint, arrives: bool) -> None:
+    expected, _ = await _uncut(own_postgres18)
     at = 1
-    while await _cut_up(postgres18, at, expected, arrives=arrives) >= at:
+    while await _cut_up(own_postgres18, at, expected, arrives=arrives) >= at:
         at += 1
     assert at > 100
 
@@ -209,9 +210,9 @@ async def test_up_is_cut_at_every_message(postgres18: PostgresEndpoint, arrives:
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("arrives", [False, True])
-async def test_down_is_cut_at_every_message(postgres18: PostgresEndpoint, arrives: bool) -> None:
-    _, expected = await _uncut(postgres18)
+async def test_down_is_cut_at_every_message(own_postgres18: PostgresEndpoint, arrives: bool) -> None:
+    _, expected = await _uncut(own_postgres18)
     at = 1
-    while await _cut_down(postgres18, at, expected, arrives=arrives) >= at:
+    while await _cut_down(own_postgres18, at, expected, arrives=arrives) >= at:
         at += 1
     assert at > 100

@@ -144,6 +144,8 @@ async def test_a_server_that_was_restarted_gets_new_connections() -> None:
 
 async def test_a_server_that_falls_silent_holds_nobody(postgres: PostgresEndpoint, database_name: str) -> None:
     one = member(database_name, several(database_name))
+    async with engine(postgres) as patient:
+        await ready(patient, one)  # CREATE DATABASE may take a busy machine longer than a second
     async with proxy(postgres.port) as between:
         hosts = ((postgres.host, between.port),)
         short = limits(statement_timeout=1.0, connect_timeout=1.0)

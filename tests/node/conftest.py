@@ -16,6 +16,7 @@ import pytest
 from psycopg import sql
 
 from sandbox import node as sandbox_node
+from sandbox.cache import file_lock
 from sandbox.errors import SandboxError
 from sandbox.node_image import operator
 
@@ -34,6 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(900))
     # one process has them all to run: the others' work is to be done beside, not before them
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
+
+
+@pytest.fixture(autouse=True)
+def turn() -> Iterator[None]:
+    """One test at a time, whichever process runs it: they share the node, its databases and the chart's fixed names."""
+    with file_lock(Path(os.environ["TEST_SANDBOX_DIRECTORY"]) / "node.lock"):
+        yield
 
 
 @pytest.fixture(scope="session")

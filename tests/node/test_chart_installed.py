@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from sandbox.node import NodeHandle
 
+pytestmark = pytest.mark.xdist_group("node")
+
 _NAMESPACED = (f"watchNamespaces={{{NAMESPACE}}}",)
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from sandbox.node import NodeHandle
 
+pytestmark = pytest.mark.xdist_group("node")
+
 _LEASE_SECONDS = 15
 
 

@@ -16,7 +16,6 @@ import pytest
 from psycopg import sql
 
 from sandbox import node as sandbox_node
-from sandbox.cache import file_lock
 from sandbox.errors import SandboxError
 from sandbox.node_image import operator
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [item for item in items if item.path.parent == Path(__file__).parent]
     for item in ours:
@@ -35,13 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.timeout(900))
     # one process has them all to run: the others' work is to be done beside, not before them
     items.sort(key=lambda item: item.path.parent != Path(__file__).parent)
-
-
-@pytest.fixture(autouse=True)
-def turn() -> Iterator[None]:
-    """One test at a time, whichever process runs it: they share the node, its databases and the chart's fixed names."""
-    with file_lock(Path(os.environ["TEST_SANDBOX_DIRECTORY"]) / "node.lock"):
-        yield
 
 
 @pytest.fixture(scope="session")

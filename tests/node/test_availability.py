@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from sandbox.node import NodeHandle
 
-pytestmark = pytest.mark.xdist_group("node")
-
 Deploy = Callable[..., Deployed]
 RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 #: Of the rolling upgrade: resources, on how many databases, and the seconds of the migration that runs meanwhile.

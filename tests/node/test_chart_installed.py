@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from sandbox.node import NodeHandle
 
-pytestmark = pytest.mark.xdist_group("node")
-
 _NAMESPACED = (f"watchNamespaces={{{NAMESPACE}}}",)
 
 

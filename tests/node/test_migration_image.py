@@ -21,8 +21,6 @@ from selvedge.core.conditions import find
 if TYPE_CHECKING:
     from sandbox.node import NodeHandle
 
-pytestmark = pytest.mark.xdist_group("node")
-
 REFERENCE = "localhost/migrations:1"
 FILES = {
     "app/migrations/20250101000000_users.sql": "-- migrate:up\nCREATE TABLE users (id int);\n"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from sandbox.node import NodeHandle
 
-pytestmark = [pytest.mark.xdist_group("node"), pytest.mark.long]
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

@@ -19,8 +19,6 @@ from tests.node.probe import client, reached
 if TYPE_CHECKING:
     from sandbox.node import NodeHandle
 
-pytestmark = pytest.mark.xdist_group("node")
-
 
 def test_a_pod_reaches_the_databases_and_the_api_server_and_nothing_of_the_machine(
     node: NodeHandle, operator_image: Path, node_namespace: str, sandbox: Sandbox

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from psycopg import sql
+
 from sandbox import PostgresEndpoint
 from tests.engines.cli_support import selvedge
+from tests.engines.postgres_support import run
 
 
 def url_of(postgres: PostgresEndpoint, username: str = "") -> str:
@@ -259,3 +263,26 @@ ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner IN SCHEMA shop GRANT INSERT, UPDATE,
 ALTER DEFAULT PRIVILEGES FOR ROLE {p}_owner IN SCHEMA shop GRANT EXECUTE ON FUNCTIONS TO {p}_writer;
 ALTER DATABASE "{d}" SET statement_timeout = '30s';
 """
+
+DATABASES = {
+    "plain": (PLAIN_ROLES, PLAIN_OBJECTS, PLAIN_ACCESS),
+    "grown": (GROWN_ROLES, GROWN_OBJECTS, GROWN_ACCESS),
+    "ugly": (UGLY_ROLES, UGLY_OBJECTS, UGLY_ACCESS),
+}
+
+
+def fill(postgres: PostgresEndpoint, name: str, *parts: str, roles_of: str = "", create: bool = True) -> None:
+    """Make the database and run these parts in it; ``{p}`` is the prefix of its roles, ``{d}`` its name."""
+    if create:
+        with postgres.connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    for part in parts:
+        run(postgres, part.replace("{p}", roles_of or name).replace("{d}", name), dbname=name)
+
+
+def drop(postgres: PostgresEndpoint, database: str, roles: Iterable[str]) -> None:
+    """Remove a database, and then its roles."""
+    with postgres.connect() as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        for role in roles:
+            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))

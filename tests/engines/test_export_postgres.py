@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +17,8 @@ from selvedge.core.postgres.export import Exported
 from selvedge.engines.postgres import export as engine_export
 from selvedge.engines.postgres.export import export_server
 from tests.engines import export_support as support
-from tests.engines.export_support import export, plan, specs
+from tests.engines.export_support import DATABASES, export, fill, plan, specs
 from tests.engines.postgres_support import engine, rows, run
-
-DATABASES = {
-    "plain": (support.PLAIN_ROLES, support.PLAIN_OBJECTS, support.PLAIN_ACCESS),
-    "grown": (support.GROWN_ROLES, support.GROWN_OBJECTS, support.GROWN_ACCESS),
-    "ugly": (support.UGLY_ROLES, support.UGLY_OBJECTS, support.UGLY_ACCESS),
-}
-
-
-def fill(postgres: PostgresEndpoint, name: str, *parts: str, roles_of: str = "", create: bool = True) -> None:
-    if create:
-        with postgres.connect() as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    for part in parts:
-        run(postgres, part.replace("{p}", roles_of or name).replace("{d}", name), dbname=name)
 
 
 def renamed(text: str, **changes: Any) -> str:
@@ -229,48 +214,6 @@ def test_audit_and_conventions_of_an_ugly_database_come_back_as_they_were_declar
     assert "updatedAt kept ö.it's is left out, since the database would not stay as it is" in half.stderr
 
 
-@pytest.mark.newest
-def test_logins_are_exported_on_demand_with_a_password_that_stays_somebody_elses(
-    postgres: PostgresEndpoint, database_name: str, tmp_path: Path
-) -> None:
-    p = database_name
-    fill(postgres, database_name, *DATABASES["plain"])
-    run(
-        postgres,
-        f"CREATE ROLE {p}_maker LOGIN CREATEDB IN ROLE {p}_ro; CREATE ROLE {p}_root LOGIN SUPERUSER IN ROLE {p}_ro;"
-        f"CREATE ROLE {p}_admin LOGIN; GRANT {p}_ro TO {p}_admin WITH ADMIN OPTION;"
-        f"ALTER ROLE {p}_app SET work_mem = '8MB' CONNECTION LIMIT 5 VALID UNTIL '2030-02-03 04:05:06+02'".replace(
-            " CONNECTION", f"; ALTER ROLE {p}_app CONNECTION"
-        ),
-    )
-    exported = export(postgres, database_name, more=("--users", "-n", "shop"))
-    schema, user = yaml.safe_load_all(exported.stdout)
-    assert user["metadata"] == {"name": f"{p}_app".replace("_", "-"), "namespace": "shop"}
-    assert (user["kind"], user["spec"]) == (
-        "DatabaseUser",
-        {
-            "schemaRef": {"name": schema["metadata"]["name"]},
-            "username": f"{p}_app",
-            "roles": [{"role": f"{p}_rw"}],
-            "connectionLimit": 5,
-            "validUntil": "2030-02-03T02:05:06Z",
-            "settings": {"work_mem": "8MB"},
-            "password": {"management": "External"},
-            "adoption": "Allow",
-            "deletionPolicy": "Retain",
-        },
-    )
-    assert f"login {p}_maker is left out, since it would not stay as it is: AlterLogin" in exported.stderr
-    assert (
-        f"login {p}_admin is left out, since it would not stay as it is: GrantRole, RevokeMembership" in exported.stderr
-    )
-    assert f"login {p}_app" not in exported.stderr
-    path = tmp_path / "exported.yaml"
-    path.write_text(exported.stdout, encoding="utf-8")
-    planned = plan(postgres, path)
-    assert planned.returncode == 0, planned.stdout + planned.stderr
-
-
 def test_two_databases_declare_a_role_once(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
     names = (database_name, f"{database_name}_two")
     try:
@@ -330,40 +273,6 @@ def test_json_is_a_list_that_plan_takes(postgres: PostgresEndpoint, database_nam
     assert plan(postgres, path).returncode == 0
 
 
-def test_options_of_memberships_survive(postgres18: PostgresEndpoint, tmp_path: Path) -> None:
-    """On a server that has neither role, one that inherits nothing by itself is still a member that inherits."""
-    name = f"db_{uuid.uuid4().hex[:12]}"
-    roles = (f"{name}_group", f"{name}_member")
-    try:
-        fill(
-            postgres18,
-            name,
-            "CREATE ROLE {p}_group; CREATE ROLE {p}_member NOINHERIT;"
-            "GRANT {p}_group TO {p}_member WITH ADMIN FALSE, INHERIT TRUE, SET FALSE;"
-            "GRANT CONNECT ON DATABASE {p} TO {p}_group",
-        )
-        path = tmp_path / "exported.yaml"
-        path.write_text(export(postgres18, name).stdout, encoding="utf-8")
-        before = specs(postgres18, name)
-        assert before[0]["postgres"]["roles"][1]["memberOf"] == [{"role": roles[0], "set": False}]
-        text = path.read_text(encoding="utf-8").replace("set: false", "set: true")
-        for manifest in (path.read_text(encoding="utf-8"), text):
-            drop(postgres18, name, roles)
-            path.write_text(manifest, encoding="utf-8")
-            applied = plan(postgres18, path, "apply", "--yes")
-            assert applied.returncode == 0, applied.stdout + applied.stderr
-    finally:
-        drop(postgres18, name, roles)
-
-
-def drop(postgres: PostgresEndpoint, database: str, roles: Iterable[str]) -> None:
-    """Remove a database, and then its roles."""
-    with postgres.connect() as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
-        for role in roles:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-
-
 async def test_an_entry_that_would_change_something_is_taken_out_and_named(
     postgres: PostgresEndpoint, database_name: str
 ) -> None:
@@ -380,24 +289,3 @@ async def test_an_entry_that_would_change_something_is_taken_out_and_named(
     assert "schemas" not in proven.specs[0]
     assert any(note.startswith("grant wrong is left out") and "GRANT DELETE" in note for note in proven.notes)
     assert any(note.startswith("schema nowhere is left out") for note in proven.notes)
-
-
-def test_a_login_without_superuser_exports_too(postgres: PostgresEndpoint, database_name: str, tmp_path: Path) -> None:
-    fill(postgres, database_name, *DATABASES["plain"])
-    login = f"{database_name}_reader"
-    # The operator keeps another database: its claims on this server are nobody else's to read.
-    kept = {"name": "kept", "namespace": "shop"}, {"serverRef": {"name": "main"}, "database": f"{database_name}_kept"}
-    manifest = {"apiVersion": "selvedge.dev/v1alpha1", "kind": "DatabaseSchema", "metadata": kept[0]}
-    path = tmp_path / "kept.yaml"
-    path.write_text(yaml.safe_dump(manifest | {"spec": kept[1] | {"postgres": {}}}), encoding="utf-8")
-    assert plan(postgres, path, "apply", "--yes").returncode == 0
-    drop(postgres, f"{database_name}_kept", ())
-    run(postgres, f"CREATE ROLE {login} LOGIN PASSWORD 'only-reads-12' IN ROLE {database_name}_ro")
-    result = support.selvedge(
-        *("export", "--url", support.url_of(postgres, login), "--server", "main", "--database", database_name),
-        environ={"PGPASSWORD": "only-reads-12"},
-    )
-    assert result.returncode == 0, result.stderr
-    theirs = yaml.safe_load(result.stdout)["spec"]
-    assert theirs["postgres"] == specs(postgres, database_name)[0]["postgres"]
-    assert "it was not planned against the database, as this login may not" in result.stderr

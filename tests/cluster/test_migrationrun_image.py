@@ -83,3 +83,45 @@ def test_an_operator_that_does_not_know_its_image_says_so(world: World):
     assert "set SELVEDGE_IMAGE, as the chart does" in verdict(run)[2]
     start(world, "down", action="Plan", source={"image": {"reference": REFERENCE, "path": "/"}})
     wait_for(lambda: verdict(world.api.get("MigrationRun", "down"))[1] == "InvalidSpec")
+
+
+def test_a_quota_is_no_missing_right(world: World, kubectl: Kubectl):
+    kubectl("-n", world.namespace, "create", "quota", "jobs", "--hard=count/jobs.batch=0")
+    kubectl("-n", world.namespace, "wait", "--for=jsonpath={.status.hard}", "quota/jobs", "--timeout=30s")
+    declared(world, autoApply=False)
+    start(world, "up")
+    run = wait_for(lambda: _saying(world, "exceeded quota"))
+    assert verdict(run)[1] == "WaitingForSource"
+    assert "raise the ResourceQuota" in verdict(run)[2]
+    assert "migrationImages" not in verdict(run)[2]
+    kubectl("-n", world.namespace, "delete", "quota", "jobs")
+    wait_for(lambda: _saying(world, "no node yet"), 30)
+
+
+@pytest.mark.long
+def test_an_evicted_pod_is_followed_by_another_after_a_pause(world: World, kubectl: Kubectl):
+    def jobs() -> list[Any]:
+        return json.loads(kubectl("-n", world.namespace, "get", "jobs", "-o", "json").stdout)["items"]
+
+    declared(world, autoApply=False)
+    start(world, "up")
+    wait_for(lambda: _saying(world, "no node yet"))
+    [first] = jobs()
+    [pod] = json.loads(kubectl("-n", world.namespace, "get", "pods", "-o", "json").stdout)["items"]
+    status = json.dumps({"status": {"phase": "Failed", "reason": "Evicted", "message": "the node is low on memory"}})
+    kubectl("-n", world.namespace, "patch", "pod", pod["metadata"]["name"], "--subresource=status", "-p", status)
+    run = wait_for(lambda: _saying(world, "at nextRetryTime, after 1 attempt"))
+    assert "Evicted: the node is low on memory" in verdict(run)[2]
+    assert run["status"]["nextRetryTime"]
+    assert run["status"]["phase"] == "Pending"
+    assert [job["metadata"]["uid"] for job in jobs()] == [first["metadata"]["uid"]], "it can be looked at meanwhile"
+    [second] = wait_for(lambda: [job for job in jobs() if job["metadata"]["uid"] != first["metadata"]["uid"]], 30)
+    assert second["metadata"]["annotations"]["selvedge.dev/attempt"] == "2"
+    # the first pod may still be there, and says nothing about the second Job
+    wait_for(lambda: _saying(world, "no node yet"), 30)
+    assert [job["metadata"]["uid"] for job in jobs()] == [second["metadata"]["uid"]]
+
+
+def _saying(world: World, text: str) -> Any:
+    run = world.api.get("MigrationRun", "up")
+    return run if run and text in str(verdict(run)[2]) else None

@@ -109,9 +109,14 @@ def source_of(
 
 async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:
     """Plan the operation; writes nothing. Raises what ``plan`` raises."""
+    # to read megabytes of statements takes seconds, and whoever waits on this loop has a Lease to renew
+    return await asyncio.to_thread(_prepared, source, operation, await session.history())
+
+
+def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, ...]) -> Prepared:
     chosen = plan(
         source.migrations,
-        await session.history(),
+        history,
         operation.action,
         operation.target or None,
         operation.out_of_order,

@@ -6,7 +6,6 @@ second run.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from selvedge.api.databaseschema import Migrations
@@ -94,17 +93,18 @@ async def _digest(context: Context, obj: Object, target: str) -> str:
         seen = context.store.get(CONFIG_MAPS.plural, namespace, str(ref["name"]))
         versions.append(str(seen["metadata"].get("resourceVersion")) if seen else "")
     migrations = (obj.get("spec") or {}).get("migrations") or {}
-    # other values or hooks are another run, as other files are
-    beside = {name: migrations[name] for name in ("hooks", "placeholders") if migrations.get(name)}
-    cache_key = (namespace, json.dumps([source, beside], sort_keys=True), target)
-    known = context.sources.get(cache_key)
-    if known is not None and all(versions) and known[0] == versions:
+    # other values, hooks or schemas are another run, as other files are
+    beside = {name: migrations[name] for name in ("hooks", "placeholders", "schemas") if migrations.get(name)}
+    # the generation stands for the spec, which may hold the files themselves: the text is not kept for that
+    state, uid = [str(obj["metadata"].get("generation")), *versions], str(obj["metadata"]["uid"])
+    known = context.sources.get(uid)
+    if known is not None and all(versions) and known[0] == state:
         return known[1]
     if source.get("image"):
         # what is in it is known when a run has read it: another reference is another source, a tag that moves is not
         return digest_of({}, [source["image"], target, beside])
     digest = digest_of(await read_files(context, namespace, source), [target, beside] if beside else target)
-    context.sources[cache_key] = (versions, digest)
+    context.sources[uid] = (state, digest)
     return digest
 
 

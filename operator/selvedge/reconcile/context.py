@@ -70,7 +70,7 @@ class Context:
     writing: set[str] = field(default_factory=set)
     cleaned: set[str] = field(default_factory=set)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
-    sources: dict[tuple[str, str, str], tuple[list[str], str]] = field(default_factory=dict)
+    sources: dict[str, tuple[list[str], str]] = field(default_factory=dict)
     images: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
     secrets_seen: dict[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
 

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -24,10 +25,13 @@ from selvedge.reconcile.store import Object
 READER = "read"
 """The container whose log has the files."""
 RUN_LABEL = "selvedge.dev/migration-run"
+ATTEMPT = "selvedge.dev/attempt"
+"""Annotation of a Job: how many there were for its run and image, with this one."""
 DEFAULT_PATH = "/migrations"
 
 _WORK = "/selvedge-work"
 _KEPT_SECONDS = 86400
+_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 10.0, 600.0
 _DEADLINE_SECONDS = 3600  # an image that cannot be pulled is said all the while, and then asked for anew
 _USER = 65532
 #: What the kubelet says of a container that does not start, apart from what passes in a second.
@@ -55,7 +59,7 @@ def path_of(image: Mapping[str, Any]) -> str:
     return "/" + "/".join(parts)
 
 
-def manifest(run: Object, image: Mapping[str, Any], operator_image: str) -> dict[str, Any]:
+def manifest(run: Object, image: Mapping[str, Any], operator_image: str, attempt: int = 1) -> dict[str, Any]:
     """The Job for one MigrationRun, which owns it. Raises InvalidError as :func:`path_of` does."""
     metadata = run["metadata"]
     name = job_name(run, image)
@@ -99,6 +103,7 @@ def manifest(run: Object, image: Mapping[str, Any], operator_image: str) -> dict
             "name": name,
             "namespace": metadata["namespace"],
             "labels": labels,
+            "annotations": {ATTEMPT: str(attempt)},
             "ownerReferences": [owner],
         },
         "spec": {
@@ -158,7 +163,7 @@ def judge(job: Object, pods: Sequence[Object], image: Mapping[str, Any]) -> Stat
             return State(Stage.LOST, f"job {name} failed and its pod is gone: {_told(ended['Failed'])}")
         if "Complete" in ended:
             return State(Stage.LOST, f"job {name} is complete and its pod is gone")
-        events = f"`kubectl describe job {name}` says why, if it stays so"
+        events = f"`kubectl describe job {name}` says why, such as a quota or Pod Security, if it stays so"
         return State(Stage.WAITING, f"job {name}, which reads image {reference}, has no pod yet: {events}")
     pod_name, found = str(pod["metadata"]["name"]), pod.get("status") or {}
     if found.get("phase") == "Succeeded":
@@ -166,6 +171,28 @@ def judge(job: Object, pods: Sequence[Object], image: Mapping[str, Any]) -> Stat
     if found.get("phase") == "Failed":
         return _failed(pod_name, found, reference, path_of(image))
     return _starting(name, pod_name, found, reference)
+
+
+def attempt_of(job: Object) -> int:
+    """How many Jobs there were for the same run and image, with this one."""
+    text = str((job["metadata"].get("annotations") or {}).get(ATTEMPT, ""))
+    return int(text) if text.isdecimal() else 1
+
+
+def pause_left(job: Object, now: datetime) -> float:
+    """Seconds until a Job that is lost is worth another: each one waits twice as long, up to ten minutes.
+
+    Counted from the Job's end by the API server's clock, so a restart of the operator does not begin anew.
+    """
+    pause = min(_MAX_PAUSE_SECONDS, _PAUSE_SECONDS * 2.0 ** min(attempt_of(job) - 1, 16))
+    ends = [
+        datetime.fromisoformat(str(c["lastTransitionTime"]))
+        for c in (job.get("status") or {}).get("conditions") or ()
+        if c.get("type") in ("Failed", "Complete") and c.get("status") == "True" and c.get("lastTransitionTime")
+    ]
+    if not ends:
+        return pause  # its pod ended a moment ago, and the Job does not say so yet
+    return min(pause, max(0.0, pause - (now - max(ends)).total_seconds()))
 
 
 def _failed(pod: str, status: Mapping[str, Any], reference: str, path: str) -> State:

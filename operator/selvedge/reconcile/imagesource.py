@@ -1,23 +1,26 @@
 """The files of a migration source that is a container image: a Job reads them, and its log brings them here.
 
 The operator never talks to a registry, and the pod never to a database: it has no token, no Secret of a database and
-nothing of the image is started in it. What was read stays with the process until the run is over; a restarted operator
-reads it from the log again.
+nothing of the image is started in it. What was read stays with the process until the run is over, while there is room;
+a restarted operator reads it from the log again.
 """
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.kube.errors import KubeError, KubeExists
+from selvedge.core.words import count
+from selvedge.kube.errors import KubeError, KubeExists, KubeForbidden
 from selvedge.kube.resources import JOBS, PODS
-from selvedge.migrate.image_reader import LARGEST_PACKED
+from selvedge.migrate.image_reader import LARGEST, LARGEST_PACKED
 from selvedge.migrate.packing import packed_in
 from selvedge.reconcile.context import Context
-from selvedge.reconcile.imagejob import READER, Stage, job_name, judge, manifest
+from selvedge.reconcile.imagejob import READER, Stage, attempt_of, job_name, judge, manifest, pause_left
 from selvedge.reconcile.sources import files_in_archive
 from selvedge.reconcile.store import Object, key_of
 
@@ -26,8 +29,16 @@ POLL_SECONDS = 1.0
 SLOW_SECONDS = 10.0
 """And if it waits for something that does not pass by itself."""
 
-_KEPT = 16
+#: Bytes of memory for the files of all images together. A source may have 8 MiB, most have a few kB.
+_KEPT_BYTES = 4 * LARGEST
 _LOG_LIMIT = 2 * LARGEST_PACKED
+#: What a 403 says beside rights that are missing, and what is to be done then.
+_REFUSALS = (
+    ("exceeded quota", "raise the ResourceQuota of the namespace, or delete what uses it up"),
+    ("is being terminated", "the namespace is being deleted, and the run with it"),
+    ("violates PodSecurity", "the pod needs no more than the level restricted: see the labels of the namespace"),
+    ("denied the request", "let the admission webhook pass the Job, or read the migrations from ConfigMaps"),
+)
 
 
 class ReadingError(TransientError):
@@ -41,7 +52,8 @@ class ReadingError(TransientError):
 async def read_image(context: Context, run: Object, image: Mapping[str, Any]) -> dict[str, str]:
     """The migration files in an image, by name.
 
-    Raises ReadingError while the Job works or waits, InvalidError where the image has no such files, or others.
+    Raises ReadingError while the Job works or waits, InvalidError where the image has no such files, TransientError
+    where the API server refuses what it takes, or others.
     """
     namespace, name = key_of(run)[0], job_name(run, image)
     known = context.images.get((str(run["metadata"]["uid"]), name))
@@ -52,8 +64,16 @@ async def read_image(context: Context, run: Object, image: Mapping[str, Any]) ->
     except KubeError as error:
         if error.code != 403:
             raise
+        raise refused(error) from None
+
+
+def refused(error: KubeError) -> TransientError:
+    """A 403 with the next step of its cause: a right that is missing, a quota, a policy."""
+    if isinstance(error, KubeForbidden):
         step = "where migrations are read out of images, set migrationImages.enabled in the chart's values"
-        raise ReadingError(f"{error.message}; {step}", SLOW_SECONDS) from None
+        return TransientError(Reason.KUBERNETES_FORBIDDEN, f"{error.message}; {step}")
+    step = next((step for words, step in _REFUSALS if words in error.message), "see what the API server says")
+    return TransientError(Reason.WAITING_FOR_SOURCE, f"{error.message}: {step}")
 
 
 async def _read(context: Context, run: Object, image: Mapping[str, Any], namespace: str, name: str) -> dict[str, str]:
@@ -65,26 +85,49 @@ async def _read(context: Context, run: Object, image: Mapping[str, Any], namespa
         raise InvalidError(
             Reason.CONFLICT, f"job {namespace}/{name} is somebody else's: delete it, and make another MigrationRun"
         )
-    pods = [pod async for pod in context.kube.list(PODS, namespace, f"batch.kubernetes.io/job-name={name}")]
-    state = judge(job, pods, image)
+    # not by the Job's name: pods of one before it, of the same name, may still be there
+    selector = f"batch.kubernetes.io/controller-uid={job['metadata']['uid']}"
+    state = judge(job, [pod async for pod in context.kube.list(PODS, namespace, selector)], image)
     if state.stage is Stage.WAITING:
         raise ReadingError(state.message, SLOW_SECONDS if state.alarming else POLL_SECONDS)
     if state.stage is Stage.BROKEN:
         raise InvalidError(Reason.INVALID_MIGRATION, state.message)
     if state.stage is Stage.DONE:
         text = await context.kube.log(namespace, state.pod, READER, limit=_LOG_LIMIT)
-        body = packed_in(text) if text is not None else None
-        if body is not None:
-            files = files_in_archive(body)
-            while len(context.images) >= _KEPT:  # the oldest, of runs that were deleted; others read their log again
-                context.images.pop(next(iter(context.images)))
-            context.images[str(run["metadata"]["uid"]), name] = files
+        files = await asyncio.to_thread(_files_in, text or "")
+        if files is not None:
+            keep(context.images, (str(run["metadata"]["uid"]), name), files)
             return files
-    # deleted and made anew with the next pass
+    why, attempt = state.message or f"the log of pod {state.pod} is not whole any more", attempt_of(job)
+    # the Job stays until then: somebody may want to look at it
+    left = pause_left(job, context.now())
+    if left > 0:
+        raise ReadingError(f"{why}; the image is read again at nextRetryTime, after {count(attempt, 'attempt')}", left)
     context.may_write()
     await context.kube.delete(JOBS, namespace, name)
-    why = state.message or f"the log of pod {state.pod} is not whole any more"
-    raise ReadingError(f"{why}; the image is read again", SLOW_SECONDS)
+    await _create(context, run, image, attempt + 1)
+    raise ReadingError(f"{why}; the image is read again, by attempt {attempt + 1}")
+
+
+def _files_in(log: str) -> dict[str, str] | None:
+    body = packed_in(log)
+    return None if body is None else files_in_archive(body)
+
+
+def keep(
+    images: dict[tuple[str, str], dict[str, str]],
+    key: tuple[str, str],
+    files: dict[str, str],
+    limit: int = _KEPT_BYTES,
+) -> None:
+    """Add the files of an image; the oldest, as of runs that were deleted, make room: others read their log again."""
+    images[key] = files
+    while len(images) > 1 and sum(_size(known) for known in images.values()) > limit:
+        images.pop(next(iter(images)))
+
+
+def _size(files: Mapping[str, str]) -> int:
+    return sum(sys.getsizeof(name) + sys.getsizeof(text) for name, text in files.items())
 
 
 async def forget_image(context: Context, run: Object, image: Mapping[str, Any]) -> None:
@@ -102,7 +145,7 @@ def _is_of(job: Object, run: Object) -> bool:
     return any(owner.get("uid") == run["metadata"]["uid"] for owner in owners)
 
 
-async def _create(context: Context, run: Object, image: Mapping[str, Any]) -> None:
+async def _create(context: Context, run: Object, image: Mapping[str, Any], attempt: int = 1) -> None:
     if not context.settings.image:
         raise ReadingError(
             "the operator does not know its own image, by which it reads others: set SELVEDGE_IMAGE, as the chart does",
@@ -110,6 +153,6 @@ async def _create(context: Context, run: Object, image: Mapping[str, Any]) -> No
         )
     context.may_write()
     try:
-        await context.kube.create(JOBS, manifest(run, image, context.settings.image))
+        await context.kube.create(JOBS, manifest(run, image, context.settings.image, attempt))
     except KubeExists:
         return  # a pass before this one made it and did not hear so

@@ -5,6 +5,7 @@ The history in the database is the truth. A run that was cut off is simply run a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from datetime import timedelta
@@ -92,7 +93,8 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
-    source = migrations_of(
+    source = await asyncio.to_thread(
+        migrations_of,
         await _files(context, obj, schema_obj, spec, board),
         operation.engine,
         placeholders=_placeholders(spec, schema),

@@ -44,12 +44,19 @@ async def read_files(context: Context, namespace: str, source: Mapping[str, Any]
             raise TransientError(Reason.WAITING_FOR_SOURCE, message)
         for name, text in (found.get("data") or {}).items():
             _add(files, name, str(text))
-        for name, encoded in (found.get("binaryData") or {}).items():
-            content = await asyncio.to_thread(unpack, name, str(encoded), rest)
-            rest -= len(content)
-            for file, inner in _files_of(name, content):
-                _add(files, file, decode(inner, file))
+        rest -= await asyncio.to_thread(_add_packed, files, found.get("binaryData") or {}, rest)
     return files
+
+
+def _add_packed(files: dict[str, str], data: Mapping[str, Any], limit: int) -> int:
+    """Add the files of ``binaryData``; returns how many bytes they are. For a thread of its own: they may be many."""
+    size = 0
+    for name, encoded in data.items():
+        content = unpack(name, str(encoded), limit - size)
+        size += len(content)
+        for file, inner in _files_of(name, content):
+            _add(files, file, decode(inner, file))
+    return size
 
 
 def files_in_archive(encoded: str) -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -18,10 +21,12 @@ from selvedge.migrate.operation import (
     line_of,
     losses_of,
     newest_version,
+    prepare,
     source_of,
 )
 from selvedge.migrate.overview import Standing, overview
 from selvedge.migrate.plan import RunPlan, plan
+from selvedge.migrate.protocol import MigrationSession
 
 FILES = {
     "1_users.sql": "-- migrate:up\ncreate table users (id int);\n-- migrate:down\ndrop table users;\n",
@@ -173,3 +178,27 @@ def test_a_hook_stands_in_one_place_and_is_sql() -> None:
         source_of({"beforeRun.sql": "select 1;"}, "Postgres", hooks={"beforeRun": "select 1;"})
     with pytest.raises(InvalidError, match="hooks are SQL, and MongoDB takes none: leave out beforeRun"):
         source_of({}, "MongoDB", hooks={"beforeRun": "select 1;"})
+
+
+async def test_a_large_source_leaves_the_event_loop_to_others() -> None:
+    """A Lease is renewed and a probe answered meanwhile."""
+
+    async def history() -> tuple[HistoryRow, ...]:
+        return ()
+
+    rounds = 0
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0.001)
+            rounds += 1
+
+    source = source_of({"1_large.sql": "ALTER TABLE shop.orders ADD COLUMN a int;\n" * 10_000}, "Postgres")
+    beside = asyncio.create_task(others())
+    await asyncio.sleep(0.01)
+    before = rounds
+    prepared = await prepare(cast("MigrationSession", SimpleNamespace(history=history)), source, Operation())
+    beside.cancel()
+    assert prepared.plan.steps[0].migration.steps == 10_000
+    assert rounds > before + 2

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from selvedge.core.errors import InvalidError
-from selvedge.reconcile.imagejob import Stage, job_name, judge, manifest, path_of
+from selvedge.reconcile.imagejob import Stage, attempt_of, job_name, judge, manifest, path_of, pause_left
 
 RUN: dict[str, Any] = {
     "apiVersion": "selvedge.dev/v1alpha1",
@@ -160,3 +161,20 @@ def test_the_newest_pod_counts_and_a_job_without_one_is_made_anew() -> None:
     for kind in ("Complete", "Failed"):
         job = {"metadata": {"name": "j"}, "status": {"conditions": [{"type": kind, "status": "True"}]}}
         assert judge(job, [], IMAGE).stage is Stage.LOST
+
+
+def test_each_job_that_is_lost_waits_twice_as_long_up_to_ten_minutes() -> None:
+    now = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC)
+    failed = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:30Z"}
+    pauses = []
+    for attempt in (1, 2, 3, 7, 100):
+        job = manifest(RUN, IMAGE, OWN, attempt)
+        assert attempt_of(job) == attempt
+        assert pause_left(job, now) == pause_left({**job, "status": {"conditions": [failed]}}, now)
+        job["status"] = {"conditions": [failed]}
+        pauses.append(pause_left(job, now))
+        assert pause_left(job, now + timedelta(seconds=4)) == pauses[-1] - 4, "a restarted operator counts on"
+        assert pause_left(job, now + timedelta(hours=1)) == 0
+        assert pause_left(job, now - timedelta(hours=1)) == pauses[-1], "a clock that is behind"
+    assert pauses == [10, 20, 40, 600, 600]
+    assert attempt_of({"metadata": {"annotations": {"selvedge.dev/attempt": "many"}}}) == 1

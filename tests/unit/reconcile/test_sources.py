@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import io
 import tarfile
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from selvedge.core.errors import InvalidError
-from selvedge.reconcile.sources import _files_of, unpack
+from selvedge.reconcile.context import Context
+from selvedge.reconcile.sources import _files_of, read_files, unpack
 
 TEXT = b"select 1;\n" * 1000
 
@@ -65,3 +69,27 @@ def test_an_archive_brings_its_files_with_their_directories_and_nothing_else():
     assert found == {"1_a.sql": b"select 1", "seeds/users.sql": b"select 2"}
     with pytest.raises(InvalidError, match=r"^migrations\.tar\.gz: the archive cannot be read"):
         dict(_files_of(name, unpack(name, encoded(gzip.compress(b"no archive" * 100)))))
+
+
+async def test_an_archive_of_many_files_leaves_the_event_loop_to_others():
+    packed = archive(**{f"{number}_a.sql": "select 1;" for number in range(1, 2001)})
+
+    async def configmap(namespace: str, name: str) -> dict[str, Any]:
+        return {"binaryData": {"migrations.tgz": encoded(packed)}}
+
+    rounds = 0
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0.001)
+            rounds += 1
+
+    beside = asyncio.create_task(others())
+    await asyncio.sleep(0.01)
+    before = rounds
+    context = cast("Context", SimpleNamespace(kube=SimpleNamespace(configmap=configmap)))
+    files = await read_files(context, "shop", {"configMaps": [{"name": "migrations"}]})
+    beside.cancel()
+    assert len(files) == 2000
+    assert rounds > before + 3, "one round is let in while it is unpacked alone"

@@ -122,7 +122,7 @@ def decode(content: bytes, file: str) -> str:
     if b"\0" in content:
         raise _invalid(file, "the file is binary; a migration is UTF-8 text: remove the file, or save it as text")
     # a file may be large: what is taken off here is not copied again when the text is loaded
-    content = content if content.endswith(b"\r\n") else content.rstrip(b"\n")
+    content = content if b"\r" in content else content.rstrip(b"\n")
     try:
         return normalise(content.decode())
     except UnicodeDecodeError as error:

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from psycopg import sql
 
 from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
-
-T = TypeVar("T")
-SECONDS = 20.0
-
-
-def wait_for(condition: Callable[[], T], timeout: float = SECONDS, *, what: Callable[[], object] | None = None) -> T:
-    """Wait until ``condition()`` is true, and return what it returned; fails after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    while True:
-        found = condition()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            seen = f"; last seen: {what()}" if what else ""
-            raise AssertionError(f"waited {timeout:g} s in vain{seen}")
-        time.sleep(0.03)
+from tests.waiting import SECONDS, wait_for
 
 
 def condition(document: Document | None, kind: str = "Ready") -> Document:

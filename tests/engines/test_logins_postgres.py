@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.users import Removal, pair
 from tests.engines.login_support import account, converge, login, logs_in
 from tests.engines.postgres_support import afresh, count, engine, lead, rows, run
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engines
 
@@ -303,7 +303,4 @@ async def test_nothing_is_handed_to_a_superuser(postgres: PostgresEndpoint, data
 
 def await_gone(endpoint: PostgresEndpoint, username: str) -> None:
     """A closed session is still shown for a moment."""
-    deadline = time.monotonic() + 30
-    while rows(endpoint, f"SELECT 1 FROM pg_stat_activity WHERE usename = '{username}'"):
-        assert time.monotonic() < deadline, f"{username} has sessions still"
-        time.sleep(0.02)
+    wait_for(lambda: not rows(endpoint, f"SELECT 1 FROM pg_stat_activity WHERE usename = '{username}'"))

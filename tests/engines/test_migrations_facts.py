@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
@@ -15,6 +14,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.migrations import LOCK
 from selvedge.migrate import MigrationState, Timeouts
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,13 +42,6 @@ def waits(shop: Shop, text: str) -> bool:
     return bool(shop.query(query, text))
 
 
-async def until(condition: Any, *arguments: object) -> None:
-    deadline = time.monotonic() + 30
-    while not condition(*arguments):
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
-
-
 # -- the lock and CONCURRENTLY ----------------------------------------------------------------------------------------
 
 
@@ -57,7 +50,7 @@ async def test_waiting_in_pg_advisory_lock_deadlocks_with_concurrently(shop: Sho
     with shop.endpoint.connect(shop.database) as holder, shop.endpoint.connect(shop.database) as waiter:
         holder.execute("SELECT pg_advisory_lock(7)")
         task = asyncio.create_task(asyncio.to_thread(waiter.execute, "SELECT pg_advisory_lock(7)"))
-        await until(waits, shop, "SELECT pg_advisory_lock(7)")
+        await until(lambda: waits(shop, "SELECT pg_advisory_lock(7)"))
         errors: list[BaseException] = []
         try:
             await asyncio.to_thread(holder.execute, BUILD)
@@ -97,7 +90,7 @@ async def test_an_idle_read_committed_holder_does_not_block_concurrently_and_a_r
         holder.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         holder.execute("SELECT count(*) FROM shop.a")
         task = asyncio.create_task(asyncio.to_thread(shop.query, BUILD.replace("a_id", "a_again")))
-        await until(waits, shop, BUILD[:25])
+        await until(lambda: waits(shop, BUILD[:25]))
         holder.execute("COMMIT")
         await task
 
@@ -134,7 +127,7 @@ async def test_a_build_whose_session_is_killed_is_invalid_and_the_next_run_build
         writer.execute("INSERT INTO shop.a VALUES (1)")
         task = asyncio.create_task(shop.up(files))
         kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_progress_create_index WHERE relid = 'shop.a'::regclass"
-        await until(shop.query, kill)
+        await until(lambda: shop.query(kill))
         assert isinstance((await task).error, TransientError)
         assert valid(shop) == [(False, False)]
     assert (await shop.up(files)).error is None

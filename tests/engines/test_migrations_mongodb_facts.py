@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
 import pymongo
@@ -11,6 +10,7 @@ import pytest
 from pymongo.errors import AutoReconnect, NetworkTimeout, OperationFailure
 
 from tests.engines.mongo_standalone import standalone
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,10 +175,7 @@ def test_the_servers_clock_decides_who_has_a_lease(database: Database[Doc]) -> N
     assert first is not None
     assert first["fence"] == 1
     assert take("b") is None
-    deadline = time.monotonic() + 20
-    while (second := take("b")) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    second = wait_for(lambda: take("b"))
     assert (second["holder"], second["fence"]) == ("b", 2)
 
 
@@ -212,9 +209,7 @@ def test_an_index_build_outlives_its_client_and_the_same_command_waits_for_it(
                 connected = bool(client.admin.command("ping"))
         with pytest.raises(NetworkTimeout):
             client[database.name].command(command)
-    deadline = time.monotonic() + 20
-    while "t" not in [one["name"] for one in database.command({"listIndexes": "a"})["cursor"]["firstBatch"]]:
-        assert time.monotonic() < deadline
+    wait_for(lambda: "t" in [one["name"] for one in database.command({"listIndexes": "a"})["cursor"]["firstBatch"]])
     assert database.command(command)["ok"] == 1
     build = {"msg": {"$regex": "^Index Build"}, "ns": f"{database.name}.a"}
     assert not list(database.client.admin.aggregate([{"$currentOp": {"allUsers": True}}, {"$match": build}]))

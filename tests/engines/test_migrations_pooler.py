@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from selvedge.engines.base import TlsOptions
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import Timeouts, load, make_plan, run
 from tests.engines.migrations_support import Shop
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,11 +55,12 @@ def pooler(request: pytest.FixtureRequest, postgres: PostgresEndpoint) -> Iterat
             stderr=subprocess.DEVNULL,
         )
         try:
-            deadline = time.monotonic() + 10
-            while not _listens(port):
+
+            def listens() -> bool:
                 assert process.poll() is None
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+                return _listens(port)
+
+            wait_for(listens)
             yield port
         finally:
             process.terminate()

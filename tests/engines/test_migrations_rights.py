@@ -13,7 +13,7 @@ from selvedge.core.errors import NotPermittedError, TransientError
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import RunResult, Timeouts, load, make_plan, run
 from tests.engines.migrations_support import Shop
-from tests.engines.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

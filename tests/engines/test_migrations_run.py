@@ -11,7 +11,7 @@ from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import MigrationState, Timeouts
 from tests.engines.migrations_support import Shop
-from tests.engines.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

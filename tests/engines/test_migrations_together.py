@@ -10,6 +10,7 @@ import pytest
 from selvedge.core.errors import InvalidError
 from selvedge.migrate import MigrationState, Timeouts
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,9 +83,7 @@ async def test_all_in_one_waits_for_a_lock_and_runs_everything_again(shop: Shop)
         holder.execute("SELECT * FROM shop.a")
         limits = Timeouts(lock=0.3, lock_wait=30)
         task = asyncio.create_task(shop.up(files, timeouts=limits, running={"transaction": "All"}))
-        while not any("55P03" in row.waiting_for for row in shop.rows):
-            await asyncio.sleep(0.05)
-            assert not task.done()
+        await until(lambda: any("55P03" in row.waiting_for for row in shop.rows), task)
         holder.execute("COMMIT")
     result = await task
     assert result.error is None, result.error

@@ -13,7 +13,7 @@ from selvedge.core.unit import ObjectState
 from selvedge.engines.base import Unit
 from selvedge.engines.mongodb.builds import Builds
 from tests.engines.mongodb_support import CLUSTER, LEAVES_SOCKETS, Commands, converge, member, running, target
-from tests.engines.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from pymongo.database import Database

@@ -21,7 +21,7 @@ from selvedge.engines.base import TlsOptions
 from selvedge.engines.mongodb import probe
 from selvedge.engines.mongodb.errors import translate
 from tests.engines.mongodb_support import LEAVES_SOCKETS, converge, member, quick, running, target
-from tests.engines.waiting import until
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import MemberResult
 from selvedge.engines.base import Member
 from tests.engines.postgres_support import engine, limits, member, only, ready, reasons, rows, run, unit
-from tests.engines.waiting import until
+from tests.waiting import until
 
 #: One process of pytest-xdist has all of them, so that their servers start once.
 pytestmark = pytest.mark.xdist_group("counted-server")

@@ -8,10 +8,11 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_SECONDS = 60
@@ -61,13 +62,14 @@ def test_workers_share_a_sandbox_that_ends_with_pytest(tmp_path: Path, signal_nu
     (tmp_path / "test_hang.py").write_text(HANGING)
     command, env = pytest_command(tmp_path, "-n", "2")
     reports = [tmp_path / "1.json", tmp_path / "2.json"]
-    deadline = time.monotonic() + DEADLINE_SECONDS
     with subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, start_new_session=True) as process:
         try:
-            while not all(report.exists() and report.read_text() for report in reports):
-                assert time.monotonic() < deadline
+
+            def begun() -> bool:
                 assert process.poll() is None
-                time.sleep(0.05)
+                return all(report.exists() and report.read_text() for report in reports)
+
+            wait_for(begun, DEADLINE_SECONDS)
             (pid, directory), other = (json.loads(report.read_text()) for report in reports)
             assert other == [pid, directory]
             supervisor = os.pidfd_open(pid)

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ import pytest
 from sandbox import PostgresServer, Sandbox, SandboxError
 from sandbox.cache import cache_root
 from sandbox.process import spawn
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ import json, sys
 from pathlib import Path
 import psutil
 from sandbox import Sandbox
+from tests.waiting import wait_for
 with Sandbox.start(postgres=("18",), directory=Path(sys.argv[1])) as sandbox:
     sandbox.supervise("sleeper", ["sleep", "1000"])
     supervisor = psutil.Process(sandbox.refresh()["pid"])
@@ -102,10 +103,7 @@ def test_a_server_outlives_the_thread_that_started_it() -> None:
     def start() -> None:
         processes.append(spawn(["sleep", "1000"]))
         # The thread must last until the launcher has asked for its signal and become the program.
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while psutil.Process(processes[0].pid).cmdline() != ["sleep", "1000"]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for(lambda: psutil.Process(processes[0].pid).cmdline() == ["sleep", "1000"], DEADLINE_SECONDS)
 
     thread = threading.Thread(target=start)
     thread.start()
@@ -204,8 +202,5 @@ def test_a_supervised_command_is_started_again(tmp_path: Path) -> None:
         first = psutil.Process(own.refresh()["processes"]["sleeper"]["pid"])
         first.kill()
         first.wait(10)
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while own.refresh()["processes"]["sleeper"]["starts"] < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: own.refresh()["processes"]["sleeper"]["starts"] >= 2, DEADLINE_SECONDS)
         assert psutil.pid_exists(own.refresh()["processes"]["sleeper"]["pid"])

@@ -22,6 +22,7 @@ from selvedge.api.base import (
     Namespace,
     ResourceName,
     Rule,
+    SchemaName,
     Seconds,
     SecretRef,
     Status,
@@ -30,7 +31,7 @@ from selvedge.api.base import (
     Word,
     listed,
 )
-from selvedge.api.migrationrun import MigrationSource, MigrationVersion, Placeholders, RunHooks
+from selvedge.api.migrationrun import MOST_SCHEMAS, MigrationSource, MigrationVersion, Placeholders, RunHooks
 from selvedge.api.mongodb import (
     Collation,
     Collection,
@@ -156,6 +157,9 @@ class Migrations(Model):
     """Values that take the place of ${env:NAME} in the files, unless a run has its own. No secrets: texts are kept."""
     hooks: RunHooks | None = None
     """SQL that runs beside the migrations, unless a run has its own."""
+    schemas: tuple[SchemaName, ...] = listed(MOST_SCHEMAS)
+    """Postgres: run the files in each of these schemas, one after the other, each with a history of its own, such as
+    one for each tenant. They have to exist."""
 
 
 class DatabaseSchemaSpec(Checked):
@@ -219,6 +223,12 @@ class DatabaseSchemaSpec(Checked):
             "a MongoDB database's name has no space and none of . / \\ $ * < > : | ?: choose another name",
             lambda self: self.mongodb is None or not set(self.database) & set("./\\ $*<>:|?"),
             path=".database",
+        ),
+        Rule(
+            "!has(self.mongodb) || !has(self.migrations) || !has(self.migrations.schemas) || "
+            "size(self.migrations.schemas) == 0",
+            "a MongoDB database has no schemas: leave migrations.schemas out",
+            lambda self: self.mongodb is None or self.migrations is None or not self.migrations.schemas,
         ),
         Rule(
             "!has(self.interval) || !self.interval.matches('^(0+(s|m|h|d)|0*[0-9]s|0*[0-9]{1,4}ms)$')",

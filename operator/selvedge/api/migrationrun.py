@@ -17,6 +17,7 @@ from selvedge.api.base import (
     Model,
     ResourceName,
     Rule,
+    SchemaName,
     Seconds,
     Status,
     Text,
@@ -27,6 +28,9 @@ from selvedge.api.base import (
 
 INLINE_LIMIT = 64 * 1024
 """Bytes that all inline files may have together."""
+
+MOST_SCHEMAS = 200
+"""Schemas that one set of files runs in."""
 
 MigrationVersion = Annotated[str, StringConstraints(max_length=20, pattern=r"^[0-9]*$")]
 FileName = Annotated[str, StringConstraints(min_length=1, max_length=253)]
@@ -162,7 +166,7 @@ class RunHooks(Model):
 
 CHANGED = "a MigrationRun cannot be changed, approvedPlan aside: make a new one"
 _DEFAULTED = ("schemaRef", "action", "transaction", "outOfOrder", "destructive", "environment")
-_OPTIONAL = ("target", "timeouts", "source", "placeholders", "hooks")
+_OPTIONAL = ("target", "timeouts", "source", "placeholders", "hooks", "schemas")
 
 
 def _unchanged(name: str) -> str:
@@ -202,6 +206,9 @@ class MigrationRunSpec(Checked):
     """Values that take the place of ${env:NAME} in the files; the DatabaseSchema's where it is left out. No secrets."""
     hooks: RunHooks | None = None
     """SQL that runs beside the migrations; the DatabaseSchema's where it is left out."""
+    schemas: tuple[SchemaName, ...] = listed(MOST_SCHEMAS)
+    """Postgres: the files run in each of these schemas, one after the other, each with a history of its own; the
+    DatabaseSchema's where it is left out. They have to exist."""
 
     RULES = (
         Rule(_UNCHANGED, CHANGED),
@@ -233,6 +240,8 @@ class MigrationError(Model):
 class MigrationStatus(Model):
     """One migration of this run."""
 
+    in_schema: Word = Field(default="", alias="schema")
+    """The schema that it runs in, where the run is for several."""
     version: Word = ""
     """Its version."""
     name: Text = ""

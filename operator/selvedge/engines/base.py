@@ -163,12 +163,14 @@ class Engine(Protocol):
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
         login: tuple[str, str] | None = None,
+        scope: str = "",
     ) -> AbstractAsyncContextManager[MigrationSession]:
         """A session of the database's migrator, never of the administrator, for one run (a resource's uid).
 
         ``run_as`` and ``owner`` are roles of a Postgres database; MongoDB has none. ``closed`` are tables (schema and
         name) that get row-level security in the transaction that makes them. ``login`` is a user name with its
-        password that the migrations run as instead of the migrator.
+        password that the migrations run as instead of the migrator. ``scope`` is a schema that they run in, with a
+        history of its own; Postgres only.
         """
         ...
 

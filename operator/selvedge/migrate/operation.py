@@ -263,4 +263,4 @@ def line_of(step: Step) -> str:
     """One line of what :func:`selvedge.migrate.plan.digest` is taken of."""
     migration = step.migration
     text = migration.down_checksum or "" if step.direction == "down" else migration.checksum
-    return f"{migration.key} {text} {step.direction}\n"
+    return f"{migration.key} {text} {step.direction}{f' {step.scope}' if step.scope else ''}\n"

@@ -29,10 +29,11 @@ the file's text over as the one that ran."""
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One migration in one direction."""
+    """One migration in one direction; ``scope`` is the schema that it runs in, where a run is for several."""
 
     migration: Migration
     direction: Direction = "up"
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +133,16 @@ def digest(plan: RunPlan) -> str:
     Where placeholders are substituted, over their values as well: the checksums are those before it. Where there are
     hooks, over their texts: an approval is not given to what somebody puts beside the migrations later.
     """
-    lines = [f"{step.migration.key} {_text_of(step)} {step.direction}\n" for step in plan.steps]
+    lines = [f"{step.migration.key} {_text_of(step)} {step.direction}{_where(step)}\n" for step in plan.steps]
     lines += [f"{line}\n" for line in plan.inputs]
     if plan.drop_invalid_indexes:
         lines.append("drop invalid indexes\n")
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _where(step: Step) -> str:
+    """The schema that it runs in: an approval for one schema is not for another."""
+    return f" {step.scope}" if step.scope else ""
 
 
 def _text_of(step: Step) -> str:

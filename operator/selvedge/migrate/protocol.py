@@ -52,7 +52,7 @@ class Failure:
 class Progress:
     """One step of a run, as it is now. ``started_at`` is a Unix time, ``duration`` seconds.
 
-    ``step`` is its place in the plan, from 0: a redo has the same version twice.
+    ``step`` is its place in the plan, from 0: a redo has the same version twice. ``scope`` is the step's.
     """
 
     version: int
@@ -67,6 +67,7 @@ class Progress:
     direction: Direction = "up"
     step: int = 0
     kind: Kind = "Versioned"
+    scope: str = ""
 
     @property
     def statements(self) -> str:

@@ -20,9 +20,15 @@ def key_of_row(row: Mapping[str, Any]) -> str:
     return str(row.get("version") or "") if kind == "Versioned" else f"{kind}:{row.get('name', '')}"
 
 
+def place_of_row(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The schema that a run for several runs it in, and its key: no two rows of one direction have the same."""
+    return str(row.get("schema") or ""), key_of_row(row)
+
+
 def line_of_row(row: Mapping[str, Any]) -> str:
     """The line that the digest is taken of, as :func:`selvedge.migrate.operation.line_of` makes it of a step."""
-    return f"{key_of_row(row)} {row.get('checksum', '')} {row.get('direction', '')}\n"
+    where = f" {row['schema']}" if row.get("schema") else ""
+    return f"{key_of_row(row)} {row.get('checksum', '')} {row.get('direction', '')}{where}\n"
 
 
 def digest_of_lines(lines: Iterable[str]) -> str:

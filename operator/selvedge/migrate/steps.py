@@ -39,7 +39,13 @@ def first_row(number: int, step: Step) -> Progress:
         else:
             total = len(migration.down_commands if step.direction == "down" else migration.commands)
     return Progress(
-        migration.version, migration.name, total=total, direction=step.direction, step=number, kind=migration.kind
+        migration.version,
+        migration.name,
+        total=total,
+        direction=step.direction,
+        step=number,
+        kind=migration.kind,
+        scope=step.scope,
     )
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from selvedge.api.base import Destructive
@@ -30,6 +32,7 @@ from selvedge.reconcile.imagejob import path_of
 from selvedge.reconcile.imagesource import ReadingError, forget_image, read_image
 from selvedge.reconcile.permits import check_database, check_role, permit
 from selvedge.reconcile.runboard import FINISHED, Board
+from selvedge.reconcile.runschemas import run_in_schemas, schemas_of
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.sources import read_files, source_of
 from selvedge.reconcile.store import Object, key_of, unit_of
@@ -106,17 +109,22 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     check_database(rule, namespace, schema.database)
     if role:
         check_role(rule, namespace, f"role {role} of the migrations", role)
-    async with (
-        server.migrating(),
-        server.engine.migrations(
-            schema.database,
-            run_as=role,
-            owner=owner,
-            run=str(obj["metadata"]["uid"]),
-            closed=_closed(context, unit_of(schema_obj)),
-            login=login,
-        ) as session,
-    ):
+    opened = partial(
+        server.engine.migrations,
+        schema.database,
+        run_as=role,
+        owner=owner,
+        run=str(obj["metadata"]["uid"]),
+        closed=_closed(context, unit_of(schema_obj)),
+        login=login,
+    )
+    if scopes := schemas_of(spec, schema):
+        async with server.migrating():
+            await run_in_schemas(
+                context, scopes, source, operation, lambda scope: opened(scope=scope), board, partial(_allow, board)
+            )
+        return
+    async with server.migrating(), opened() as session:
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
         await board.advise(prepared, session.server_version)
@@ -130,18 +138,13 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
 
 async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:
     """Run what was planned, if it may run."""
-    approved = prepared.operation.approved
     done = await session.done() if board.started_before else ()
     if prepared.plan.action == "Redo" and board.is_redone(prepared, done):
         # cut off after its last commit and before its last word: planned anew, it would be redone once more
         await board.look(session)
         await board.conclude(prepared)
         return
-    if approved and board.approves(approved, prepared, done):
-        operation = replace(prepared.operation, approved=prepared.digest)
-        check_approval(replace(prepared, operation=operation))
-    else:
-        check_approval(prepared)
+    _allow(board, prepared, done)
     board.start()
     if prepared.plan.action not in ("Up", "Baseline"):
         await board.save()  # its target, without which the rest of an interrupted run would be another plan
@@ -150,6 +153,16 @@ async def _perform(context: Context, session: MigrationSession, prepared: Prepar
     )
     await board.look(session)
     await board.finish(result, prepared)
+
+
+def _allow(board: Board, prepared: Prepared, done: Sequence[str]) -> None:
+    """Raise RefusedError where a person has to say yes first; ``done`` are the lines of what this run did before."""
+    approved = prepared.operation.approved
+    if approved and board.approves(approved, prepared, done):
+        operation = replace(prepared.operation, approved=prepared.digest)
+        check_approval(replace(prepared, operation=operation))
+    else:
+        check_approval(prepared)
 
 
 def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Server, board: Board) -> Operation:

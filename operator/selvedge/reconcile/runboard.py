@@ -21,7 +21,7 @@ from selvedge.kube.resources import MIGRATION_RUNS
 from selvedge.migrate.operation import Prepared, advice_of, line_of, newest_version
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
-from selvedge.migrate.statusrows import digest_of_lines, key_of_row, line_of_row
+from selvedge.migrate.statusrows import digest_of_lines, line_of_row, place_of_row
 from selvedge.migrate.steps import DONE, FINAL, first_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
@@ -132,14 +132,14 @@ class Board:
         self.rows = [first_row(number, step) for number, step in enumerate(steps)]
         self.checksums = [line_of(step).split(" ")[1] for step in steps]
         if self.started_before:
-            self._go_on([(key_of_row(_shown(row)), row.direction) for row in self.rows])
+            self._go_on([(place_of_row(_shown(row)), row.direction) for row in self.rows])
 
-    def _go_on(self, new: list[tuple[str, str]]) -> None:
+    def _go_on(self, new: list[tuple[tuple[str, str], str]]) -> None:
         """Keep what the status shows of the steps that are done, if ``new`` is the rest of what it shows."""
         known: list[Row] = self._status.get("migrations") or []
         total = int(str(self._status.get("progress") or "0/0").partition("/")[2] or 0)
         number = min(len(known), len(new))
-        rest = [(key_of_row(row), row.get("direction")) for row in known[len(known) - number :]]
+        rest = [(place_of_row(row), row.get("direction")) for row in known[len(known) - number :]]
         if len(new) > total or rest != new[len(new) - number :]:
             return
         self.earlier = [_ended(row) for row in known[: len(known) - number]]
@@ -283,6 +283,7 @@ class Board:
 
 def _shown(row: Progress) -> Row:
     shown: Row = {
+        "schema": row.scope or None,
         "version": str(row.version) if row.version else None,
         "name": row.name,
         "kind": row.kind if row.kind != "Versioned" else None,

@@ -146,8 +146,9 @@ class MongoEngine:
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
         login: tuple[str, str] | None = None,
+        scope: str = "",
     ) -> AsyncIterator[MigrationSession]:
-        """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as."""
+        """See :meth:`selvedge.engines.base.Engine.migrations`; there are no roles to run as, and no schemas."""
         # Its user may write everything in the database: in the operator's own that would be all claims.
         if claims.is_metadata(database, self.metadata_schema):
             raise InvalidError(Reason.INVALID_SPEC, claims.own_database(database))

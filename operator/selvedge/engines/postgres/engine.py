@@ -95,6 +95,7 @@ class PostgresEngine:
         run: str = "",
         closed: Iterable[tuple[str, str]] = (),
         login: tuple[str, str] | None = None,
+        scope: str = "",
     ) -> AsyncIterator[MigrationSession]:
         """See :meth:`selvedge.engines.base.Engine.migrations`."""
         schema = self.metadata_schema
@@ -109,6 +110,7 @@ class PostgresEngine:
                     schema=schema,
                     run=run,
                     closed=closed,
+                    scope=scope,
                 )
             else:
                 opened = open_own_session(
@@ -121,6 +123,7 @@ class PostgresEngine:
                     schema=schema,
                     run=run,
                     closed=closed,
+                    scope=scope,
                 )
             async with opened as session:
                 yield session

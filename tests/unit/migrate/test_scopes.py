@@ -1,0 +1,80 @@
+"""One set of files for several schemas, told as one plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.reasons import Reason
+from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of, line_of
+from selvedge.migrate.scopes import InTurn, Part, check_scopes, scoped, told_of
+from selvedge.migrate.statusrows import digest_of_lines, line_of_row
+from selvedge.migrate.steps import first_row
+from selvedge.reconcile.runboard import _shown
+from tests.unit.migrate.test_operation import FILES, planned, ran
+
+KEYS = ("1", "2", "Repeatable:view")
+
+
+def part(scope: str, *keys: str, action: str = "Up", target: str = "") -> Part:
+    found = planned(FILES, ran(FILES, *keys), action=action, target=target)
+    return Part(scope, scoped(Prepared(Operation(action, target), found, concerns=concerns_of(found)), scope))
+
+
+def test_the_whole_is_the_parts_in_their_order() -> None:
+    turn = InTurn((part("north"), part("south", "1"), part("west", *KEYS)))
+    steps = [(step.scope, step.migration.key) for step in turn.prepared.plan.steps]
+    assert steps == [("north", key) for key in KEYS] + [("south", key) for key in KEYS[1:]]
+    assert [step.migration.key for step in turn.once.plan.steps] == list(KEYS)
+    assert turn.version == "", "one schema has no version at all"
+    turn.versions["north"] = "20250101000000"
+    assert turn.version == "1", "the newest that all have"
+
+
+def test_the_digest_says_in_which_schema() -> None:
+    plain = Prepared(Operation(), planned(FILES))
+    assert scoped(plain, "").digest == plain.digest
+    north, south = InTurn((part("north"),)).prepared, InTurn((part("south"),)).prepared
+    assert len({plain.digest, north.digest, south.digest, InTurn((part("north"), part("south"))).prepared.digest}) == 4
+    # the rows of the status have the same lines: what a person sees is what he approves
+    rows = [
+        _shown(first_row(number, step)) | {"checksum": line_of(step).split(" ")[1]}
+        for number, step in enumerate(north.plan.steps)
+    ]
+    assert {row["schema"] for row in rows} == {"north"}
+    assert digest_of_lines(map(line_of_row, rows)) == north.digest
+
+
+def test_an_approval_is_for_all_schemas() -> None:
+    back = InTurn((part("north", *KEYS, action="Down", target="1"), part("south", *KEYS, action="Down", target="1")))
+    alone = InTurn((part("north", *KEYS, action="Down", target="1"),))
+    prepared = back.prepared
+    assert len(prepared.concerns) == 1, "each is said once"
+    approved = replace(prepared, operation=replace(prepared.operation, approved=prepared.digest))
+    check_approval(approved)
+    with pytest.raises(Exception, match="what waits now") as refused:
+        check_approval(replace(prepared, operation=replace(prepared.operation, approved=alone.prepared.digest)))
+    assert refused.value.reason is Reason.SUPERSEDED  # type: ignore[attr-defined]
+
+
+def test_what_concerns_some_schemas_names_them() -> None:
+    here, there = part("north", *KEYS, action="To", target="1"), part("south", "1", action="To", target="1")
+    assert [one.split(":")[0] for one in InTurn((here, there)).prepared.concerns] == ["schema north"]
+
+
+def test_what_cannot_be_asked_of_several() -> None:
+    with pytest.raises(InvalidError, match="schemas are for Postgres"):
+        check_scopes(["north"], Operation(engine="MongoDB"))
+    for action in ("Down", "Redo"):
+        with pytest.raises(InvalidError, match=f"{action} in 2 schemas needs a target"):
+            check_scopes(["north", "south"], Operation(action))
+        check_scopes(["north"], Operation(action))
+        check_scopes(["north", "south"], Operation(action, "1"))
+
+
+def test_an_error_names_its_schema() -> None:
+    with pytest.raises(TransientError, match=r"^schema north: the lock is held") as caught, told_of("north"):
+        raise TransientError(Reason.WAITING_FOR_LOCK, "the lock is held")
+    assert caught.value.message == str(caught.value)

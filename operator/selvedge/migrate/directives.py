@@ -23,6 +23,8 @@ _NEARLY = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _COMMENT = re.compile(r"--[ \t]*(?P<key>[a-z][a-z-]*)[ \t]*(?::[ \t]*(?P<value>\S[^\n]*?))?[ \t]*")
+_LINE = re.compile(r"[^\n]*(?:\n|\Z)")
+_BLOCK = re.compile(r"/\*|\*/")
 _REQUIRES = re.compile(r">=[ ]*([0-9]{1,3})")
 _BOOLEANS = {"true": True, "false": False}
 
@@ -131,9 +133,8 @@ def _cut(
             f"{down}",
         )
     preamble = text[: markers[0].start()]
-    for number, comment in enumerate(preamble.split("\n"), start=1):
-        if comment.strip() and not comment.lstrip().startswith("--"):
-            raise _invalid(file, number, f"a statement before {up} would never run; move it below")
+    if (begins := _head(preamble)[1]) is not None:
+        raise _invalid(file, begins + 1, f"a statement before {up} would never run; move it below")
     shared = header(file, preamble, 1)
     parts = []
     for index, marker in enumerate(markers):
@@ -152,18 +153,42 @@ def _tool(marker: re.Match[str]) -> str:
 
 
 def header(file: str, text: str, line: int, base: Directives | None = None) -> Directives:
-    """The directives in the comment lines before the first statement, on top of those of ``base``."""
+    """The directives in the comment lines before the first statement, on top of those of ``base``.
+
+    Block comments may stand before and between them; what stands in one is no directive.
+    """
     found = base or Directives()
-    for offset, raw in enumerate(text.split("\n")):
-        stripped = raw.strip()
-        if not stripped:
-            continue
-        if not stripped.startswith("--"):
-            break
-        match = _COMMENT.fullmatch(stripped)
+    for offset, comment in _head(text)[0]:
+        match = _COMMENT.fullmatch(comment)
         if match:
             found = _apply(file, line + offset, match["key"], match["value"], found)
     return found
+
+
+def _head(text: str) -> tuple[list[tuple[int, str]], int | None]:
+    """The comments ``-- …`` before the first statement, each with its line from 0, and the line of that statement."""
+    comments: list[tuple[int, str]] = []
+    depth = 0
+    for offset, raw in enumerate(_LINE.finditer(text)):
+        rest = raw[0].strip()
+        while rest:
+            if depth or rest.startswith("/*"):
+                rest, depth = _skip(rest, depth)
+            elif rest.startswith("--"):
+                comments.append((offset, rest))
+                break
+            else:
+                return comments, offset
+    return comments, None
+
+
+def _skip(line: str, depth: int) -> tuple[str, int]:
+    """What of a line follows a block comment that is ``depth`` deep, and how deep it still is; they nest."""
+    for mark in _BLOCK.finditer(line):
+        depth += 1 if mark[0] == "/*" else -1
+        if not depth:
+            return line[mark.end() :].lstrip(), 0
+    return "", depth
 
 
 def render(directives: Directives) -> str:
@@ -218,7 +243,7 @@ def _apply(file: str, line: int, key: str, value: str | None, found: Directives)
         words = tuple(word.split()[0] for word in value.split(",") if word.strip())
         return replace(found, allow=tuple(dict.fromkeys((*found.allow, *words))))
     if key == "verify" and value.split()[0].lower() in ("select", "with"):
-        return replace(found, verify=(*found.verify, value))
+        return replace(found, verify=tuple(dict.fromkeys((*found.verify, value))))
     if key == "env":
         return replace(found, environments=tuple(word.strip() for word in value.split(",") if word.strip()))
     return found

@@ -11,7 +11,7 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import load
 from selvedge.migrate.checksum import checksum
-from selvedge.migrate.directives import Directives, header, render
+from selvedge.migrate.directives import NONE, Directives, header, render
 from selvedge.migrate.load import undo_only
 from selvedge.migrate.names import parse_name, sort_key
 
@@ -135,6 +135,42 @@ def test_directives() -> None:
     assert (directives.lock_timeout, directives.statement_timeout, directives.transaction) == (2.0, 0.0, False)
     assert directives.allow == ("drop-table", "drop-column")
     assert (directives.requires_version, directives.environments, directives.irreversible) == (16, ("staging",), True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/* whose it is */\n-- transaction: false\nSELECT 1;",
+        "/* several\n   lines /* nested */\n*/\n\n-- transaction: false\nSELECT 1;",
+        "/* a */ /* b */ -- transaction: false\nSELECT 1;",
+        "-- note\n/* a\n*/ -- transaction: false\nSELECT 1;",
+        "/* licence\n*/\n-- migrate:up transaction:false\nSELECT 1;",
+        "/* licence */\n-- transaction: false\n-- migrate:up\nSELECT 1;",
+        "-- migrate:up\n/* a */\n-- transaction: false\nSELECT 1;\n-- migrate:down\nSELECT 2;",
+    ],
+)
+def test_directives_behind_a_block_comment(text: str) -> None:
+    [migration] = load({"1_a.sql": text})
+    assert migration.directives.transaction is False
+    assert not migration.script.transactional
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/* -- transaction: false */ SELECT 1;",
+        "/*\n-- transaction: false\n*/\nSELECT 1;",
+        "/* a */ SELECT 1;\n-- transaction: false\n",
+    ],
+)
+def test_what_is_commented_out_or_follows_a_statement_is_no_directive(text: str) -> None:
+    [migration] = load({"1_a.sql": text})
+    assert migration.directives == NONE
+
+
+def test_a_statement_behind_a_block_comment_before_the_marker_would_never_run() -> None:
+    with pytest.raises(InvalidError, match=r"1_a\.sql, line 2: a statement before -- migrate:up would never run"):
+        load({"1_a.sql": "/* a\n*/ SELECT 1;\n-- migrate:up\nSELECT 2;"})
 
 
 def test_directives_of_each_direction() -> None:

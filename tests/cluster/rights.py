@@ -124,7 +124,7 @@ def confined(
     documents = chart_rights(namespace, cluster_wide=cluster_wide)
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
     path = directory / f"{namespace}.kubeconfig"
-    path.write_text(yaml.safe_dump(_as_account(kubectl, kubeconfig, namespace)))
+    path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
     settings: Mapping[str, Any] = {} if cluster_wide else {"SELVEDGE_CLUSTER_UID": "test"}
     operator = OperatorProcess(
         path,
@@ -148,7 +148,7 @@ def confined(
             kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-def _as_account(kubectl: Kubectl, kubeconfig: Path, namespace: str) -> dict[str, Any]:
+def as_account(kubectl: Kubectl, kubeconfig: Path, namespace: str) -> dict[str, Any]:
     """The kubeconfig with the ServiceAccount's token."""
     token = kubectl("create", "token", "selvedge", "-n", namespace, "--duration=1h").stdout.strip()
     config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())

@@ -15,6 +15,8 @@ import pytest
 
 from sandbox import PostgresEndpoint, Sandbox
 from selvedge.core.rights import RIGHTS
+from selvedge.core.shards import MOST
+from selvedge.kube.shard_lease import lease_name
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.rights import Confined, Verb, chart_rights, confined, verbs_of
 from tests.cluster.user_support import user
@@ -23,6 +25,7 @@ from tests.cluster.world import World, wait_for
 pytestmark = pytest.mark.xdist_group("rights")
 
 CRDS = Path(__file__).parents[2] / "crds"
+CHART = Path(__file__).parents[2] / "charts" / "selvedge"
 _G = "selvedge.dev"
 _KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
 _WATCH = {"selvedge.dev/watch": "true"}
@@ -338,4 +341,7 @@ def test_the_chart_gives_what_is_needed_and_each_verb_is_tried(cluster_wide):
     (lease,) = (
         rule for role in roles for rule in role["rules"] if "get" in rule["verbs"] and "leases" in rule["resources"]
     )
-    assert lease["resourceNames"] == ["selvedge"]
+    # of shards that are no more as well, whose pods give them back when they end
+    assert lease["resourceNames"] == ["selvedge", *(lease_name("selvedge", index) for index in range(MOST))]
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert schema["properties"]["shards"]["maximum"] == MOST

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+import yaml
 
 from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.core.shards import Shard
 from selvedge.kube.client import KubeClient
 from selvedge.kube.resources import LEASES
-from selvedge.kube.shard_lease import ShardLease, lease_for
+from selvedge.kube.shard_lease import ShardLease, lease_for, lease_name
 from selvedge.telemetry.metrics import Metrics
-from tests.cluster.test_lease import quick, until
+from tests.cluster.rights import as_account
+from tests.cluster.test_chart import _render
+from tests.cluster.test_lease import quick
+from tests.waiting import until
 
 #: Twice those of test_lease: a shard has two to renew.
 PERIODS = {"lease_duration": 6.0, "renew_deadline": 4.0, "retry_period": 0.5}
@@ -64,7 +69,7 @@ async def test_all_shards_of_one_count_lead_together_and_renew_it_only_once(cont
     before = [requests(metrics) for _, metrics in made]
     # longer than a Lease lasts: it is renewed, by whoever is first
     for _ in range(16):
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)  # between two looks: they have to hold it all through the 8 s
         assert all(lease.held for lease in leases)
     used = sum((requests(metrics) - earlier for (_, metrics), earlier in zip(made, before, strict=True)), Counter())
     assert used["put", "200"] >= 12
@@ -84,7 +89,7 @@ async def test_another_way_of_dividing_waits_until_the_last_has_ended(contender)
     with pytest.raises(TransientError) as caught:
         first.check()
     assert caught.value.reason is Reason.NOT_LEADING
-    await asyncio.sleep(PERIODS["lease_duration"] + 1)
+    await asyncio.sleep(PERIODS["lease_duration"] + 1)  # nothing may happen: the second one renews what both held
     assert second.held
     assert not whole.held
     assert not three.held
@@ -104,7 +109,59 @@ async def test_a_shard_that_lost_its_own_lease_leads_no_more(contender, namespac
     kube = second._kube
     stolen = await kube.get(LEASES, namespace, "selvedge-shard-0")
     await kube.patch(LEASES, namespace, "selvedge-shard-0", {"spec": {**stolen["spec"], "holderIdentity": "thief"}})
-    await until(first.lost.is_set, 30)
+    await until(first.lost.is_set)
     assert not first.held
     assert metrics.registry.get_sample_value("selvedge_leader") == 0
     assert second.held
+
+
+async def test_a_common_lease_that_somebody_has_just_renewed_is_not_given_back(contender, namespace, monkeypatch):
+    """The last of the shards finds nobody else; then a standby of another shard takes over, before it is given back."""
+    first, _ = await contender("0/2")
+    assert isinstance(first, ShardLease)
+    async with asyncio.timeout(30):
+        await first.acquire()
+    kube, others = first._kube, first._is_last
+
+    async def looked() -> bool:
+        alone = await others()
+        common = await kube.get(LEASES, namespace, "selvedge")
+        await kube.replace(LEASES, {**common, "spec": {**common["spec"], "leaseTransitions": 7}})
+        return alone
+
+    await kube.create(LEASES, {"metadata": {"name": lease_name("selvedge", 1), "namespace": namespace}, "spec": {}})
+    monkeypatch.setattr(first, "_is_last", looked)
+    await first.release()
+    common = await kube.get(LEASES, namespace, "selvedge")
+    assert common["spec"]["leaseTransitions"] == 7
+    assert common["spec"]["holderIdentity"] == "2 shards"
+    own = await kube.get(LEASES, namespace, lease_name("selvedge", 0))
+    assert own["spec"]["holderIdentity"] == ""
+
+
+async def test_with_fewer_shards_a_pod_that_ends_may_still_give_its_leases_back(
+    contender, kubectl, kubeconfig, namespace, tmp_path, monkeypatch
+):
+    """helm takes a shard's rights in the moment in which it tells its pods to end."""
+
+    def install(shards: int) -> None:
+        documents = _render(namespace, f"shards={shards}", "rbac.userRoles=false", "crds.install=false")
+        rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+        rights = [d for d in rights if "helm.sh/hook" not in d["metadata"].get("annotations", {})]
+        kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))
+
+    install(3)
+    path = tmp_path / "account"
+    path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    leases = [(await contender(f"{index}/3"))[0] for index in range(3)]
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(lease.acquire() for lease in leases))
+    install(1)
+    async with asyncio.timeout(60):
+        for lease in leases:
+            await lease.release()
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    for name in ("selvedge", *(lease_name("selvedge", index) for index in range(3))):
+        found = json.loads(kubectl("get", "lease", name, "-n", namespace, "-o", "json").stdout)
+        assert not found["spec"].get("holderIdentity"), name

@@ -84,23 +84,54 @@ class Lease:
     async def release(self) -> None:
         """Stop renewing and give the Lease back, so that the next operator need not wait; never raises."""
         held = self.held
+        await self.leave()
+        if held and (document := await self.read()) is not None:
+            await self.give_back(document)
+
+    async def leave(self) -> None:
+        """Stop renewing: the Lease expires by itself, where nobody else renews it."""
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
             self._keeper = None
-        if not held:
-            return
+
+    async def read(self) -> dict[str, Any] | None:
+        """The Lease as it stands, for :meth:`give_back`; None where that fails, which is logged."""
         try:
             # read again: a renewal that was cancelled under way may have changed the version
             code, document = await self._kube.request("GET", LEASES, self._path, timeout=self._request_timeout)
-            self._document = document if code == _OK else None
-            if self._holder() == self._settings.identity:
-                spec = {**document["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
-                code, _ = await self._put({**document, "spec": spec})
         except KubeError as error:
-            _log.warning("the lease could not be released: it expires by itself", error=str(error))
+            code, document = 0, {"message": error.message}
+        if code == _OK:
+            return document
+        if code != _NOT_FOUND:
+            self._not_released(code, document)
+        return None
+
+    async def give_back(self, document: dict[str, Any]) -> None:
+        """Let others take the Lease at once, if it is ours and stands as it was read; never raises."""
+        self._document = document
+        if self._holder() != self._settings.identity:
             return
-        _log.info("released the lease", lease=self._name, code=code)
+        spec = {**document["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _micro_time()}
+        try:
+            code, answer = await self._put({**document, "spec": spec})
+        except KubeError as error:
+            code, answer = 0, {"message": error.message}
+        if code == _OK:
+            _log.info("released the lease", lease=self._name)
+        elif code == _CONFLICT:
+            _log.info("the lease is not given back: somebody has just renewed it", lease=self._name)
+        else:
+            self._not_released(code, answer)
+
+    def _not_released(self, code: int, document: dict[str, Any]) -> None:
+        _log.warning(
+            "the lease could not be released: it expires by itself",
+            lease=self._name,
+            code=code,
+            error=_message(document),
+        )
 
     async def _keep(self) -> None:
         """Renew until it fails for ``renew_deadline``; set ``lost`` at that very moment, hanging request or not."""

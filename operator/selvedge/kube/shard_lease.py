@@ -93,10 +93,11 @@ class ShardLease:
             self._watch = None
         held = self.held
         await self._own.release()
-        if held and await self._is_last():
-            await self._common.release()
-        else:
-            await self._common.leave()
+        await self._common.leave()
+        # read before the others are looked at: one who begins after that look has renewed it, and it stays his
+        common = await self._common.read() if held else None
+        if common is not None and await self._is_last():
+            await self._common.give_back(common)
 
     async def _until_lost(self) -> None:
         """Either Lease is gone: this process may write nothing more."""
@@ -130,13 +131,6 @@ class _CommonLease(Lease):
     """Held by several processes at once: one that another has just renewed need not be written again."""
 
     _looked = float("-inf")
-
-    async def leave(self) -> None:
-        """Stop renewing; the others go on, or it expires."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
-            self._keeper = None
 
     async def _attempt(self) -> bool:
         now, deadline = self._clock(), self._settings.renew_deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -31,6 +32,7 @@ class History:
         self.gone: set[str] = set()
         self._seen = seen
         self._error: BaseException | None = None
+        self._closing = False
         self._connection = _connection(kubeconfig)
         query = urlencode({"watch": "1", "timeoutSeconds": _SECONDS})
         self._connection.request("GET", f"{_PATHS[kind].format(f'namespaces/{namespace}')}?{query}")
@@ -50,17 +52,18 @@ class History:
 
     def close(self) -> None:
         """End the watch, and raise what went wrong in it."""
-        sock = self._connection.sock
-        if sock is not None:
-            sock.shutdown(2)
+        self._closing = True
+        if (sock := self._connection.sock) is not None:
+            sock.shutdown(socket.SHUT_RDWR)
         self._thread.join(10)
         self._connection.close()
         if self._error is not None:
             raise self._error
 
     def _read(self) -> None:
+        """A watch that ends by itself is an error too: what came after it would not have been seen."""
         try:
-            while line := self._response.readline():
+            while line := self._line():
                 event = json.loads(line)
                 obj = event["object"]
                 name = obj["metadata"]["name"]
@@ -70,10 +73,20 @@ class History:
                 self.states.setdefault(name, []).append(obj)
                 if self._seen is not None:
                     self._seen(obj)
-        except (OSError, http.client.HTTPException, ValueError):
-            return  # closed
+            if not self._closing:
+                self._error = AssertionError("the API server ended the watch before the test did")
         except BaseException as error:  # noqa: BLE001 - raised where the test can see it
             self._error = error
+
+    def _line(self) -> bytes:
+        """The next event; empty at the watch's end, which :meth:`close` may bring in the middle of a line."""
+        try:
+            line = self._response.readline()
+            return line if line.endswith(b"\n") else b""
+        except (OSError, http.client.HTTPException, ValueError):
+            if self._closing:
+                return b""
+            raise
 
 
 def _connection(kubeconfig: Path) -> http.client.HTTPSConnection:

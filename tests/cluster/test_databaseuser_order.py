@@ -56,10 +56,10 @@ def test_a_login_that_is_dropped_while_a_pass_goes_on_is_not_made_again(world: W
         world.api.patch("DatabaseUser", "app", {"metadata": {"annotations": {"selvedge.dev/rotate": now}}})
         world.api.delete("DatabaseUser", "app")
         wait_for(lambda: world.api.get("DatabaseUser", "app") is None)
-    deadline = time.monotonic() + 2  # nothing is to come any more
+    deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         assert world.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{world.role('app')}'") == []
-        time.sleep(0.1)
+        time.sleep(0.1)  # between two looks: nothing may come any more, and that cannot be waited for
     assert (
         world.sql(f"SELECT 1 FROM selvedge.claims WHERE object = 'role:{world.role('app')}'", database="postgres") == []
     )

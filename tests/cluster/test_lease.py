@@ -20,6 +20,7 @@ from selvedge.kube.client import KubeClient
 from selvedge.kube.lease import Lease
 from selvedge.kube.resources import LEASES
 from selvedge.telemetry.metrics import Metrics
+from tests.waiting import until
 
 LEADER = """
 import asyncio, sys
@@ -65,12 +66,6 @@ async def read(lease: Lease) -> dict:
     return (await lease._kube.get(LEASES, lease._settings.lease_namespace, "selvedge"))["spec"]
 
 
-async def until(condition, seconds: float) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - the condition is on another machine
-            await asyncio.sleep(0.02)
-
-
 async def test_one_of_two_leads_and_a_release_hands_over_at_once(contender):
     metrics = Metrics()
     first, second = await contender("first", metrics=metrics), await contender("second")
@@ -97,7 +92,7 @@ async def test_one_of_two_leads_and_a_release_hands_over_at_once(contender):
 async def test_twelve_contenders_at_once_make_one_leader(contender):
     leases = [await contender(f"c{number}") for number in range(12)]
     tasks = [asyncio.create_task(lease.acquire()) for lease in leases]
-    await until(lambda: any(lease.held for lease in leases), 20)
+    await until(lambda: any(lease.held for lease in leases), seconds=20)
     for _ in range(40):
         assert sum(lease.held for lease in leases) == 1
         await asyncio.sleep(0.05)  # between two looks: it has to hold all through 2 s
@@ -146,8 +141,8 @@ async def test_a_lease_that_was_deleted_is_made_again_by_its_holder(contender, k
     await lease.acquire()
     kubectl("delete", "lease", "selvedge", "-n", namespace)
     async with asyncio.timeout(5):
-        while (found := await lease._kube.get(LEASES, namespace, "selvedge")) is None:  # noqa: ASYNC110 - as above
-            await asyncio.sleep(0.02)
+        while (found := await lease._kube.get(LEASES, namespace, "selvedge")) is None:  # noqa: ASYNC110 - it is on another machine
+            await asyncio.sleep(0.02)  # between two requests
     assert lease.held
     assert found["spec"]["holderIdentity"] == "first"
 

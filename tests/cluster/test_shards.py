@@ -27,6 +27,8 @@ from tests.cluster.world import World, verdict, wait_for
 #: Long enough for a busy machine, and short enough to wait for.
 QUICK = {"SELVEDGE_LEASE_DURATION": "6s", "SELVEDGE_RENEW_DEADLINE": "4s", "SELVEDGE_RETRY_PERIOD": "500ms"}
 SECONDS = 120.0
+#: Nothing can be waited for where nobody may begin: after two Leases' time whoever wrongly could would lead.
+NOBODY_SECONDS = 2 * 6.0
 KINDS = ("DatabaseServer", "DatabaseSchema", "DatabaseUser", "MigrationRun")
 
 
@@ -194,7 +196,7 @@ def test_an_operator_that_divides_the_work_otherwise_waits_for_all_the_others(cr
     three = crew.all_of(3, leading=False)
     declare(world, "unit", server)
     all_ready(world)
-    time.sleep(2 * 6)  # they would lead by now, if the Lease of the first did not keep them from it
+    time.sleep(NOBODY_SECONDS)
     assert not any(operator.leads() for operator in three)
     assert [sum(operator.writes().values()) for operator in three] == [0, 0, 0]
     assert whole.stop() == 0
@@ -202,7 +204,7 @@ def test_an_operator_that_divides_the_work_otherwise_waits_for_all_the_others(cr
     again = crew.start(leading=False)
     for operator in three[:2]:
         assert operator.stop() == 0
-    time.sleep(2 * 6)
+    time.sleep(NOBODY_SECONDS)
     assert three[2].leads()
     assert not again.leads()
     assert three[2].stop() == 0
@@ -210,7 +212,7 @@ def test_an_operator_that_divides_the_work_otherwise_waits_for_all_the_others(cr
     # the common Lease was given back by the last of them, not by the others
     assert [operator.logs().count("released the lease") for operator in three] == [1, 1, 2]
     two = crew.start("0/2", leading=False)
-    time.sleep(2 * 6)
+    time.sleep(NOBODY_SECONDS)
     assert not two.leads()
     assert again.leads()
 

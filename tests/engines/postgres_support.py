@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
+
+import psycopg
 
 from sandbox import PostgresEndpoint
 from selvedge.api.databaseschema import DatabaseSchemaSpec
@@ -135,3 +138,14 @@ def rows(endpoint: PostgresEndpoint, query: str, *parameters: Any, dbname: str =
 def run(endpoint: PostgresEndpoint, statements: str, dbname: str = "postgres") -> None:
     with endpoint.connect(dbname) as connection:
         connection.execute(statements.encode())
+
+
+def ended(connection: psycopg.Connection[Any]) -> bool:
+    """Whether the server ended the session; its farewell may need a moment."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            connection.execute("SELECT pg_sleep(0.02)")
+        except psycopg.OperationalError:
+            return True
+    return False

@@ -138,5 +138,5 @@ async def _active(shop: Shop, statement: str, process: asyncio.subprocess.Proces
     query = "SELECT 1 FROM pg_stat_activity WHERE usename = %s AND state = 'active' AND starts_with(query, %s)"
     with shop.endpoint.connect(shop.database) as watcher:
         while not watcher.execute(query, [shop.login, statement]).fetchall():
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002)  # between two looks: a statement may be over in a few milliseconds
             assert process.returncode is None

@@ -259,7 +259,7 @@ async def test_the_lease_goes_over_with_a_new_fence(shop: Shop) -> None:
         assert not await second.acquire()
         deadline = asyncio.get_running_loop().time() + 20
         while not await second.acquire():
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.05)  # between two tries, as a runner makes them
             assert asyncio.get_running_loop().time() < deadline
         assert (first.fence, second.fence) == (1, 2)
         with pytest.raises(TransientError):

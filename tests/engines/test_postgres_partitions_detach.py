@@ -51,7 +51,7 @@ async def waiting(postgres: PostgresEndpoint, name: str, task: asyncio.Task[Memb
         found = rows(postgres, WAITING, name)
         if found and rows(postgres, CHILDREN, dbname=name)[0] == ("old_a", True):
             return int(found[0][0])
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # between two looks, which need both the session and the partition's state
     raise AssertionError("nobody waits for the reader")
 
 

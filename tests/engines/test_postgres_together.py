@@ -145,7 +145,7 @@ async def test_a_waiting_unit_that_is_cancelled_leaves_the_others_alone(counted:
     units = [new(f"left_{number}") for number in range(8)]
     async with engine(counted, limits=limits(max=3, acquire_timeout=60.0)) as server:
         tasks = [asyncio.create_task(only(server, one)) for one in units]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # each task begins
         for task in tasks[::2]:
             task.cancel()
         for task in tasks[::2]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
@@ -15,7 +14,20 @@ from sandbox import PostgresEndpoint
 from selvedge.core.errors import NotPermittedError
 from selvedge.engines.postgres.engine import PostgresEngine
 from tests.engines.login_support import account, converge, login
-from tests.engines.postgres_support import Count, afresh, count, engine, lead, member, ready, rows, run, target, unit
+from tests.engines.postgres_support import (
+    Count,
+    afresh,
+    count,
+    ended,
+    engine,
+    lead,
+    member,
+    ready,
+    rows,
+    run,
+    target,
+    unit,
+)
 
 #: A pass of any other test over the server would be the next to look, or hold the lock.
 pytestmark = pytest.mark.own_postgres
@@ -36,17 +48,6 @@ def person(postgres: PostgresEndpoint, name: str, role: str) -> psycopg.Connecti
 def become(connection: psycopg.Connection[Any], role: str) -> psycopg.Connection[Any]:
     connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
     return connection
-
-
-def ended(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server ended the session; its farewell may need a moment."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            connection.execute("SELECT pg_sleep(0.02)")
-        except psycopg.OperationalError:
-            return True
-    return False
 
 
 def lives(connection: psycopg.Connection[Any], role: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +13,7 @@ from psycopg import sql
 from sandbox import PostgresEndpoint
 from selvedge.core.errors import RefusedError
 from selvedge.engines.base import AccessRule
-from tests.engines.postgres_support import engine, lead, member, only, ready, reasons, rows, run, unit
+from tests.engines.postgres_support import ended, engine, lead, member, only, ready, reasons, rows, run, unit
 
 pytestmark = pytest.mark.engines
 
@@ -34,17 +33,6 @@ def elsewhere(postgres: PostgresEndpoint) -> Iterator[list[str]]:
 def login(postgres: PostgresEndpoint, name: str, dbname: str = "postgres") -> psycopg.Connection[Any]:
     run(postgres, f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
     return psycopg.connect(postgres.conninfo(dbname, user=name, password="x"), autocommit=True)
-
-
-def ended(connection: psycopg.Connection[Any]) -> bool:
-    """Whether the server ended the session; its farewell may need a moment."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            connection.execute("SELECT pg_sleep(0.02)")
-        except psycopg.OperationalError:
-            return True
-    return False
 
 
 def version(postgres: PostgresEndpoint) -> int:

@@ -19,6 +19,7 @@ import pytest
 from sandbox import image, image_archive, image_base, sbom
 from sandbox.errors import SandboxError
 from tests.sandbox import image_support
+from tests.waiting import wait_for
 
 # a module's tests share what the module unpacks
 pytestmark = [
@@ -177,8 +178,7 @@ def test_process_1_ends_on_sigterm(unpacked: Unpacked, after: float) -> None:
         began = time.monotonic()
         child = _first_process(process.pid)
         print(f"SIGTERM is heard {time.monotonic() - began:.2f} s after the start")
-        # a moment of the program's life: what it does then cannot be seen from outside
-        time.sleep(after)
+        time.sleep(after)  # a moment of the program's life: what it does then cannot be seen from outside
         os.kill(child, signal.SIGTERM)
         told = time.monotonic()
         assert process.wait(30) == 0
@@ -192,15 +192,18 @@ def test_process_1_ends_on_sigterm(unpacked: Unpacked, after: float) -> None:
 
 def _first_process(unshare: int) -> int:
     """The process that is number 1 in the namespace that ``unshare`` made, once it handles SIGTERM."""
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
+
+    def handles() -> int | None:
         for child in Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split():
             facts = dict(line.split(":\t", 1) for line in Path(f"/proc/{child}/status").read_text().splitlines())
             is_users = facts["Uid"].split("\t")[0] == str(image_support.USER)
             if is_users and int(facts["SigCgt"], 16) >> (signal.SIGTERM - 1) & 1:
                 return int(child)
-        time.sleep(0.01)
-    raise AssertionError("the image's program did not come so far as to handle SIGTERM")
+        return None
+
+    child = wait_for(handles, 30)
+    assert child is not None
+    return child
 
 
 @pytest.mark.long

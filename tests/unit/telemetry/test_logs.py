@@ -75,7 +75,7 @@ async def test_what_is_bound_in_one_task_is_not_seen_in_another(redactor):
 
     async def work(name):
         with logs.bind(name=name):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the others' turn
             log.info("x", said=name)
 
     await asyncio.gather(*(work(f"n{number}") for number in range(10)))

@@ -105,7 +105,8 @@ async def waiting_run(kube: KubeClient, namespace: str, name: str) -> Waiting | 
         {
             "risk": "Destructive" if row.get("direction") == "down" else "",
             "kind": row.get("direction", ""),
-            "name": f"{row.get('version', '')} {row.get('name', '')}".strip(),
+            "name": f"{row['schema'] + ': ' if row.get('schema') else ''}{row.get('version', '')} "
+            f"{row.get('name', '')}".strip(),
             "statement": f"{str(row.get('statements') or '').partition('/')[2] or '0'} statements",
         }
         for row in rows

@@ -247,12 +247,14 @@ def wait(timeout: str, directory: str | None, environment: str, version: str, **
 def plan(action: str, form: str, *, preflight: bool, **options: Any) -> None:
     """Show what would run, and its digest: what approvedPlan of a MigrationRun has to equal. Writes nothing at all.
 
+    For several schemas each plan has a digest, and all of them together have the one that counts: the last.
+
     Exit status: 0 nothing would run, 2 something would, 1 error.
     """
     from selvedge.cli import migrate_look
 
     places, directory, operation = called(action.title(), **options)
-    _exit(_each(places, lambda place: migrate_look.plan(place, directory, operation, form, look=preflight)))
+    _exit(migrate_look.plan(places, directory, operation, form, look=preflight))
 
 
 @migrate.command()
@@ -291,7 +293,8 @@ def _run(action: str, form: str, *, yes: bool, **options: Any) -> None:
     from selvedge.cli import migrate_run
 
     places, directory, operation = called(action, **options)
-    _exit(_each(places, lambda place: migrate_run.run(place, directory, operation, form=form, yes=yes)))
+    approved = migrate_run.approved_each(places, directory, operation)
+    _exit(_each(places, lambda place: migrate_run.run(place, directory, approved[place.scope], form=form, yes=yes)))
 
 
 def _each(places: Sequence[Place], work: Callable[[Place], int]) -> int:

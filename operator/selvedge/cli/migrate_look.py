@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.operation import Operation, Prepared, advice_of, preflight, prepare
 from selvedge.migrate.overview import SETTLED, overview
+from selvedge.migrate.scopes import InTurn, Part, scoped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +43,30 @@ def status(place: Place, directory: str | None, environment: str, form: str) -> 
     return 0 if all(entry.standing in SETTLED for entry in entries) else 2
 
 
-def plan(place: Place, directory: str | None, operation: Operation, form: str, *, look: bool = False) -> int:
+def plan(places: Sequence[Place], directory: str | None, operation: Operation, form: str, *, look: bool = False) -> int:
     """Show what would run; returns the exit status. Raises SelvedgeError, with ``look`` for what is known to fail."""
-    prepared, advice = _prepare(place, directory, operation, with_advice=True, look=look)
+    parts: list[Part] = []
+    status = 0
+    for place in places:
+        prepared, advice = _prepare(place, directory, operation, with_advice=True, look=look)
+        status = max(status, _show_plan(place, prepared, advice, form))
+        parts.append(Part(place.scope, prepared))
+    if len(parts) > 1:
+        whole = InTurn(tuple(parts)).prepared
+        if form == "human":
+            click.echo(f"{clean(places[0].database)}: digest of all {len(parts)} schemas: {whole.digest}")
+        else:
+            output.emit({**output.plan_document(replace(places[0], scope=""), whole), "advice": []}, form)
+    return status
+
+
+def digests_of(places: Sequence[Place], directory: str | None, operation: Operation) -> tuple[str, tuple[str, ...]]:
+    """The digest of what would run in all of these schemas, and that of each. Raises SelvedgeError."""
+    parts = [Part(place.scope, _prepare(place, directory, operation)[0]) for place in places]
+    return InTurn(tuple(parts)).prepared.digest, tuple(part.prepared.digest for part in parts)
+
+
+def _show_plan(place: Place, prepared: Prepared, advice: Sequence[str], form: str) -> int:
     if form == "human":
         for line in output.plan_lines(place.title, prepared):
             click.echo(line)
@@ -101,7 +124,7 @@ def _prepare(
 
     async def read() -> tuple[Prepared, tuple[str, ...]]:
         async with opened(place) as session:
-            prepared = await prepare(session, source, operation)
+            prepared = scoped(await prepare(session, source, operation), place.scope)
             if look:
                 await preflight(session, prepared)
             return prepared, advice_of(prepared, session.server_version) if with_advice else ()

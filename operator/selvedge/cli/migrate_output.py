@@ -103,6 +103,7 @@ def plan_document(place: Place, prepared: Prepared) -> dict[str, Any]:
         "digest": prepared.digest,
         "steps": [
             {
+                "schema": step.scope,
                 "version": str(step.migration.version) if step.migration.version else "",
                 "name": step.migration.name,
                 "kind": step.migration.kind,
@@ -161,6 +162,7 @@ def progress_document(row: Progress) -> dict[str, Any]:
     error = row.error
     return {
         "event": "progress",
+        "schema": row.scope,
         "version": str(row.version) if row.version else "",
         "name": row.name,
         "direction": row.direction,

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
 
 from selvedge.cli import migrate_output as output
 from selvedge.cli.main import note
+from selvedge.cli.migrate_look import digests_of
 from selvedge.cli.migrate_session import Place, in_words_of, message_of, opened, source_in
 from selvedge.cli.migrate_show import Board, board_of
 from selvedge.cli.url import invalid
 from selvedge.migrate.operation import Operation, Prepared, check_marks, newest_version, perform, prepare, summary
+from selvedge.migrate.scopes import scoped
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from selvedge.core.errors import InvalidError
     from selvedge.migrate.operation import Source
     from selvedge.migrate.protocol import MigrationSession
 
@@ -33,6 +39,23 @@ def run(place: Place, directory: str | None, operation: Operation, *, form: str,
         return asyncio.run(_Call(place, operation, form, yes=yes).main(source))
 
 
+def approved_each(places: Sequence[Place], directory: str | None, operation: Operation) -> dict[str, Operation]:
+    """The operation in each schema, by its name. One approval is for all of them, and nothing runs without it.
+
+    Raises SelvedgeError where what was approved is not what would run now.
+    """
+    if not operation.approved or len(places) == 1:
+        return {place.scope: operation for place in places}
+    whole, each = digests_of(places, directory, operation)
+    if operation.approved != whole:
+        raise _other_plan(operation.approved, whole)
+    return {place.scope: replace(operation, approved=digest) for place, digest in zip(places, each, strict=True)}
+
+
+def _other_plan(approved: str, digest: str) -> InvalidError:
+    return invalid(f"--approve {approved[:80]} is not the digest of what would run now, {digest}: plan again")
+
+
 class _Call:
     def __init__(self, place: Place, operation: Operation, form: str, *, yes: bool) -> None:
         self.place = place
@@ -44,7 +67,7 @@ class _Call:
 
     async def main(self, source: Source) -> int:
         async with opened(self.place) as session:
-            prepared = await prepare(session, source, self.operation)
+            prepared = scoped(await prepare(session, source, self.operation), self.place.scope)
             self._approve(prepared)
             for warning in prepared.plan.warnings:
                 note(warning)
@@ -59,9 +82,7 @@ class _Call:
         """Raise where a person has to say yes, and nobody does. The prompt holds no lock, and Ctrl-C ends it."""
         digest = self.operation.approved
         if digest and digest != prepared.digest:
-            raise invalid(
-                f"--approve {digest[:80]} is not the digest of what would run now, {prepared.digest}: plan again"
-            )
+            raise _other_plan(digest, prepared.digest)
         check_marks(prepared)
         if not prepared.concerns or digest or self.yes:
             return

@@ -108,25 +108,27 @@ def namespaces(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[
 
 def contexts(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Contexts of the kubeconfig."""
-    from kubernetes.aio.config import ConfigException, list_kube_config_contexts
+    from selvedge.kube import credentials
 
-    file = str(ctx.params.get("kubeconfig") or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config"))  # noqa: PTH111
-    try:
-        found, _current = list_kube_config_contexts(config_file=file)  # type: ignore[no-untyped-call]
-    except (ConfigException, OSError, ValueError):
-        return []  # at a prompt there is nowhere to say so: the command itself will
-    return _items([str(context["name"]) for context in found], incomplete)
+    _use(ctx)
+    # where there are none there is nowhere to say so, at a prompt: the command itself will
+    return _items(credentials.contexts(), incomplete)
 
 
 def _items(names: list[str], incomplete: str) -> list[CompletionItem]:
     return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 
+def _use(ctx: click.Context) -> None:
+    """The kubeconfig that the words so far name."""
+    if ctx.params.get("kubeconfig"):
+        os.environ["KUBECONFIG"] = str(ctx.params["kubeconfig"])
+
+
 def _names(ctx: click.Context, resource: Resource) -> list[str]:
     """The names of the objects of a kind, of those that are there within a moment."""
     params: dict[str, Any] = ctx.params
-    if params.get("kubeconfig"):
-        os.environ["KUBECONFIG"] = str(params["kubeconfig"])
+    _use(ctx)
     try:
         return asyncio.run(_listed(resource, str(params.get("namespace") or ""), str(params.get("kube_context") or "")))
     except (SelvedgeError, TimeoutError, OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config import ConfigException, list_kube_config_contexts, load_incluster_config, load_kube_config
@@ -24,21 +25,21 @@ async def load_credentials(context: str = "") -> Configuration:
     path = os.environ.get("KUBECONFIG", "")
     if not path and "KUBERNETES_SERVICE_HOST" in os.environ:
         try:
-            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # the library's
         except (ConfigException, OSError):
             raise KubeError(
                 "no credentials for the Kubernetes API: the pod has no service account token: "
                 "set automountServiceAccountToken to true"
             ) from None
         return configuration
-    named = path or os.path.expanduser(_HOME_CONFIG)  # noqa: ASYNC240, PTH111 - reads one variable
+    named = _kubeconfig()
     # One path may name several files, of which those that do not exist count for nothing.
     files = [file for file in named.split(os.pathsep) if file]
     if not any(os.path.exists(file) for file in files):  # noqa: ASYNC240, PTH110 - once, at the start
         why = ", named in KUBECONFIG, does not exist: correct it" if path else " does not exist: set KUBECONFIG"
         raise KubeError(f"no credentials for the Kubernetes API: the kubeconfig {named}{why}, or run in a pod")
     try:
-        await load_kube_config(  # type: ignore[no-untyped-call]
+        await load_kube_config(  # type: ignore[no-untyped-call]  # the library's
             config_file=named, context=context or None, client_configuration=configuration, persist_config=False
         )
     except OSError as error:
@@ -56,7 +57,25 @@ async def load_credentials(context: str = "") -> Configuration:
 
 def context_namespace(context: str = "") -> str:
     """The namespace of the kubeconfig's context (its current one where none is named), else ``default``."""
-    named = os.environ.get("KUBECONFIG", "") or os.path.expanduser(_HOME_CONFIG)  # noqa: PTH111 - reads one variable
-    contexts, current = list_kube_config_contexts(config_file=named)  # type: ignore[no-untyped-call]
-    chosen = next((c for c in contexts if c["name"] == context), None) if context else current
+    known, current = _contexts()
+    chosen = next((c for c in known if c["name"] == context), None) if context else current
     return str(((chosen or {}).get("context") or {}).get("namespace") or "default")
+
+
+def contexts() -> list[str]:
+    """The names of the kubeconfig's contexts; none where it is not there or cannot be used."""
+    try:
+        return [str(context["name"]) for context in _contexts()[0]]
+    except Exception:  # noqa: BLE001 - as above
+        return []
+
+
+def _contexts() -> tuple[list[dict[str, Any]], dict[str, Any] | None]:
+    """All contexts of the kubeconfig, and its current one."""
+    known, current = list_kube_config_contexts(config_file=_kubeconfig())  # type: ignore[no-untyped-call]  # the library's
+    return known, current
+
+
+def _kubeconfig() -> str:
+    """The path of the kubeconfig, or several."""
+    return os.environ.get("KUBECONFIG", "") or os.path.expanduser(_HOME_CONFIG)  # noqa: PTH111 - reads one variable

@@ -49,6 +49,17 @@ def test_without_a_cluster_there_are_no_names_and_no_words(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("content", ["users: [{name: u\n  : :", "", "a text", "- a list", "contexts: [{}]"])
+def test_a_broken_kubeconfig_brings_no_traceback_to_the_prompt(
+    content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config").write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    for words in (["plan", ""], ["status", "-n", ""], ["status", "--context", ""]):
+        assert list(answer(kubectl, words)) == [":4"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_the_contexts_of_the_kubeconfig_are_completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "config"
     cluster = "clusters: [{name: c, cluster: {server: 'https://localhost:1'}}]\nusers: [{name: u, user: {}}]\n"

@@ -303,9 +303,33 @@ async def test_claims_that_are_no_table_are_never_read(
     one = member(database_name, {"schemas": [{"name": "shared"}]}, adoption="Allow")
     async with engine(postgres) as server:
         for single in (one, replace(one, verified=True)):
-            with pytest.raises(RefusedError, match="claims there is no table"):
+            with pytest.raises(RefusedError, match="claims there is no plain table"):
                 await converge(server, single)
     assert tables(postgres, database_name) == [()], "nothing was made"
+
+
+CODE = {
+    "has triggers": "CREATE TRIGGER t BEFORE INSERT ON selvedge.claims EXECUTE FUNCTION public.boom_trigger()",
+    "has rules": "CREATE RULE r AS ON INSERT TO selvedge.claims DO ALSO SELECT public.boom()",
+    "has tables that inherit": "CREATE TABLE public.child () INHERITS (selvedge.claims)",
+    "has row-level security": "ALTER TABLE selvedge.claims ENABLE ROW LEVEL SECURITY",
+}
+
+
+@pytest.mark.parametrize("flaw", CODE)
+async def test_claims_with_somebodys_code_are_not_written(postgres: PostgresEndpoint, database: str, flaw: str) -> None:
+    """Who was given TRIGGER, or made the table that the administrator then took over."""
+    one = member(database, {"schemas": [{"name": "shared"}]}, adoption="Allow")
+    more = replace(one, spec=member(database, {"schemas": [{"name": "shared"}, {"name": "more"}]}).spec)
+    async with engine(postgres) as server:
+        await ready(server, one)
+        run(postgres, "CREATE FUNCTION public.boom() RETURNS int LANGUAGE sql AS 'SELECT 1/0'", database)
+        body = "CREATE FUNCTION public.boom_trigger() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''boom''; END'"
+        run(postgres, body, database)
+        run(postgres, CODE[flaw], database)
+        for single in (more, replace(one, verified=True)):
+            with pytest.raises(RefusedError, match=f"table claims there {flaw}"):
+                await converge(server, single)
 
 
 async def test_settings_of_a_database_do_not_change_what_the_operator_does(

@@ -18,6 +18,7 @@ from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
+from selvedge.engines.postgres.trust import check_trust
 from selvedge.migrate.history import EVENTS, MARKS, HistoryRow, RowState, line_of_event
 
 if TYPE_CHECKING:
@@ -111,10 +112,11 @@ class Ledger:
         self.schema = schema
         self.run = run
         self.scope = scope
+        self.tables = (table, "events" if table == "history" else shorten(table, "_events"))
         self._names = {
             "schema": sql.Identifier(schema),
-            "history": sql.Identifier(schema, table),
-            "events": sql.Identifier(schema, "events" if table == "history" else shorten(table, "_events")),
+            "history": sql.Identifier(schema, self.tables[0]),
+            "events": sql.Identifier(schema, self.tables[1]),
         }
 
     async def ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
@@ -122,7 +124,8 @@ class Ledger:
 
         All in one transaction; two at once do not disturb each other.
 
-        Raises InvalidError for a schema that migrations could drop, with the history in it.
+        Raises InvalidError for a schema that migrations could drop, with the history in it; RefusedError where somebody
+        else made it.
         """
         async with admin.transaction():
             await admin.execute(lock_statement())
@@ -133,9 +136,11 @@ class Ledger:
                     f"schema {self.schema} is to hold the migrations' history and belongs to role {owner[0]}, which "
                     "migrations can become: they could rewrite it; name a schema of its own",
                 )
-            shape, primary = await self.shape(admin)
+            shape, primary = await self.shape(admin, writes=True)
             if not shape:
                 await admin.execute(self._sql(_CREATE))
+                # what somebody made since is none of ours; from here on nobody else can
+                await check_trust(admin, self.schema, self.tables, writes=True)
                 await admin.execute(mark(self._tables))
             for statement in upgrade(shape or SHAPE, primary, self._tables):
                 await admin.execute(statement)
@@ -149,8 +154,12 @@ class Ledger:
                 )
             )
 
-    async def shape(self, connection: psycopg.AsyncConnection) -> tuple[int, str]:
-        """The shape of both tables, 0 where one is missing, and the name of the primary key; see migration_shapes."""
+    async def shape(self, connection: psycopg.AsyncConnection, *, writes: bool = False) -> tuple[int, str]:
+        """The shape of both tables, 0 where one is missing, and the name of the primary key; see migration_shapes.
+
+        Raises RefusedError where they are not to be trusted, see :func:`check_trust`.
+        """
+        await check_trust(connection, self.schema, self.tables, writes=writes)
         history, events = (self._names[name].as_string(connection) for name in ("history", "events"))
         return await shape_of(connection, history, events)
 
@@ -211,7 +220,7 @@ class Ledger:
     async def undone(self, connection: psycopg.AsyncConnection, migration: Migration) -> None:
         """The migration is gone from the history; the event stays."""
         await connection.execute(self._sql(_DELETE), [self.scope, migration.key])
-        await self.event(connection, migration, "Undone", checksum=migration.down_checksum or "")
+        await self.event(connection, migration, "Undone", checksum=migration.down_mark)
 
     async def mark(
         self, connection: psycopg.AsyncConnection, migration: Migration, direction: str, *, actor: str, reason: str
@@ -248,7 +257,7 @@ class Ledger:
         checksum: str | None = None,
     ) -> None:
         """Append one event; the actor is the session's login unless the administrator names somebody."""
-        version, name, own = (migration.version, migration.name, migration.checksum) if migration else (None, "", "")
+        version, name, own = (migration.version, migration.name, migration.mark) if migration else (None, "", "")
         key = migration.key if migration else ""
         values = [self.scope, key, version, name, event, own if checksum is None else checksum, self.run, text[:1000]]
         if actor:

@@ -113,7 +113,7 @@ class OwnLedger(Ledger):
         """Create the tables as the login, unless they are there and it may write them. Raises NotPermittedError."""
         there, shape, primary = True, 0, ""
         try:
-            shape, primary = await self.shape(admin)
+            shape, primary = await self.shape(admin, writes=True)
             there = shape > 0
             if shape == SHAPE:
                 names = {"login": login, "schema": self.schema, "history": self._names["history"].as_string(admin)}

@@ -27,6 +27,7 @@ from selvedge.engines.postgres.rls_sql import parse_row_security, row_security_p
 from selvedge.engines.postgres.snapshot_objects import ARGUMENTS, OBJECTS, objects_ctes, parse_group
 from selvedge.engines.postgres.snapshot_roles import parse_roles, parse_settings, roles_fragment
 from selvedge.engines.postgres.tables_sql import parse_tables, tables_fragment
+from selvedge.engines.postgres.trust import FLAW
 
 _SERVER = sql.SQL("""
  'version', current_setting('server_version_num')::int, 'me', current_user,
@@ -42,17 +43,17 @@ _CLAIMED_ROLES = sql.SQL("""
 
 #: Whoever owns the schema or the table of the claims can have his code run by whoever reads or writes them. So nothing
 #: here names the table: it is read by a query in a text, which the server runs only once it is known whose the table
-#: is, and that it is one. (Named, a view could be evaluated while the statement is planned.)
+#: is, and that it runs no code of anybody's. (Named, a view could be evaluated while the statement is planned.)
 _TRUST = sql.SQL("""
  trust AS MATERIALIZED (
-   SELECT c.relkind, (SELECT pg_catalog.min(r.rolname) FROM pg_catalog.pg_roles r
-                       WHERE r.oid IN (n.nspowner, c.relowner) AND NOT r.rolsuper
-                         AND r.rolname <> current_user) AS other
+   SELECT c.oid IS NOT NULL AS there, (SELECT pg_catalog.min(r.rolname) FROM pg_catalog.pg_roles r
+                                       WHERE r.oid IN (n.nspowner, c.relowner) AND NOT r.rolsuper
+                                         AND r.rolname <> current_user) AS other, {flaw} AS flaw
      FROM pg_catalog.pg_namespace n
      LEFT JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = 'claims'
     WHERE n.nspname = {schema}),
  book AS MATERIALIZED (
-   SELECT CASE WHEN t.other IS NULL AND t.relkind = 'r' THEN {claims} END AS claims FROM trust t)""")
+   SELECT CASE WHEN t.other IS NULL AND t.there AND t.flaw IS NULL THEN {claims} END AS claims FROM trust t)""")
 
 #: query_to_xml is the one function of the server that runs a query by its text; the JSON is taken out of its answer.
 _READ = sql.SQL("""
@@ -64,7 +65,7 @@ SELECT json_agg(json_build_array(c.object, c.cluster, c.resource, c.uid, c.detai
 """)
 
 _TRUST_ALONE = sql.SQL("""
-WITH {trust} SELECT json_build_object('trust', (SELECT json_build_array(t.other, t.relkind) FROM trust t))::text
+WITH {trust} SELECT json_build_object('trust', (SELECT json_build_array(t.other, t.there, t.flaw) FROM trust t))::text
 """)
 
 _DATABASE = sql.SQL("""
@@ -106,7 +107,7 @@ SELECT json_build_object({server},
 
 _BOOK = sql.SQL("""
  'claims', (SELECT b.claims FROM book b),
- 'trust', (SELECT json_build_array(t.other, t.relkind) FROM trust t)""")
+ 'trust', (SELECT json_build_array(t.other, t.there, t.flaw) FROM trust t)""")
 
 _NOTHING = sql.SQL("")
 
@@ -187,7 +188,7 @@ def _trust(
     else:
         read = sql.Literal(claims)
     column = sql.SQL("NULLIF({}, '')::json").format(read)
-    return _TRUST.format(schema=sql.Literal(metadata_schema), claims=column)
+    return _TRUST.format(schema=sql.Literal(metadata_schema), claims=column, flaw=FLAW)
 
 
 def _signature(text: str) -> dict[str, object]:
@@ -251,7 +252,7 @@ def cluster_statement(
 def parse_trust(text: str, doing: str) -> tuple[bool, bool]:
     """Whether the operator's schema and its table claims exist.
 
-    Raises :class:`RefusedError` where somebody else owns one of them, or what is named claims is no table; ``doing``
+    Raises :class:`RefusedError` where somebody else owns one of them, or somebody's code hangs on the table; ``doing``
     begins the message.
     """
     return _trusted(json.loads(text), doing)
@@ -261,13 +262,15 @@ def _trusted(raw: Mapping[str, Any], doing: str) -> tuple[bool, bool]:
     found = raw["trust"]
     if found is None:
         return False, False
-    other, relkind = found
-    if other is None and relkind in (None, "r"):
-        return True, relkind is not None
-    what = f"role {other} owns the operator's schema or its table claims there" if other else "claims there is no table"
+    other, there, flaw = found
+    if other is None and flaw is None:
+        return True, bool(there)
+    what = (
+        f"role {other} owns the operator's schema or its table claims there" if other else f"table claims there {flaw}"
+    )
     message = (
-        f"{doing} was stopped: {what}, and could have the operator run its code; drop it, or give schema and table to "
-        "the operator's login"
+        f"{doing} was stopped: {what}, and could have the operator run its code; drop it, or, where Selvedge "
+        "made it, give schema and table to the operator's login"
     )
     raise RefusedError(Reason.CONFLICT, message)
 

@@ -23,7 +23,7 @@ def _main() -> None:
         sys.exit(f"prctl: {os.strerror(ctypes.get_errno())}")
     if os.getppid() != parent:
         sys.exit("the process that started this one is gone")
-    os.execvp(sys.argv[5], sys.argv[5:])  # noqa: S606
+    os.execvp(sys.argv[5], sys.argv[5:])  # noqa: S606 - what it is for
 
 
 _main()

@@ -39,7 +39,7 @@ def test_applied_in_any_order_all_become_ready_and_deleted_in_any_order_all_go(b
         assert logs_in(bare, bound(bare, name))
     shuffle.shuffle(documents)
     for document in documents:
-        bare.api.delete(str(document["kind"]), str(document["metadata"]["name"]))  # type: ignore[index]
+        bare.api.delete(str(document["kind"]), str(document["metadata"]["name"]))
     kinds = ("DatabaseUser", "DatabaseSchema", "DatabaseServer")
     wait_for(lambda: not any(bare.api.list(kind) for kind in kinds), 30)
 

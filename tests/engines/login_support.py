@@ -15,7 +15,7 @@ from selvedge.engines.postgres.engine import PostgresEngine
 from tests.engines.postgres_support import cluster, lead
 
 
-def account(database: str, password: str = "correct-horse-7", *, name: str = "app", **fields: Any) -> Account:  # noqa: S107
+def account(database: str, password: str = "correct-horse-7", *, name: str = "app", **fields: Any) -> Account:  # noqa: S107 - no password of anything
     """An account with one login; its base is the database's name and ``_`` and ``name``."""
     base = f"{database}_{name}"
     known: dict[str, Any] = {

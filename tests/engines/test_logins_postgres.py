@@ -11,6 +11,7 @@ import pytest
 from sandbox import PostgresEndpoint
 from selvedge.core.errors import ConflictError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectRef
 from selvedge.core.users import Removal, pair
 from tests.engines.login_support import account, converge, login, logs_in
 from tests.engines.postgres_support import afresh, count, engine, lead, rows, run
@@ -92,8 +93,8 @@ async def test_what_is_changed_by_hand_is_told_of_and_put_back(postgres: Postgre
     async with engine(postgres) as one:
         await converge(one, wanted)
         run(postgres, DRIFT[what].format(login=wanted.base, database=database))
-        told: list[object] = []
-        result = await converge(one, replace(wanted, verified=True), told=told)  # type: ignore[arg-type]
+        told: list[ObjectRef] = []
+        result = await converge(one, replace(wanted, verified=True), told=told)
         assert [str(ref) for ref in result.drift] == [f"login {wanted.base}"]
         assert told == list(result.drift)
         assert (await converge(one, replace(wanted, verified=True))).applied == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -151,11 +151,11 @@ async def test_the_password_is_nowhere(shop: Shop, monkeypatch: pytest.MonkeyPat
     seen: list[str] = []
     connect = psycopg.AsyncConnection.connect
 
-    async def spy(info: str, **options: object) -> object:
+    async def spy(info: str, **options: Any) -> object:
         parameters = conninfo_to_dict(info)
         if parameters["user"] == shop.login:
             seen.append(str(parameters["password"]))
-        return await connect(info, **options)  # type: ignore[arg-type]
+        return await connect(info, **options)
 
     monkeypatch.setattr(psycopg.AsyncConnection, "connect", spy)
     shop.query('ALTER DATABASE "' + shop.database + "\" SET log_statement = 'all'")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -126,12 +126,11 @@ class Counter:
 
 
 @asynccontextmanager
-async def counting(port: int, at: int, *, arrives: bool) -> AsyncIterator[Counter]:
+async def counting(port: int, at: int, *, arrives: bool) -> AsyncIterator[tuple[Counter, int]]:
     counter = Counter(port, at, arrives=arrives)
     server = await asyncio.start_server(counter.serve, "127.0.0.1", 0)
-    counter.port = server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
     try:
-        yield counter
+        yield counter, server.sockets[0].getsockname()[1]
     finally:
         server.close()
         if counter.tasks:  # the process is gone, so each comes to its end, and none holds the lock any longer
@@ -140,10 +139,10 @@ async def counting(port: int, at: int, *, arrives: bool) -> AsyncIterator[Counte
 
 async def cut(shop: Shop, at: int, *, arrives: bool, action: str = "Up", target: str = "") -> int:
     """A process that is killed at message ``at``; returns how many it sent. One that could not begin is begun again."""
-    order = {"host": "127.0.0.1", "tls": ["Disable", ""], "action": action, "target": target}
+    order: dict[str, Any] = {"host": "127.0.0.1", "tls": ["Disable", ""], "action": action, "target": target}
     for _ in range(5):
-        async with counting(shop.endpoint.port, at, arrives=arrives) as counter:
-            order["port"] = counter.port  # type: ignore[attr-defined]
+        async with counting(shop.endpoint.port, at, arrives=arrives) as (counter, port):
+            order["port"] = port
             async with Child(shop, FILES, order) as process:
                 counter.process = process
                 said, _ = await process.communicate()

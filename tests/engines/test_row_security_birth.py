@@ -41,7 +41,7 @@ async def migrate(one: Shop, connection: psycopg.AsyncConnection, statements: st
     await connection.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(one.owner)))
     await connection.execute(statements.encode())
     await connection.execute("RESET ROLE")
-    closed = await close_at_birth(connection, [tuple(name.split(".")) for name in tables])  # type: ignore[misc]
+    closed = await close_at_birth(connection, [(name.split(".")[0], name.split(".")[1]) for name in tables])
     await connection.execute("COMMIT")
     return closed
 

@@ -313,7 +313,7 @@ async def test_t7_names_in_grants_of_every_kind(postgres: PostgresEndpoint, data
     role = f"{database_name}_{name}"[:63]
     if len(role.encode()) > 63:
         role = role[:55]
-    ident = lambda *parts: sql.Identifier(*parts).as_string(None)  # noqa: E731
+    ident = lambda *parts: sql.Identifier(*parts).as_string(None)  # noqa: E731 - a word for the lines below
     grants = [
         grant("s", role, ["USAGE"], schemas=[name]),
         grant("t", role, ["SELECT"], tables=[f"{name}.{name}"]),

@@ -186,9 +186,10 @@ def test_what_a_transaction_can_hold() -> None:
 
 
 def test_a_batched_update() -> None:
-    parts = {"coll": "a", "filter": {"n": {"$numberInt": "1"}}, "update": [{"$set": {"n": 2}}], "batchSize": 50}
+    change = [{"$set": {"n": 2}}]
+    parts: dict[str, Any] = {"coll": "a", "filter": {"n": {"$numberInt": "1"}}, "update": change, "batchSize": 50}
     found = command({"x-batchUpdate": parts}).batch
-    assert found == mongo.BatchUpdate("a", parts["filter"], parts["update"], 50)  # type: ignore[arg-type]
+    assert found == mongo.BatchUpdate("a", parts["filter"], parts["update"], 50)
     found = command({"x-batchUpdate": {"coll": "a", "update": {"$set": {"n": 2}}}}).batch
     assert found is not None
     assert (found.filter, found.size) == ({}, 1000)

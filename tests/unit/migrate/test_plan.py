@@ -7,6 +7,7 @@ import pytest
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import HistoryRow, Migration, RowState, load, make_plan
+from selvedge.migrate.plan import RunPlan
 
 
 def files(*versions: int, **texts: str) -> tuple[Migration, ...]:
@@ -17,8 +18,8 @@ def ran(*migrations: Migration) -> list[HistoryRow]:
     return [HistoryRow(one.version, one.name, one.checksum) for one in migrations]
 
 
-def versions(plan: object) -> list[int]:
-    return [step.migration.version for step in plan.steps]  # type: ignore[attr-defined]
+def versions(plan: RunPlan) -> list[int]:
+    return [step.migration.version for step in plan.steps]
 
 
 def test_pending() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -101,18 +102,18 @@ class Perform:
         self.stop = asyncio.Event()
         self.may_write: Callable[[], None] = lambda: None
 
-    async def __call__(self, plan: RunPlan, **options: object) -> RunResult:
+    async def __call__(self, plan: RunPlan, **options: Any) -> RunResult:
         async def tell(row: Progress) -> None:
             self.told.append(row)
 
-        known: dict[str, object] = {"timeouts": Timeouts(), "random": Random(1), **options}
+        known: dict[str, Any] = {"timeouts": Timeouts(), "random": Random(1), **options}
         return await run(
             self.session,
             plan,
             on_progress=tell,
             stop=self.stop,
             may_write=self.may_write,
-            **known,  # type: ignore[arg-type]
+            **known,
         )
 
 

@@ -58,7 +58,7 @@ SPACES = st.sampled_from([" ", "\n", "\t", " -- c; '\n", " /* ; /* ' */ $$ */ ",
 
 @st.composite
 def statements(draw: st.DrawFn) -> str:
-    space = lambda: draw(SPACES)  # noqa: E731
+    space = lambda: draw(SPACES)  # noqa: E731 - a word for what is drawn
     kind = draw(st.integers(0, 5))
     value, name = draw(VALUES), draw(NAMES)
     if kind == 0:
@@ -88,7 +88,7 @@ def test_never_fails_otherwise(text: str) -> None:
     try:
         found = split(text)
     except InvalidError as error:
-        assert "line " in str(error)  # noqa: PT017
+        assert "line " in str(error)  # noqa: PT017 - it need not be raised
         return
     for one in found:
         assert one.text in text
@@ -110,7 +110,7 @@ def test_fuzzed_texts_never_split_differently(parts: list[tuple[str, str]], muta
         found = split(text)
     except InvalidError as error:
         # psql's commands are refused, and nothing else that the parser takes
-        assert expected is None or "command of psql" in str(error)  # noqa: PT017
+        assert expected is None or "command of psql" in str(error)  # noqa: PT017 - it need not be raised
         return
     if expected is not None:
         assert significant([one.text for one in found]) == expected
@@ -172,7 +172,7 @@ def test_a_cut_file_is_refused_or_split_as_before(seed: int) -> None:
     try:
         found = split(text[: choice.randrange(len(text))])
     except InvalidError as error:
-        assert "line " in str(error)  # noqa: PT017
+        assert "line " in str(error)  # noqa: PT017 - it need not be raised
         return
     if found:
         assert [one.text for one in found[:-1]] == [one.text for one in whole[: len(found) - 1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -136,10 +137,10 @@ def test_what_was_declared_before_leaves_no_access(before: Desired, after: Desir
 
 
 @given(declarations(), st.randoms())
-def test_the_order_of_the_manifest_does_not_matter(desired: Desired, random: object) -> None:
+def test_the_order_of_the_manifest_does_not_matter(desired: Desired, random: Random) -> None:
     def shuffled(items: tuple[object, ...]) -> tuple[object, ...]:
         listed = list(items)
-        random.shuffle(listed)  # type: ignore[attr-defined]
+        random.shuffle(listed)
         return tuple(listed)
 
     other = replace(

@@ -88,7 +88,7 @@ def test_what_is_as_declared_has_no_difference():
 def test_a_new_login_comes_with_its_claim_last():
     found = diff(ACCOUNT, view(claims={}), password_holds=False)
     assert names(found) == ["CreateLogin", "SetRoleSetting", "GrantRole", "SetPassword", "WriteClaims"]
-    assert found[-1].claims[0].detail == {"created": True, "kind": "login"}  # type: ignore[attr-defined]
+    assert found[-1].claims[0].detail == {"created": True, "kind": "login"}
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_members_go_before_the_base():
 def test_a_resource_that_was_made_again_takes_its_claim_over():
     found = diff(ACCOUNT, view(state(), claims={"role:app": claim("app", uid="before")}), password_holds=True)
     assert names(found) == ["WriteClaims"]
-    assert found[0].claims[0].detail["created"] is True  # type: ignore[attr-defined]
+    assert found[0].claims[0].detail["created"] is True
 
 
 def test_every_change_has_its_place_in_the_order():

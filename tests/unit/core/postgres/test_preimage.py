@@ -41,7 +41,7 @@ def snapshot(**fields: object) -> Snapshot:
         "groups": (),
         "functions": {},
     }
-    return Snapshot(**{**known, **fields})  # type: ignore[arg-type]
+    return Snapshot(**{**known, **fields})
 
 
 def before(change: c.Change, **fields: object) -> str:

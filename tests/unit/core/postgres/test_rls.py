@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,13 +43,13 @@ def claim(record: TableRecord, *, resource: str = "shop/shop") -> dict[str, Clai
     return {name: Claim(name, "here", resource, "m", {"created": False, **record.detail()})}
 
 
-def entry(*policies: RowPolicy, **fields: object) -> DesiredRowSecurity:
-    return DesiredRowSecurity("m", "shared", "users", policies=policies, **fields)  # type: ignore[arg-type]
+def entry(*policies: RowPolicy, **fields: Any) -> DesiredRowSecurity:
+    return DesiredRowSecurity("m", "shared", "users", policies=policies, **fields)
 
 
-def table(*policies: RowPolicy, **fields: object) -> TableState:
+def table(*policies: RowPolicy, **fields: Any) -> TableState:
     known = {"owner": "owner", "enabled": True, "policies": {policy.name: policy for policy in policies}}
-    return TableState("shared", "users", **{**known, **fields})  # type: ignore[arg-type]
+    return TableState("shared", "users", **{**known, **fields})
 
 
 def diff(

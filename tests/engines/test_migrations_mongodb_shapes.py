@@ -9,7 +9,7 @@ import pytest
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_history import History
 from selvedge.migrate import load, make_plan
-from selvedge.migrate.operation import line_of
+from selvedge.migrate.plan import line_of
 from tests.engines.mongo_migrations_support import Shop, both, opened, up
 from tests.engines.mongodb_support import Record
 

@@ -12,7 +12,7 @@ from selvedge.engines.postgres.migration_ledger import Ledger
 from selvedge.engines.postgres.migration_shapes import SHAPE
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import HistoryRow, RowState, load
-from selvedge.migrate.operation import line_of
+from selvedge.migrate.plan import line_of
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:

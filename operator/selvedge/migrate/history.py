@@ -25,7 +25,7 @@ EVENTS = {"Applied": "up", "Undone": "down"} | {event: direction for direction, 
 
 
 def line_of_event(key: str, checksum: str, event: str) -> str:
-    """The line of a step that an event says is done, as :func:`selvedge.migrate.operation.line_of` makes it of one."""
+    """The line of a step that an event says is done, as :func:`selvedge.migrate.plan.line_of` makes it of one."""
     return f"{key} {checksum} {EVENTS[event]}\n"
 
 

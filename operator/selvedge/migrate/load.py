@@ -50,6 +50,16 @@ class Migration:
         """What the history knows the migration by: its version, or kind and name where it has none."""
         return str(self.version) if self.kind == "Versioned" else f"{self.kind}:{self.name}"
 
+    @property
+    def mark(self) -> str:
+        """What a plan and the events know the way up by: its text, and how its directives make it run."""
+        return _mark(self.checksum, self.directives)
+
+    @property
+    def down_mark(self) -> str:
+        """The same for the way down; empty where there is none."""
+        return _mark(self.down_checksum or "", self.down_directives)
+
     @cached_property
     def script(self) -> Script:
         """The up part as statements; raises InvalidError for what cannot be split or must not run."""
@@ -191,6 +201,11 @@ def _migration(
         down_file=texts["down"][0] if down and "down" in texts else "",
         placeholders=placeholders,
     )
+
+
+def _mark(text: str, directives: Directives) -> str:
+    """A directive may stand outside of the part whose checksum this is: before the marker, or behind it."""
+    return text if not text or directives == NONE else checksum(f"{text}\n{render(directives)}")
 
 
 def _sql(texts: dict[str, tuple[str, str]]) -> tuple[str, Part, Part | None]:

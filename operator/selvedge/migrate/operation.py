@@ -80,7 +80,7 @@ class Prepared:
 
     @property
     def digest(self) -> str:
-        """What an approval refers to: version, checksum and direction of each step."""
+        """What an approval refers to: version, text, directives and direction of each step."""
         return self.plan.digest
 
     @property
@@ -257,10 +257,3 @@ def newest_version(history: Iterable[HistoryRow]) -> str:
 def _name(step: Step) -> str:
     migration = step.migration
     return f"{migration.version} {migration.name}" if migration.version else migration.name
-
-
-def line_of(step: Step) -> str:
-    """One line of what :func:`selvedge.migrate.plan.digest` is taken of."""
-    migration = step.migration
-    text = migration.down_checksum or "" if step.direction == "down" else migration.checksum
-    return f"{migration.key} {text} {step.direction}{f' {step.scope}' if step.scope else ''}\n"

@@ -14,7 +14,7 @@ from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.load import Migration
 from selvedge.migrate.names import Engine, sort_key
 
-__all__ = ["ACTIONS", "REPAIRS", "Direction", "HistoryRow", "RowState", "RunPlan", "Step", "digest", "plan"]
+__all__ = ["ACTIONS", "REPAIRS", "Direction", "HistoryRow", "RowState", "RunPlan", "Step", "digest", "line_of", "plan"]
 
 ACTIONS = ("Up", "Down", "To", "Redo", "Baseline", "Repair", "Validate", "Plan", "Status")
 """What a run can be asked for."""
@@ -43,7 +43,9 @@ class RunPlan:
     ``target`` is what makes the same plan when a run that was cut off is planned again: one step down, planned twice,
     would be two. Keep it before the first step runs, and give it to :func:`plan` the next time. ``warnings`` are
     sentences for the person who looks at the plan. ``in_order``: no step may turn out to be older than what ran.
-    ``hooks`` are the lines of :attr:`Hooks.lines`, where any step runs statements.
+    ``hooks`` are the lines of :attr:`Hooks.lines`, where any step runs statements. ``state`` names the history that the
+    plan was made of, where it goes back or changes the history by hand: what was approved is done once, and not again
+    when the same migrations are there some other day.
     """
 
     action: str
@@ -54,10 +56,16 @@ class RunPlan:
     drop_invalid_indexes: bool = False
     in_order: bool = True
     hooks: tuple[str, ...] = ()
+    state: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the digest is taken of beside the steps: values of placeholders, and checksums of hooks."""
+        """What the digest is taken of beside the steps: values of placeholders, checksums of hooks, the history."""
+        return (*self.beside, *self.state)
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What runs with the steps: values of placeholders, and checksums of hooks."""
         values = {pair for step in self.steps for pair in step.migration.placeholders or ()}
         return (*(f"{name}={value}" for name, value in sorted(values)), *self.hooks)
 
@@ -124,32 +132,52 @@ def plan(
         chosen.target,
         drop_invalid_indexes=chosen.drop_invalid_indexes,
         in_order=book.strict_order,
+        state=(state_line(book.rows.values()),) if any(_once(action, step) for step in chosen.steps) else (),
     )
 
 
 def digest(plan: RunPlan) -> str:
-    """sha256 over version, checksum and direction of each step: what an approval refers to.
+    """sha256 over version, mark and direction of each step: what an approval refers to.
 
-    Where placeholders are substituted, over their values as well: the checksums are those before it. Where there are
-    hooks, over their texts: an approval is not given to what somebody puts beside the migrations later.
+    A mark covers text and directives of what runs. Where placeholders are substituted, over their values as well: the
+    checksums are those before it. Where there are hooks, over their texts: an approval is not given to what somebody
+    puts beside the migrations later. Where the plan goes back, over the state of the history (:func:`state_line`).
     """
-    lines = [f"{step.migration.key} {_text_of(step)} {step.direction}{_where(step)}\n" for step in plan.steps]
+    lines = [line_of(step) for step in plan.steps]
     lines += [f"{line}\n" for line in plan.inputs]
     if plan.drop_invalid_indexes:
         lines.append("drop invalid indexes\n")
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _where(step: Step) -> str:
-    """The schema that it runs in: an approval for one schema is not for another."""
-    return f" {step.scope}" if step.scope else ""
+def line_of(step: Step) -> str:
+    """One line of what the digest is taken of. The schema is in it: an approval for one is not for another."""
+    migration = step.migration
+    # what runs on the way down is not what went up
+    mark = migration.down_mark if step.direction == "down" else migration.mark
+    return f"{migration.key} {mark} {step.direction}{f' {step.scope}' if step.scope else ''}\n"
 
 
-def _text_of(step: Step) -> str:
-    """The checksum of what runs; going down that is not what went up."""
-    if step.direction == "down":
-        return step.migration.down_checksum or ""
-    return step.migration.checksum
+def state_line(rows: Iterable[HistoryRow]) -> str:
+    """What a digest is taken of for a state of the history: every row with its text and the time when it ran.
+
+    The same migrations undone and run again are another state.
+    """
+    lines = sorted(f"{row.key} {row.checksum} {row.applied_at or 0:.6f}\n" for row in rows)
+    return f"history {hashlib.sha256(''.join(lines).encode()).hexdigest()}"
+
+
+def states_line(states: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The states of several histories as one; a single one is as it is, and none is none."""
+    lines = [line for state in states for line in state]
+    if len(lines) < 2:
+        return tuple(lines)
+    return (f"history {hashlib.sha256(chr(10).join(lines).encode()).hexdigest()}",)
+
+
+def _once(action: str, step: Step) -> bool:
+    """Whether a step needs an approval that is good for one state of the history alone."""
+    return step.direction != "up" and not (step.direction == "mark" and action == "Baseline")
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.core.words import some
 from selvedge.migrate.names import sort_key
-from selvedge.migrate.operation import Operation, Prepared, Source, line_of, newest_version, perform, prepare
+from selvedge.migrate.operation import Operation, Prepared, Source, newest_version, perform, prepare
+from selvedge.migrate.plan import line_of, states_line
 from selvedge.migrate.protocol import MigrationSession, Progress
 from selvedge.migrate.runner import OnProgress, RunResult
 from selvedge.migrate.steps import first_row
@@ -97,6 +98,7 @@ class InTurn:
             warnings=self._told([one.warnings for one in plans]),
             drop_invalid_indexes=any(one.drop_invalid_indexes for one in plans),
             hooks=next((one.hooks for one in plans if one.hooks), ()),
+            state=states_line([one.state for one in plans]),
         )
         return replace(
             self.parts[0].prepared,

@@ -1,6 +1,6 @@
 """The rows of a MigrationRun's status, read again: by the operator after a restart, and by whoever approves.
 
-A plan's digest is taken of version, checksum and direction of each step, and a row holds all three: so what a person
+A plan's digest is taken of version, mark and direction of each step, and a row holds all three: so what a person
 sees is what he approves, and a status that somebody altered has another digest.
 """
 
@@ -26,7 +26,7 @@ def place_of_row(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def line_of_row(row: Mapping[str, Any]) -> str:
-    """The line that the digest is taken of, as :func:`selvedge.migrate.operation.line_of` makes it of a step."""
+    """The line that the digest is taken of, as :func:`selvedge.migrate.plan.line_of` makes it of a step."""
     where = f" {row['schema']}" if row.get("schema") else ""
     return f"{key_of_row(row)} {row.get('checksum', '')} {row.get('direction', '')}{where}\n"
 

@@ -49,8 +49,12 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
     """One pass over one MigrationRun: everything that is left of it."""
     obj = context.store.get(MIGRATION_RUNS.plural, namespace, name)
     key = ("run", namespace, name)
-    if obj is None or obj["metadata"].get("deletionTimestamp") or _finished(obj):
+    if obj is None or obj["metadata"].get("deletionTimestamp"):
         context.failures.pop(key, None)
+        return
+    if (obj.get("status") or {}).get("phase") in FINISHED:
+        context.failures.pop(key, None)
+        await Board(context, obj).stay()
         return
     started = time.monotonic()
     before = (obj.get("status") or {}).get("phase")
@@ -78,12 +82,6 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
     # came to nothing: the schema's pass wakes the runs that wait, and the two would wake each other for ever.
     if schema is not None and (board.moved or board.phase != before):
         context.enqueue(("unit", *unit_of(schema)))
-
-
-def _finished(obj: Object) -> bool:
-    status = obj.get("status") or {}
-    same = status.get("observedGeneration") == obj["metadata"].get("generation")
-    return same and status.get("phase") in FINISHED
 
 
 async def _run(context: Context, obj: Object, board: Board) -> None:
@@ -138,7 +136,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
 
 async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:
     """Run what was planned, if it may run."""
-    done = await session.done() if board.started_before else ()
+    done = await session.done() if board.started_before or prepared.operation.approved else ()
     if prepared.plan.action == "Redo" and board.is_redone(prepared, done):
         # cut off after its last commit and before its last word: planned anew, it would be redone once more
         await board.look(session)

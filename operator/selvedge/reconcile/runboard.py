@@ -13,15 +13,16 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from selvedge.core.conditions import timestamp
+from selvedge.core.conditions import find, timestamp
 from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.core.words import count
 from selvedge.kube.resources import MIGRATION_RUNS
-from selvedge.migrate.operation import Prepared, advice_of, line_of, newest_version
+from selvedge.migrate.operation import Prepared, advice_of, newest_version
+from selvedge.migrate.plan import line_of
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
-from selvedge.migrate.statusrows import digest_of_lines, line_of_row, place_of_row
+from selvedge.migrate.statusrows import digest_of_lines, place_of_row
 from selvedge.migrate.steps import DONE, FINAL, first_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
@@ -29,6 +30,8 @@ from selvedge.reconcile.store import Object
 
 FINISHED = ("Succeeded", "Failed")
 WAITING = "WaitingForApproval"
+_REASONS = {str(reason): reason for reason in Reason}
+_OVER = "; this run is over: once that is mended, make a new run"
 
 _WRITE_SECONDS = 1.0
 _MAX_ROWS = 200
@@ -94,19 +97,20 @@ class Board:
         """Whether ``approved`` is the digest of this very plan, or of the one whose rest this is.
 
         ``done`` are the lines of what this run did before, as the database has them: with the rest they are the whole,
-        however many steps that has.
+        however many steps that has. So an approval that was used is not good for the same steps once more.
         """
         if approved == prepared.digest:
             return bool(approved)
-        inputs = [f"{line}\n" for line in prepared.plan.inputs]
-        rest = [line_of(step) for step in prepared.plan.steps]
-        if done and not prepared.plan.drop_invalid_indexes and digest_of_lines([*done, *rest, *inputs]) == approved:
-            return True
-        known: list[Row] = self._status.get("migrations") or []
-        lines = [line_of_row(row) for row in known]
-        if digest_of_lines([*lines, *inputs]) != approved:
+        if not done or prepared.plan.drop_invalid_indexes:
             return False
-        return not prepared.plan.drop_invalid_indexes and (not rest or lines[-len(rest) :] == rest)
+        rest = [line_of(step) for step in prepared.plan.steps]
+        beside = set(prepared.plan.beside)
+        for inputs in (self._status.get("inputs") or (), prepared.plan.inputs):
+            # the history that was approved is gone by now; what else runs has to be what was approved with it
+            lines = [*done, *rest, *(f"{line}\n" for line in inputs)]
+            if beside <= set(inputs) and digest_of_lines(lines) == approved:
+                return True
+        return False
 
     def is_redone(self, prepared: Prepared, done: Sequence[str]) -> bool:
         """Whether this run did both steps of a Redo before; its rows then show them as done."""
@@ -233,7 +237,7 @@ class Board:
         """What an error means for the status: tried again, waiting for a person, or over."""
         outcome = from_error(error, retry_at)
         notices: tuple[Notice, ...] = ()
-        finished, retrying = None, outcome.retrying
+        finished, retrying, message = None, outcome.retrying, outcome.message
         if retrying:
             phase = "Pending" if error.reason in _PENDING else "Running"
         elif error.reason in _APPROVAL:
@@ -242,18 +246,27 @@ class Board:
             if before != self.digest:
                 notices = (Notice(error.reason, error.message),)
         else:
-            phase = "Failed"
+            phase, message = "Failed", message + _OVER
             notices = (Notice(error.reason, error.message, True),)
             finished = timestamp(self.context.now())
         return Outcome(
             outcome.ready,
             outcome.reason,
-            outcome.message,
+            message,
             retrying=retrying,
             status={**self._shown_status(phase), "finishedAt": finished},
             notices=notices,
             retry_at=outcome.retry_at,
         )
+
+    async def stay(self) -> None:
+        """What is over does not start again, whatever was changed in its spec; its status says so of that, too."""
+        ready = find(self._status.get("conditions") or (), "Ready")
+        if ready is None or self._status.get("observedGeneration") == self.obj["metadata"].get("generation"):
+            return
+        good = ready.status is True
+        message = ready.message if good or ready.message.endswith(_OVER) else ready.message + _OVER
+        await self.write(Outcome(good, _REASONS[ready.reason], message, retrying=False))
 
     async def write(self, outcome: Outcome) -> None:
         """Write the status, if that changes anything."""
@@ -284,7 +297,7 @@ class Board:
 def _shown(row: Progress) -> Row:
     shown: Row = {
         "schema": row.scope or None,
-        "version": str(row.version) if row.version else None,
+        "version": str(row.version) if row.kind == "Versioned" else None,
         "name": row.name,
         "kind": row.kind if row.kind != "Versioned" else None,
         "direction": row.direction,

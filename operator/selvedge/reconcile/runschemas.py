@@ -46,7 +46,7 @@ async def run_in_schemas(
     if operation.action in ("Plan", "Validate"):
         await board.conclude(prepared)
         return
-    allow(prepared, turn.done if board.started_before else ())
+    allow(prepared, turn.done)
     board.start()
     if operation.action not in ("Up", "Baseline"):
         await board.save()

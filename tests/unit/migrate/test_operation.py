@@ -18,14 +18,13 @@ from selvedge.migrate.operation import (
     Prepared,
     check_approval,
     concerns_of,
-    line_of,
     losses_of,
     newest_version,
     prepare,
     source_of,
 )
 from selvedge.migrate.overview import Standing, overview
-from selvedge.migrate.plan import RunPlan, plan
+from selvedge.migrate.plan import RunPlan, line_of, plan, state_line
 from selvedge.migrate.protocol import MigrationSession
 
 FILES = {
@@ -63,9 +62,67 @@ def planned(files: dict[str, str], history: tuple[HistoryRow, ...] = (), **choic
 def test_the_digest_is_taken_of_the_lines_of_its_steps(choices: dict[str, str], ran_already: tuple[str, ...]) -> None:
     """An approval is recognised from the lines that the status shows: they have to be the digest's own."""
     found = planned(FILES, ran(FILES, *ran_already), **choices)
-    lines = "".join(line_of(step) for step in found.steps)
+    lines = "".join([*map(line_of, found.steps), *(f"{line}\n" for line in found.inputs)])
     assert found.steps
     assert found.digest == "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+    assert bool(found.state) == (choices.get("action") == "To")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {"action": "Down"},
+        {"action": "To", "target": "1"},
+        {"action": "Redo"},
+        {"action": "Repair", "repair": "MarkUnapplied", "target": "2"},
+    ],
+)
+def test_an_approval_to_go_back_is_good_for_one_state_of_the_history(choices: dict[str, str]) -> None:
+    before = ran(FILES, "1", "2", applied_at=1_700_000_000.000001)
+    digest = planned(FILES, before, **choices).digest
+    assert planned(FILES, tuple(reversed(before)), **choices).digest == digest
+    undone_and_run_again = (before[0], replace(before[1], applied_at=1_700_000_000.000002))
+    assert planned(FILES, undone_and_run_again, **choices).digest != digest
+    other = (replace(before[0], checksum="0" * 64), before[1])
+    assert state_line(other) != state_line(before)
+
+
+def test_what_goes_forward_has_one_digest_in_every_database() -> None:
+    staging, production = (ran(FILES, "1", applied_at=time) for time in (1.0, 2.0))
+    assert planned(FILES, staging).digest == planned(FILES, production).digest
+    assert planned(FILES, staging, action="Baseline", target="2").state == ()
+
+
+DIRECTIVES = (
+    "transaction: false",
+    "lock-timeout: 2s",
+    "statement-timeout: 1m",
+    "allow: drop-table",
+    "irreversible",
+    "requires-version: >=16",
+    "env: staging",
+    "verify: SELECT true",
+)
+
+
+@pytest.mark.parametrize("line", DIRECTIVES)
+def test_a_digest_covers_how_a_file_runs(line: str) -> None:
+    """A directive may stand outside of the part whose checksum it changes."""
+    plain = {"1_users.sql": FILES["1_users.sql"]}
+    marked = {"1_users.sql": f"-- {line}\n{FILES['1_users.sql']}"}
+    one, other = (planned(files, environment="staging") for files in (plain, marked))
+    assert one.steps[0].migration.checksum == other.steps[0].migration.checksum, "what ran stays what ran"
+    assert one.digest != other.digest
+    if line != "irreversible":
+        back, other_back = (planned(files, ran(files, "1"), action="Down") for files in (plain, marked))
+        assert back.digest != other_back.digest
+
+
+def test_a_digest_covers_the_options_of_a_marker() -> None:
+    text = FILES["1_users.sql"]
+    files = [text, text.replace("up", "up transaction:false"), text.replace("down", "down transaction:false")]
+    plans = [planned({"1_users.sql": one}, ran({"1_users.sql": one}, "1"), action="Redo") for one in files]
+    assert len({found.digest for found in plans}) == 3
 
 
 def test_what_loses_data_is_a_concern_and_refused_without_a_word_in_its_file() -> None:

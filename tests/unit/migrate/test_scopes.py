@@ -8,7 +8,8 @@ import pytest
 
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of, line_of
+from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of
+from selvedge.migrate.plan import line_of
 from selvedge.migrate.scopes import InTurn, Part, check_scopes, scoped, told_of
 from selvedge.migrate.statusrows import digest_of_lines, line_of_row
 from selvedge.migrate.steps import first_row
@@ -78,3 +79,14 @@ def test_an_error_names_its_schema() -> None:
     with pytest.raises(TransientError, match=r"^schema north: the lock is held") as caught, told_of("north"):
         raise TransientError(Reason.WAITING_FOR_LOCK, "the lock is held")
     assert caught.value.message == str(caught.value)
+
+
+def test_the_approval_of_a_way_back_in_several_schemas_is_for_the_state_of_each() -> None:
+    def back(scope: str, time: float) -> Part:
+        found = planned(FILES, ran(FILES, *KEYS, applied_at=time), action="To", target="0")
+        return Part(scope, scoped(Prepared(Operation("To", "0"), found), scope))
+
+    whole = InTurn((back("north", 1.0), back("south", 1.0))).prepared
+    assert len(whole.plan.state) == 1
+    assert InTurn((back("north", 1.0), back("south", 2.0))).prepared.digest != whole.digest
+    assert InTurn((back("north", 1.0),)).prepared.plan.state == back("north", 1.0).prepared.plan.state

@@ -10,8 +10,8 @@ import pytest
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow
-from selvedge.migrate.operation import Operation, Prepared, line_of, source_of
-from selvedge.migrate.plan import plan
+from selvedge.migrate.operation import Operation, Prepared, source_of
+from selvedge.migrate.plan import line_of, plan
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.runboard import Board
@@ -22,10 +22,20 @@ FILES = {
 }
 
 
-def prepared(*ran: int, action: str = "Down", target: str = "0", files: dict[str, str] | None = None) -> Prepared:
+def prepared(
+    *ran: int, action: str = "Down", target: str = "0", files: dict[str, str] | None = None, at: float = 1.0
+) -> Prepared:
     source = source_of(files or FILES, "Postgres")
     history = [
-        HistoryRow(one.version, one.name, one.checksum, down_checksum=one.down_checksum, up=one.up, down=one.down)
+        HistoryRow(
+            one.version,
+            one.name,
+            one.checksum,
+            down_checksum=one.down_checksum,
+            up=one.up,
+            down=one.down,
+            applied_at=at,
+        )
         for one in source_of(FILES, "Postgres").migrations
         if one.version in ran
     ]
@@ -52,15 +62,64 @@ def told(found: Prepared, done: int = 0, *, started: bool = True) -> dict[str, A
 
 def test_an_approval_holds_for_the_rest_of_its_plan_and_for_nothing_else() -> None:
     whole, rest = prepared(1, 2, 3), prepared(1, 2)
-    status = told(whole, done=1)
+    status, done = told(whole, done=1), [line_of(whole.plan.steps[0])]
     assert board(status).approves(whole.digest, whole)
-    assert board(status).approves(whole.digest, rest)
+    assert board(status).approves(whole.digest, rest, done)
     assert not board(status).approves("", whole)
+    assert not board(status).approves("", rest, done)
     assert not board(status).approves(rest.digest, whole), "what was approved is less"
+    assert not board(status).approves(whole.digest, rest), "the database knows nothing of what was done"
     changed = {**FILES, "1_a.sql": FILES["1_a.sql"].replace("drop table a", "drop table other")}
-    assert not board(status).approves(whole.digest, prepared(1, 2, files=changed)), "a way down was changed meanwhile"
-    status["migrations"][2]["checksum"] = "0" * 64
-    assert not board(status).approves(whole.digest, rest), "the status was altered"
+    other = prepared(1, 2, files=changed)
+    assert not board(status).approves(whole.digest, other, done), "a way down was changed meanwhile"
+    marked = {**FILES, "1_a.sql": "-- transaction: false\n" + FILES["1_a.sql"]}
+    assert not board(status).approves(whole.digest, prepared(1, 2, files=marked), done), "how it runs was changed"
+    status["inputs"] = ["history " + "0" * 64]
+    assert not board(status).approves(whole.digest, rest, done), "the status was altered"
+
+
+def test_an_approval_that_was_used_is_used_up() -> None:
+    """Whatever becomes of the status: the database says what this run did, and when the rest ran."""
+    whole = prepared(1, 2, 3, target="2")
+    status, done = told(whole), [line_of(whole.plan.steps[0])]
+    again = prepared(1, 2, 3, target="2", at=2.0)
+    assert again.digest != whole.digest
+    for kept in (status, {}, {"startedAt": status["startedAt"], "inputs": status["inputs"]}):
+        assert not board(kept).approves(whole.digest, again), "another run, with the same approval in Git"
+        assert not board(kept).approves(whole.digest, again, done), "the same run once more"
+
+
+class Written(Context):
+    """A context whose statuses are kept instead of written."""
+
+    def __init__(self) -> None:
+        self.written: list[Outcome] = []
+
+    async def write_status(self, resource: object, obj: object, outcome: Outcome) -> bool:
+        self.written.append(outcome)
+        return True
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "reason", "message"),
+    [
+        ("Succeeded", "True", "Undone", "1 migration was undone"),
+        ("Failed", "False", "StatementFailed", "it said no; this run is over: once that is mended, make a new run"),
+    ],
+)
+async def test_what_is_over_stays_over(phase: str, status: str, reason: str, message: str) -> None:
+    """An approval that is set after the end starts nothing; the status is of the newest spec all the same."""
+    ready = {"type": "Ready", "status": status, "reason": reason, "message": message.partition(";")[0]}
+    known = {"phase": phase, "observedGeneration": 1, "conditions": [ready]}
+    context = Written()
+    obj = {"metadata": {"name": "back", "namespace": "shop", "generation": 2}, "status": known}
+    await Board(context, obj).stay()
+    [outcome] = context.written
+    assert (outcome.ready, outcome.reason, outcome.message) == (status == "True", reason, message)
+    assert not outcome.retrying
+    known["observedGeneration"] = 2
+    await Board(context, obj).stay()
+    assert len(context.written) == 1
 
 
 def test_an_approval_of_the_rest_is_for_the_same_values_and_hooks() -> None:
@@ -71,10 +130,11 @@ def test_an_approval_of_the_rest_is_for_the_same_values_and_hooks() -> None:
     whole, rest = prepared(1, 2, 3), prepared(1, 2)
     approved = with_hook(whole, "select 1;")
     status = told(approved, done=1)
-    assert status["inputs"] == list(approved.plan.hooks)
-    assert board(status).approves(approved.digest, with_hook(rest, "select 1;"))
-    assert not board(status).approves(approved.digest, with_hook(rest, "select 2;"))
-    assert not board(status).approves(approved.digest, rest)
+    done = [line_of(whole.plan.steps[0])]
+    assert status["inputs"] == [*approved.plan.hooks, *whole.plan.state]
+    assert board(status).approves(approved.digest, with_hook(rest, "select 1;"), done)
+    assert not board(status).approves(approved.digest, with_hook(rest, "select 2;"), done)
+    assert not board({**status, "inputs": []}).approves(approved.digest, with_hook(rest, "select 1;"), done)
 
 
 def test_what_was_done_before_a_restart_stays_in_view() -> None:

@@ -142,7 +142,7 @@ class History:
         commands = migration.down_commands if direction == "down" else migration.commands
         applied = cursor.done == len(commands)
         if applied and direction == "down":
-            gone: Doc = {"documents": cursor.documents, "checksum": migration.down_checksum or ""}
+            gone: Doc = {"documents": cursor.documents, "checksum": migration.down_mark}
             return [_delete(migration.key), self._event(migration, "Undone", **gone)]
         values = self._described(migration) | {
             "state": (RowState.APPLIED if applied else RowState.PARTIAL).value,
@@ -216,7 +216,7 @@ class History:
             "version": migration.key,
             "name": migration.name,
             "event": event,
-            "checksum": migration.checksum,
+            "checksum": migration.mark,
             "actor": self._who,
             "runUid": self._run,
             **more,

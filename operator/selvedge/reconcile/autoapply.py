@@ -64,6 +64,15 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
 
 def _taken_back(context: Context, obj: Object) -> Object | None:
     """The run by which a person took this database back, if nothing has gone forward since."""
+    last = _last_change(context, obj)
+    if last is None:
+        return None
+    ready = find(last["status"].get("conditions") or (), "Ready")
+    return last if ready is not None and ready.reason == Reason.UNDONE else None
+
+
+def _last_change(context: Context, obj: Object) -> Object | None:
+    """The newest run that did anything to this database."""
     namespace, name = key_of(obj)
     ended = [
         run
@@ -73,11 +82,7 @@ def _taken_back(context: Context, obj: Object) -> Object | None:
         and (run.get("status") or {}).get("phase") == "Succeeded"
         and (run["status"].get("progress") or "0/0") != "0/0"
     ]
-    last = max(ended, key=lambda run: (str(run["status"].get("finishedAt")), _created(run)), default=None)
-    if last is None:
-        return None
-    ready = find(last["status"].get("conditions") or (), "Ready")
-    return last if ready is not None and ready.reason == Reason.UNDONE else None
+    return max(ended, key=lambda run: (str(run["status"].get("finishedAt")), _created(run)), default=None)
 
 
 def _created(run: Object) -> str:
@@ -135,13 +140,18 @@ def _manifest(obj: Object, name: str, migrations: Migrations) -> dict[str, Any]:
 
 
 async def _prune(context: Context, obj: Object, current: str, limit: int) -> None:
-    """Delete finished runs that autoApply made, beyond ``historyLimit``; the history in the database stays."""
+    """Delete finished runs that autoApply made, beyond ``historyLimit``; the history in the database stays.
+
+    The last that did anything stays too: without it a Down before it would be taken for the last word.
+    """
     uid = obj["metadata"]["uid"]
+    last = _last_change(context, obj)
+    kept = {current, last["metadata"]["name"]} if last is not None else {current}
     finished = [
         run
         for run in context.store.all(MIGRATION_RUNS.plural)
         if run["metadata"].get("namespace") == obj["metadata"]["namespace"]
-        and run["metadata"]["name"] != current
+        and run["metadata"]["name"] not in kept
         and any(owner.get("uid") == uid for owner in run["metadata"].get("ownerReferences") or ())
         and (run.get("status") or {}).get("phase") in FINISHED
     ]

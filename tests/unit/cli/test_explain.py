@@ -54,6 +54,7 @@ def test_a_reason_may_be_written_otherwise(word: str) -> None:
         ("AuthentificationFailed", "AuthenticationFailed"),
         ("Secret", "SecretNotFound"),
         ("Aproval", "WaitingForApproval"),
+        ("Lock", "WaitingForLock"),
     ],
 )
 def test_an_unknown_reason_names_those_that_are_near(word: str, near: str) -> None:

@@ -95,6 +95,14 @@ def test_what_refers_to_nothing_is_not_left_out() -> None:
     assert lines[0] == "DatabaseServer shop/main: Unknown, NotFound: it does not exist, or you may not read it"
 
 
+def test_a_login_that_is_not_ready_is_told_by_the_exit_status_and_a_run_that_failed_once_is_not() -> None:
+    schema = obj("DatabaseSchema", "shop", spec=ON_MAIN)
+    _, ready, _ = shown(SERVER, schema, obj("MigrationRun", "first", "StatementFailed", spec=OF_SHOP))
+    assert ready
+    _, ready, _ = shown(SERVER, schema, obj("DatabaseUser", "app", "LoginRefused", spec=OF_SHOP))
+    assert not ready
+
+
 def test_an_old_status_says_nothing_of_the_new_generation() -> None:
     schema = obj("DatabaseSchema", "shop", spec=ON_MAIN)
     schema["metadata"]["generation"] = 2

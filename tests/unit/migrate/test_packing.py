@@ -73,6 +73,9 @@ def test_what_cannot_be_taken_is_said_and_never_left_out(directory: Path, monkey
     link.unlink()
     monkeypatch.setattr(image_reader, "LARGEST_PACKED", 30)
     refused("30 can be taken out of an image")
+    monkeypatch.setattr(image_reader, "LARGEST", 60)
+    refused("more than 10000 files, or 0 MiB")
+    monkeypatch.setattr(image_reader, "LARGEST", 2**20)
     monkeypatch.setattr(image_reader, "MOST", 3)
     refused("more than 3 files")
 

@@ -93,6 +93,17 @@ def test_the_standard_library_goes_the_same_way(redactor):
     assert "k8s_ref" not in line
 
 
+def test_a_librarys_line_about_a_missing_right_is_one_sentence(redactor):
+    """Kopf logs the whole request and answer of a watch that was refused."""
+    stream = configured(redactor)
+    user = "system:serviceaccount:ops:selvedge"
+    said = f'secrets is forbidden: User "{user}" cannot watch resource "secrets" in API group "" at the cluster scope'
+    logging.getLogger("kopf").error("Watching failed: (%r, {'kind': 'Status', 'code': 403})", said)
+    (line,) = lines(stream)
+    assert line["event"].startswith(f"{user} may not watch secrets in all namespaces: ")
+    assert "Status" not in line["event"]
+
+
 def test_python_warnings_are_logged(redactor):
     stream = configured(redactor)
     with warnings.catch_warnings():

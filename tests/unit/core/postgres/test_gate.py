@@ -57,6 +57,16 @@ def test_the_claim_of_what_waits_waits_too() -> None:
     assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
 
 
+def test_the_claim_of_a_role_does_not_wait_for_what_others_gave_to_it() -> None:
+    """With ``grantMode: Authoritative`` a role is ours before a person has said what it loses."""
+    beyond = c.RevokePrivileges(ROLE, "u1", c.Privileges("table", "a", ("t",), ("SELECT",), "app"))
+    now, waiting = split([CREATE, beyond, WRITE], {"u1": Policy("shop/one")}, (), False, {beyond})
+    assert (now, waiting) == ([CREATE, WRITE], [beyond])
+    now, waiting = split([CREATE, REVOKE, WRITE], {"u1": Policy("shop/one")}, (), False, {REVOKE})
+    assert waiting == [REVOKE]
+    assert WRITE not in now, "what was given to it by name is remembered as a whole"
+
+
 def test_what_takes_from_others_waits_until_it_was_verified_once() -> None:
     def taking(policy: Policy, granted: tuple[c.Change, ...] = ()) -> list[c.Change]:
         return split([REVOKE], {"u1": policy}, granted, False, {REVOKE})[1]

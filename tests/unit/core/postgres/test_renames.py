@@ -96,8 +96,15 @@ def test_who_granted_follows_too() -> None:
 
     to = _translation([rename()], "role")
     group = AclGroup(
-        "table", "s", "old", ("t",), {"old": frozenset({"SELECT"})}, frozenset({("old", "x", "SELECT", True)})
+        "table",
+        "s",
+        "old",
+        ("t",),
+        {"old": frozenset({"SELECT"})},
+        frozenset({("old", "x", "SELECT", True)}),
+        frozenset({"old", "other"}),
     )
     found = _group(group, to, lambda name: name)
     assert found.given == frozenset({("new", "x", "SELECT", True)})
+    assert found.alike == frozenset({"new", "other"})
     assert (found.owner, set(found.grants)) == ("new", {"new"})

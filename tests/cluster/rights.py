@@ -27,14 +27,27 @@ Verb = tuple[str, str, str]
 _LEASE = {"SELVEDGE_LEASE_DURATION": "6s", "SELVEDGE_RENEW_DEADLINE": "4s", "SELVEDGE_RETRY_PERIOD": "500ms"}
 _UID = "7d0f0c0e-0000-4000-8000-000000000000"
 _ROLES = ("Role", "ClusterRole")
+_RIGHTS = ("ServiceAccount", *_ROLES, *(f"{kind}Binding" for kind in _ROLES))
 
 
-def chart_rights(namespace: str, *, cluster_wide: bool) -> list[Document]:
-    """The chart's ServiceAccount, and what it binds to it."""
-    watched = [] if cluster_wide else [f"watchNamespaces={{{namespace}}}"]
-    documents = _render(namespace, *watched, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
-    kinds = ("ServiceAccount", *_ROLES, *(f"{kind}Binding" for kind in _ROLES))
-    return [document for document in documents if document["kind"] in kinds]
+def chart_rights(namespace: str, *, cluster_wide: bool, watched: Sequence[str] = ()) -> list[Document]:
+    """The chart's ServiceAccount, and what it binds to it, in the namespaces ``watched`` (default: this one)."""
+    names = ",".join(watched or [namespace])
+    only = [] if cluster_wide else [f"watchNamespaces={{{names}}}"]
+    documents = _render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
+    return [document for document in documents if document["kind"] in _RIGHTS and not _for_release(document)]
+
+
+def release_rights(namespace: str, *, cluster_wide: bool) -> list[Document]:
+    """The account of the Job before an uninstallation, and what the chart binds to it."""
+    only = [] if cluster_wide else [f"watchNamespaces={{{namespace}}}"]
+    documents = _render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
+    return [document for document in documents if document["kind"] in _RIGHTS and _for_release(document)]
+
+
+def _for_release(document: Document) -> bool:
+    labels: dict[str, str] = document["metadata"]["labels"]
+    return labels.get("app.kubernetes.io/component") == "release"
 
 
 def verbs_of(roles: Sequence[Document]) -> set[Verb]:
@@ -148,9 +161,9 @@ def confined(
             kubectl("delete", "namespace", namespace, "--wait=false")
 
 
-def as_account(kubectl: Kubectl, kubeconfig: Path, namespace: str) -> dict[str, Any]:
+def as_account(kubectl: Kubectl, kubeconfig: Path, namespace: str, name: str = "selvedge") -> dict[str, Any]:
     """The kubeconfig with the ServiceAccount's token."""
-    token = kubectl("create", "token", "selvedge", "-n", namespace, "--duration=1h").stdout.strip()
+    token = kubectl("create", "token", name, "-n", namespace, "--duration=1h").stdout.strip()
     config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
     config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     return config

@@ -86,7 +86,11 @@ def test_a_cluster_without_anything_then_with_old_crds_then_without_an_operator(
 def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
     install(own, crds())
     own.ensure("scheduler")
-    container = {"name": "operator", "image": "selvedge", "env": [{"name": "SELVEDGE_NAMESPACES", "value": "shop"}]}
+    container = {
+        "name": "operator",
+        "image": "selvedge",
+        "env": [{"name": "SELVEDGE_NAMESPACES", "value": "default,shop"}],
+    }
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -109,6 +113,8 @@ def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
     assert "0 of 1 pod is available" in finding["message"]
     # the account that the pods run as has no rights at all here
     assert "KubernetesForbidden" in reasons(doctor(own)[1]).values()
+    # and the namespace that it is to watch is not there
+    assert reasons(doctor(own)[1])["shop"] == "NamespaceGone"
     assert "ApprovalNotEnforced" in [f["reason"] for f in doctor(own)[1]]
     _apply(lambda *arguments, **options: run_kubectl(own.kubeconfig, *arguments, **options), _policies())
     assert "ApprovalNotEnforced" not in [f["reason"] for f in doctor(own)[1]]

@@ -13,7 +13,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.words import some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
-from selvedge.kube.resources import GROUP, Resource
+from selvedge.kube.resources import GROUP, NAMESPACES, Resource
 
 _AUTHORIZATION = "authorization.k8s.io"
 SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "SubjectAccessReview")
@@ -63,6 +63,24 @@ async def operators(
         message = f"it may not do {'everywhere' if not at else f'in namespace {at}'} what the operator needs"
         step = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
         report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
+
+
+async def namespaces(kube: KubeClient, report: Report, operator: Operator) -> None:
+    """Look whether what the operator is told to watch is there: it leaves out what is not. Raises KubeError."""
+    for name in operator.watched:
+        try:
+            found = await kube.get(NAMESPACES, None, name)
+        except KubeError as error:
+            if error.code != 403:
+                raise
+            report.unchecked.append("whether the watched namespaces exist: you may not read them")
+            return
+        if found is None:
+            message = "the operator is told to watch it and it does not exist: it is left out"
+            step = (
+                "create it and run helm upgrade, which brings the Role, or take it out of the chart's watchNamespaces"
+            )
+            report.add(Finding(Severity.ERROR, Ref("Namespace", name), "NamespaceGone", message, step))
 
 
 async def _lacking(kube: KubeClient, account: tuple[str, str], namespace: str) -> Any:

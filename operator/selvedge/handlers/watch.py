@@ -9,13 +9,32 @@ annotation of each object, and an exception's text in another. The finalizer is 
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Collection, Iterator
+from itertools import repeat
 from typing import Any
 
 import kopf
 from kopf import Body, OperatorRegistry, OperatorSettings
 
 from selvedge.kube.resources import CONFIG_MAPS, GROUP, SECRETS, Resource
-from selvedge.reconcile.controller import KINDS, Controller
+from selvedge.reconcile.controller import Controller
+from selvedge.reconcile.listing import KINDS
+
+#: Kopf's logger of the requests of its watches.
+_WATCHING = "kopf._cogs.clients.watching"
+
+
+class _Pauses:
+    """Seconds between attempts of a request, without end.
+
+    A watch that gives up ends the process, and so with all namespaces where one was deleted or may not be read. What
+    has to end when the API server stays away is the Lease; what may not be read is told, and left out, by the listing.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        yield from (0.2, 0.5, 1, 1, 2, 2, 3, 5, 5, 5)
+        yield from repeat(10)
 
 
 def settings_for(settings: OperatorSettings) -> None:
@@ -28,8 +47,7 @@ def settings_for(settings: OperatorSettings) -> None:
     settings.queueing.exit_timeout = 2.0  # handlers only enqueue; the queue is ended by the runtime
     settings.networking.connect_timeout = 5
     settings.networking.request_timeout = 30
-    # An API server that restarts is away for seconds: give up only when the Lease is lost anyway.
-    settings.networking.error_backoffs = [0.2, 0.5, 1, 1, 2, 2, 3, 5, 5, 5, 10, 10, 10]
+    settings.networking.error_backoffs = _Pauses()
     settings.watching.chunk_size = 500
     settings.watching.label_selectors["secrets"] = f"{GROUP}/watch=true"
     settings.watching.label_selectors["configmaps"] = f"{GROUP}/watch=true"
@@ -48,6 +66,8 @@ def registry_for(controller: Controller) -> OperatorRegistry:
     def login(**kwargs: Any) -> Any:
         return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
 
+    # each kind's watch would repeat every few seconds what the listing has told once
+    logging.getLogger(_WATCHING).addFilter(lambda record: not _is_known(record, controller.context.left_out))
     kopf.on.startup(registry=registry, id="configure")(configure)
     kopf.on.login(registry=registry, id="login")(login)
     for resource in KINDS:
@@ -55,6 +75,14 @@ def registry_for(controller: Controller) -> OperatorRegistry:
     for resource in (SECRETS, CONFIG_MAPS):
         _observe(registry, resource, controller)
     return registry
+
+
+def _is_known(record: logging.LogRecord, left_out: Collection[str]) -> bool:
+    """Whether a line is about an attempt in a namespace that is left out."""
+    if not left_out:
+        return False
+    message = record.getMessage()
+    return any(f"/namespaces/{namespace}/" in message for namespace in left_out)
 
 
 def _observe(registry: OperatorRegistry, resource: Resource, controller: Controller) -> None:

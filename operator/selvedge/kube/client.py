@@ -98,6 +98,11 @@ class KubeClient:
                 return
             query = query | {"continue": token}
 
+    async def try_list(self, resource: Resource, namespace: str | None, label_selector: str = "") -> None:
+        """Ask for one object, to see whether it may be done. Raises KubeError."""
+        query = {"limit": "1"} | ({"labelSelector": label_selector} if label_selector else {})
+        await self._call("GET", resource, resource.path(namespace), query=query)
+
     async def patch_status(
         self,
         resource: Resource,

@@ -45,7 +45,8 @@ class Context:
 
     ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet,
     ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one,
-    ``writing`` the uids whose status is being written, ``cleaned`` those that only have to be let go.
+    ``writing`` the uids whose status is being written, ``cleaned`` those that only have to be let go, ``left_out`` the
+    watched namespaces that may not be read, with the reason.
     """
 
     settings: Settings
@@ -69,6 +70,7 @@ class Context:
     unsaid: dict[str, tuple[Notice, ...]] = field(default_factory=dict)
     writing: set[str] = field(default_factory=set)
     cleaned: set[str] = field(default_factory=set)
+    left_out: dict[str, str] = field(default_factory=dict)
     namespace_labels: dict[str, tuple[float, Mapping[str, str]]] = field(default_factory=dict)
     sources: dict[str, tuple[list[str], str]] = field(default_factory=dict)
     images: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
@@ -129,13 +131,13 @@ class Context:
         return shard is None or shard.owns(*server_behind(self.store, plural, obj))
 
     def alive(self, resource: str) -> bool:
-        """Whether what a claim names exists; of a namespace that is not watched, it is believed to.
+        """Whether what a claim names exists; of a namespace that is not watched or left out, it is believed to.
 
         That is a DatabaseSchema (namespace/name), or a DatabaseUser (:func:`selvedge.core.users.resource_of`).
         """
         user = user_of(resource)
         namespace, _, name = resource.partition("/") if user is None else (user[0], "/", user[1])
-        if self.settings.namespaces and namespace not in self.settings.namespaces:
+        if (self.settings.namespaces and namespace not in self.settings.namespaces) or namespace in self.left_out:
             return True
         kind = DATABASE_SCHEMAS if user is None else DATABASE_USERS
         return self.store.get(kind.plural, namespace, name) is not None

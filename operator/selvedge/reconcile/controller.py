@@ -26,6 +26,7 @@ from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
 from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
 from selvedge.reconcile.databaseuser import reconcile_user
+from selvedge.reconcile.listing import KINDS, Listing
 from selvedge.reconcile.migrationrun import reconcile_run
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.queue import WorkQueue
@@ -43,8 +44,6 @@ from selvedge.telemetry.logs import bind
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile")
 
-KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, DATABASE_USERS, MIGRATION_RUNS)
-WATCH_LABEL = "selvedge.dev/watch=true"
 #: Another value of this annotation asks for a pass now, as `kubectl annotate --overwrite` sets it.
 RECONCILE_NOW = "selvedge.dev/reconcile-now"
 _RELIST_SECONDS = 600.0
@@ -61,6 +60,7 @@ class Controller:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.queue = WorkQueue(self._work, context.settings.workers)
+        self._listing = Listing(context, self)
         self._listed: set[str] = set()
         self._interrupted = asyncio.Event()
         context.enqueue = self.queue.add
@@ -71,13 +71,14 @@ class Controller:
 
         A unit has to know all its members before its first pass. Raises KubeError.
         """
-        await self._list()
+        await self._listing.prime()
 
     async def run(self) -> None:
         """Work, and list again now and then, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.queue.run())
             group.create_task(self._sweep())
+            group.create_task(self._listing.attend())
             group.create_task(self._count())
 
     def seen(self, resource: Resource, obj: Mapping[str, Any], *, deleted: bool) -> None:
@@ -88,14 +89,23 @@ class Controller:
             if known is not None and _uid(known) != _uid(obj):
                 return  # made again under its name, and seen already: Kopf keeps the order of one uid only
             before = store.remove(resource.plural, *key_of(obj))
-            if resource is DATABASE_SCHEMAS:
-                self.context.metrics.headroom("", "/".join(key_of(obj)), ())
             if before is not None:
-                self._enqueue(resource, before)
-                if resource is DATABASE_SCHEMAS and self.context.settings.shard is not None:
-                    self._enqueue_dependents(before)
-                self._listed.discard(str(before["metadata"].get("uid")))
-            return
+                self.gone(resource, before)
+        elif key_of(obj)[0] not in self.context.left_out:  # else it is listed, as a whole, when it may be read again
+            self.put(resource, obj)
+
+    def gone(self, resource: Resource, obj: Object) -> None:
+        """An object is not known any more."""
+        self._enqueue(resource, obj)
+        self._listed.discard(_uid(obj))
+        if resource is DATABASE_SCHEMAS:
+            self.context.metrics.headroom("", "/".join(key_of(obj)), ())
+            if self.context.settings.shard is not None:
+                self._enqueue_dependents(obj)
+
+    def put(self, resource: Resource, obj: Mapping[str, Any]) -> None:
+        """An object is there, as seen by the watch or in a list."""
+        store = self.context.store
         before = store.put(resource.plural, obj)
         stored = store.get(resource.plural, *key_of(obj)) or dict(obj)
         changed = before is None or _uid(before) != _uid(obj) or _asked(before) != _asked(obj)
@@ -275,21 +285,6 @@ class Controller:
             except SelvedgeError as error:
                 _log.warning("the status could not be written", error=error.message)
 
-    async def _list(self) -> None:
-        for resource in KINDS:
-            await self._list_kind(resource, "")
-        for resource in (SECRETS, CONFIG_MAPS):
-            await self._list_kind(resource, WATCH_LABEL)
-
-    async def _list_kind(self, resource: Resource, selector: str) -> None:
-        keys: set[tuple[str, str]] = set()
-        for namespace in self.context.settings.namespaces or (None,):
-            async for obj in self.context.kube.list(resource, namespace, selector):
-                keys.add(key_of(obj))
-                self.seen(resource, obj, deleted=False)
-        for gone in self.context.store.keep_only(resource.plural, keys):
-            self._enqueue(resource, gone)
-
     async def _sweep(self) -> None:
         """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""
         while True:
@@ -299,7 +294,7 @@ class Controller:
                 await asyncio.sleep(_SETTLE_SECONDS)  # the watches of all kinds come back one after the other
             self._interrupted.clear()
             try:
-                await self._list()
+                await self._listing.everything()
             except SelvedgeError as error:
                 _log.warning("the resources could not be listed; tried again soon", error=error.message)
                 self._interrupted.set()

@@ -144,6 +144,8 @@ async def _guards(
 
 def _no_server(context: Context, server_key: tuple[str, str]) -> str:
     name = "/".join(server_key)
+    if server_key[0] in context.left_out:
+        return f"DatabaseServer {name} may not be read: {context.left_out[server_key[0]]}"
     if context.store.get("databaseservers", *server_key) is None:
         return f"DatabaseServer {name} does not exist: apply it, or correct spec.serverRef"
     return f"DatabaseServer {name} cannot be used yet: see its status"
@@ -260,7 +262,7 @@ async def _remove(context: Context, obj: Object) -> None:
     server_key = (namespace, spec.server_ref.name)
     server = context.servers.get(server_key)
     if server is None:
-        if context.store.get("databaseservers", *server_key) is None:
+        if context.store.get("databaseservers", *server_key) is None and server_key[0] not in context.left_out:
             message = f"DatabaseServer {'/'.join(server_key)} is gone: what this resource made stays where it is"
             await context.events.post(obj, Reason.RETAINED, message, type="Warning")
             return

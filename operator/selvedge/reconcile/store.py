@@ -10,7 +10,7 @@ equal keys and short texts are kept once for all of them. That makes 4 KiB of th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,9 +71,10 @@ class Store:
         """The databases of a server that DatabaseSchemas are about."""
         return sorted(key[2] for key, members in self._units.items() if key[:2] == server and members)
 
-    def keep_only(self, plural: str, keys: set[tuple[str, str]]) -> list[Object]:
-        """Forget what a fresh LIST does not show any more; returns it."""
-        gone = [key for key in self._objects.get(plural, {}) if key not in keys]
+    def keep_only(self, plural: str, keys: Collection[tuple[str, str]], namespace: str | None = None) -> list[Object]:
+        """Forget what a fresh LIST, of all namespaces or of one, does not show any more; returns it."""
+        known = self._objects.get(plural, {})
+        gone = [key for key in known if key not in keys and namespace in (None, key[0])]
         found = [self.remove(plural, *key) for key in gone]
         return [obj for obj in found if obj is not None]
 

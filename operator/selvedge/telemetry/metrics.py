@@ -59,6 +59,12 @@ class Metrics:
             ("verb", "resource", "code"),
             registry=registry,
         )
+        self._namespaces = Gauge(
+            "selvedge_namespace_served",
+            "1 for each watched namespace that the operator may read, 0 for one that is left out until it may.",
+            ("namespace",),
+            registry=registry,
+        )
         self._queue = Gauge("selvedge_queue_depth", "Resources that wait for a free worker.", registry=registry)
         self._lag = Histogram(
             "selvedge_event_loop_lag_seconds",
@@ -162,6 +168,10 @@ class Metrics:
     def kubernetes_request(self, verb: str, resource: str, code: str) -> None:
         """One attempt of a request: ``verb`` the HTTP method in lower case, ``resource`` the plural."""
         self._requests.labels(verb, resource, code).inc()
+
+    def namespace(self, name: str, *, served: bool) -> None:
+        """Whether a watched namespace may be read."""
+        self._namespaces.labels(name).set(int(served))
 
     def queue_depth(self, waiting: int) -> None:
         """Resources that wait for a free worker."""

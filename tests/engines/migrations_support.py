@@ -131,7 +131,9 @@ class Shop:
 
         hooks, rest = split_hooks(files)
         async with (
-            await psycopg.AsyncConnection.connect(self.endpoint.conninfo(self.database), autocommit=True) as admin,
+            await psycopg.AsyncConnection.connect(
+                self.endpoint.conninfo(self.database), autocommit=True, options="-c role=none"
+            ) as admin,
             open_session(
                 server or self.target(),
                 admin,

@@ -30,6 +30,8 @@ SELECT json_build_object('exists', r.oid IS NOT NULL, 'comment', pg_catalog.shob
   'connects', pg_catalog.has_database_privilege(coalesce(r.rolname, 'public'), d.oid, 'CONNECT'),
   'owner', CASE WHEN NOT pg_catalog.has_database_privilege(d.oid, 'CONNECT WITH GRANT OPTION')
              THEN pg_catalog.pg_get_userbyid(d.datdba) ELSE '' END,
+  'settings', coalesce((SELECT json_agg(coalesce(s.datname, '')) FROM pg_catalog.pg_db_role_setting c
+     LEFT JOIN pg_catalog.pg_database s ON s.oid = c.setdatabase WHERE c.setrole = r.oid), '[]'),
   'members', coalesce((SELECT json_agg(json_build_array(g.rolname, pg_catalog.pg_get_userbyid(m.grantor)))
      FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid), '[]'))
 FROM pg_catalog.pg_roles me JOIN pg_catalog.pg_database d ON me.rolname = current_user AND d.datname = {database}
@@ -50,10 +52,10 @@ class OperatorLogin:
     bypasses: bool = False
 
 
-async def renew(session: Session, login: OperatorLogin, role: str, *, first: sql.Composable | None = None) -> str:
-    """Create the login or renew it as a member of ``role`` alone, and return its new password.
+async def renew(session: Session, login: OperatorLogin, role: str) -> str:
+    """Create the login or renew it as a member of ``role`` alone, without settings, and return its new password.
 
-    ``first`` is made where the login is. Raises RefusedError where a role of this name exists that is not ours,
+    Raises RefusedError where a role of this name exists that is not ours,
     NotPermittedError where the operator's login lacks a right.
     """
     look = _KNOWN.format(
@@ -67,7 +69,7 @@ async def renew(session: Session, login: OperatorLogin, role: str, *, first: sql
     verifier = session.connection.pgconn.encrypt_password(password.encode(), login.name.encode(), b"scram-sha-256")
     version = session.connection.info.server_version
     try:
-        before = (sql.SQL("BEGIN"), *_statements(login, role, known, version, first))
+        before = (sql.SQL("BEGIN"), *_statements(login, role, known, version))
         await set_verifier(session, login.name, verifier.decode(), before=before, after=(sql.SQL("COMMIT"),))
     except psycopg.errors.InsufficientPrivilege as error:
         me = session.connection.info.user
@@ -90,9 +92,7 @@ def switch_off(name: str) -> sql.Composed:
     return sql.SQL("ALTER ROLE {} NOLOGIN PASSWORD NULL").format(sql.Identifier(name))
 
 
-def _statements(
-    login: OperatorLogin, role: str, known: dict[str, Any], version: int, first: sql.Composable | None
-) -> list[sql.Composable]:
+def _statements(login: OperatorLogin, role: str, known: dict[str, Any], version: int) -> list[sql.Composable]:
     name = sql.Identifier(login.name)
     bypass = login.bypasses and (known["superuser"] or (known["bypassrls"] and version >= 160000))
     words = [
@@ -107,7 +107,10 @@ def _statements(
     statements: list[sql.Composable] = [sql.SQL("{} ROLE {} {}").format(verb, name, sql.SQL(" ").join(words))]
     if not known["exists"]:
         statements.append(sql.SQL("COMMENT ON ROLE {} IS {}").format(name, sql.Literal(login.comment)))
-        statements += [first] if first is not None else []
+    # A role may change its own: the code that ran as it could have left some for the session that comes next.
+    for database in known["settings"]:
+        where = sql.SQL("IN DATABASE {} ").format(sql.Identifier(database)) if database else sql.SQL("")
+        statements.append(sql.SQL("ALTER ROLE {} {}RESET ALL").format(name, where))
     statements += _memberships(name, role, known["members"], version)
     if not known["connects"]:
         connect = sql.SQL("GRANT CONNECT ON DATABASE {} TO {}").format(sql.Identifier(login.database), name)

@@ -38,6 +38,9 @@ _HINTS = {
 }
 _ROW_SECURITY = "the table forces row-level security; give the migrations' role BYPASSRLS, or a policy and NO FORCE"
 
+READ_AS = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
+"""How a file is read when it is cut into statements: settings that the server tells the client of when they change."""
+
 _BLOCKERS = """
 WITH p AS (SELECT * FROM pg_catalog.pg_stat_progress_create_index WHERE pid = %(pid)s),
   who(pid, text) AS (SELECT a.pid, 'session ' || a.pid || ' (' || pg_catalog.concat_ws(', ', a.usename, a.state,
@@ -65,17 +68,23 @@ async def execute(connection: psycopg.AsyncConnection, file: str, statement: Sta
     """Send a user's statement by the extended protocol, which takes one statement only.
 
     Should the splitter ever hand over two as one, the server refuses instead of running a COMMIT among them. Raises
-    :class:`StatementFailedError`, or TransientError when the connection is lost.
+    :class:`StatementFailedError`, also for one that changes how the file is read, or TransientError when the connection
+    is lost.
     """
     if statement.data is None:
         await _results(connection, file, statement)
-        return
-    try:
-        async with connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
-            for start in range(0, len(statement.data), _CHUNK):
-                await copy.write(statement.data[start : start + _CHUNK].encode())
-    except psycopg.Error as error:
-        raise statement_failed(file, statement, error) from None
+    else:
+        try:
+            async with connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
+                for start in range(0, len(statement.data), _CHUNK):
+                    await copy.write(statement.data[start : start + _CHUNK].encode())
+        except psycopg.Error as error:
+            raise statement_failed(file, statement, error) from None
+    for name, value in READ_AS.items():
+        # the server would find another end of a string, or other letters, than we did; maybe a statement in a string
+        if (now := connection.info.parameter_status(name)) != value:
+            why = f"the statement set {name} to {now}, and the rest of the file was read with {value}; remove it"
+            raise failed_after(file, statement, why)
 
 
 async def ask(connection: psycopg.AsyncConnection, file: str, statement: Statement) -> list[bytes | None]:

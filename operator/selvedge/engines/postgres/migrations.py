@@ -25,7 +25,7 @@ from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error
 from selvedge.engines.postgres.migration_attempt import Attempt, Ground
 from selvedge.engines.postgres.migration_indexes import drop_invalid, invalid_indexes
 from selvedge.engines.postgres.migration_ledger import Ledger
-from selvedge.engines.postgres.migration_statements import CommitUnknownError, blockers, send
+from selvedge.engines.postgres.migration_statements import READ_AS, CommitUnknownError, blockers, send
 from selvedge.engines.postgres.session import open_connection
 from selvedge.migrate.history import HistoryRow, RowState
 
@@ -37,6 +37,17 @@ if TYPE_CHECKING:
 
 LOCK = (int.from_bytes(b"selv"), int.from_bytes(b"migr"))
 """The advisory lock of a run; advisory locks belong to one database each."""
+
+_PINNED = {
+    **READ_AS,
+    "role": "none",  # RESET ROLE leads to the login, which writes the history
+    "row_security": "off",  # what would see only some rows fails instead
+    "idle_session_timeout": "0",
+}
+"""What the migrations' own connection is started with: it outranks database and login, and survives RESET ALL.
+
+Everything else is as the database has it, such as its search_path."""
+_PINNED_FROM_17 = {"transaction_timeout": "0"}  # the run's own timeouts are for each statement
 
 _POLL = (0.1, 1.0)
 _WATCH = 1.0
@@ -82,9 +93,6 @@ class Login(Protocol):
 
 class PostgresMigrations:
     """A :class:`~selvedge.migrate.protocol.MigrationSession`. Made by ``migrator.open_session``."""
-
-    options = ""
-    """What the migrations' own connection is started with; it survives RESET ALL."""
 
     def __init__(
         self,
@@ -307,9 +315,10 @@ class PostgresMigrations:
         params = conninfo(
             self._target, self._database, username=name, password=password, application_name="selvedge migrations"
         )
+        pinned = {**_PINNED, **(_PINNED_FROM_17 if self.server_version >= 17 else {})}
         try:
             async with asyncio.timeout(self._target.limits.connect_timeout + 1):
-                info = make_conninfo(**params, options=self.options)
+                info = make_conninfo(**params, options=" ".join(f"-c {name}={value}" for name, value in pinned.items()))
                 work = await psycopg.AsyncConnection.connect(info, autocommit=True, prepare_threshold=None)
         except TimeoutError:
             raise TransientError(

@@ -166,8 +166,6 @@ class OwnLedger(Ledger):
 class OwnLoginMigrations(PostgresMigrations):
     """A session of such a login; other sessions of the same login, which may be an application's, are left alone."""
 
-    options = "-c row_security=off"  # as the migrator has it: what would see only some rows fails instead
-
     async def _end_leftovers(self, work: psycopg.AsyncConnection) -> None:
         # what an earlier run left behind is known by its name alone: it ends by itself, or its locks are waited for
         await work.execute(_LEFTOVERS)

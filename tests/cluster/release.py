@@ -62,6 +62,16 @@ class Release:
         flags = [flag for setting in settings for flag in ("--set", setting)]
         self.helm("upgrade", "--install", "selvedge", str(chart), "--create-namespace", *flags)
 
+    def upgrade(self, chart: Path = CHART, *settings: str) -> None:
+        """As the page on upgrading has it; returns when the API server serves the new CustomResourceDefinitions.
+
+        A 1.36 API server answers 429 for a moment after a change of one.
+        """
+        flags = [flag for setting in settings for flag in ("--set", setting)]
+        self.helm("upgrade", "selvedge", str(chart), "--reset-then-reuse-values", *flags)
+        kinds = ",".join(KINDS)
+        wait_for(lambda: self.sandbox.kubectl("get", kinds, "-n", SHOP, check=False).returncode == 0, SECONDS)
+
     def operator(self, *, leading: bool = True, **env: str) -> OperatorProcess:
         """A process in the place of a pod: its ServiceAccount, its Lease."""
         path = self.account(self.directory / f"account-{len(self.started)}")
@@ -72,9 +82,9 @@ class Release:
         self.world.operator = operator
         return operator
 
-    def account(self, path: Path) -> Path:
-        """A kubeconfig with a fresh token of the chart's ServiceAccount."""
-        token = self.sandbox.kubectl("create", "token", "selvedge", "-n", OPS).stdout.strip()
+    def account(self, path: Path, name: str = "selvedge") -> Path:
+        """A kubeconfig with a fresh token of a ServiceAccount of the chart."""
+        token = self.sandbox.kubectl("create", "token", name, "-n", OPS).stdout.strip()
         config: dict[str, Any] = yaml.safe_load(self.sandbox.kubeconfig.read_text(encoding="utf-8"))
         config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
@@ -203,7 +213,8 @@ class Jobs(threading.Thread):
         (container,) = pod["spec"]["containers"]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SELVEDGE_", "KUBE", "PG"))}
         env |= {entry["name"]: entry["value"] for entry in container["env"]}
-        env["KUBECONFIG"] = str(self._release.account(self._release.directory / "job"))
+        account = pod["spec"]["serviceAccountName"]
+        env["KUBECONFIG"] = str(self._release.account(self._release.directory / "job", account))
         command = [sys.executable, "-m", "selvedge", *container["args"]]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=SECONDS, check=False)
         self.outputs.append(done.stdout + done.stderr)
@@ -259,21 +270,28 @@ class Sightings(threading.Thread):
             for kind in ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
         ]
         self.seen: list[str] = []
-        self._processes: list[subprocess.Popen[str]] = []
+        self._ending = threading.Event()
+        self._processes: dict[int, subprocess.Popen[str]] = {}
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout as lines:
-            for line in lines:
-                self.seen.append(line.strip())
+    def _follow(self, place: int) -> None:
+        """Watch anew where the API server ends a watch, as it does when a CustomResourceDefinition changes."""
+        while not self._ending.is_set():
+            process = subprocess.Popen(
+                self._commands[place], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            self._processes[place] = process
+            assert process.stdout is not None
+            with process.stdout as lines:
+                for line in lines:
+                    self.seen.append(line.strip())
+            process.wait()
 
     def run(self) -> None:
-        readers: list[threading.Thread] = []
-        for command in self._commands:
-            process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-            self._processes.append(process)
-            readers.append(threading.Thread(target=self._read, args=(process,), daemon=True))
-            readers[-1].start()
+        readers = [
+            threading.Thread(target=self._follow, args=(place,), daemon=True) for place in range(len(self._commands))
+        ]
+        for reader in readers:
+            reader.start()
         for reader in readers:
             reader.join()
 
@@ -283,10 +301,11 @@ class Sightings(threading.Thread):
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for process in self._processes:
-            process.terminate()
-            process.wait(10)
-        self.join(10)
+        self._ending.set()
+        while self.is_alive():
+            for process in list(self._processes.values()):
+                process.terminate()
+            self.join(0.2)
 
     @property
     def not_ready(self) -> list[str]:

@@ -62,7 +62,7 @@ def verbs_of(roles: Sequence[Document]) -> set[Verb]:
     }
 
 
-def _reduced(role: Document, taken: set[Verb]) -> list[Document]:
+def reduced(role: Document, taken: set[Verb]) -> list[Document]:
     """The rules of a role without these verbs."""
     return [
         {**rule, "apiGroups": [group], "resources": [resource], "verbs": kept}
@@ -115,7 +115,7 @@ class Confined:
     def _write(self, taken: set[Verb], *, allowed: bool) -> None:
         for role in self.roles:
             if taken & verbs_of([role]):
-                patch = {"rules": role["rules"] if allowed else _reduced(role, taken)}
+                patch = {"rules": role["rules"] if allowed else reduced(role, taken)}
                 place = ("-n", self.world.namespace) if role["kind"] == "Role" else ()
                 name = role["metadata"]["name"]
                 self.kubectl("patch", role["kind"], name, *place, "--type=merge", "-p", json.dumps(patch))

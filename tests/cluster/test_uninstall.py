@@ -2,18 +2,85 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
+from selvedge.core.rights import LEASE_RIGHTS, RELEASE_RIGHTS
 from tests.cluster.release import CHART, HANGING_SECONDS, OPS, SECONDS, SHOP, Jobs, Release, ends, release
+from tests.cluster.rights import Verb, as_account, reduced, release_rights, verbs_of
 from tests.cluster.world import World, wait_for
+from tests.conftest import Kubectl
 
 
-def test_released_resources_go_without_an_operator_and_come_back_without_a_write(world: World):
+@pytest.fixture
+def account(world: World, kubectl: Kubectl, tmp_path: Path) -> Path:
+    """A kubeconfig of the account that the chart gives the Job, with the chart's rights."""
+    _grant(kubectl, world)
+    path = tmp_path / "account"
+    config = as_account(kubectl, world.kubeconfig, world.namespace, "selvedge-release")
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return path
+
+
+def _grant(kubectl: Kubectl, world: World, *taken: Verb) -> None:
+    documents = release_rights(world.namespace, cluster_wide=False)
+    for role in (document for document in documents if "rules" in document):
+        role["rules"] = reduced(role, set(taken))
+        for rule in role["rules"]:
+            assert rule.get("resourceNames") in (None, ["selvedge"])
+            if "resourceNames" in rule:
+                rule["resourceNames"] = [world.operator.lease_name]
+    kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
+
+
+@pytest.mark.parametrize("cluster_wide", [False, True], ids=["namespaces", "cluster"])
+def test_the_job_has_an_account_of_its_own_with_what_it_needs_and_no_more(cluster_wide: bool):
+    documents = release_rights("shop", cluster_wide=cluster_wide)
+    needed = {verb for right in (*RELEASE_RIGHTS, *LEASE_RIGHTS) for verb in right.each()}
+    assert verbs_of([d for d in documents if "rules" in d]) == needed
+    assert {subject["name"] for d in documents for subject in d.get("subjects", ())} == {"selvedge-release"}
+    # nothing of it is there before, but Roles in watched namespaces, which grant nothing to anybody until then
+    lasting = {d["kind"] for d in documents if "helm.sh/hook" not in d["metadata"].get("annotations", {})}
+    assert lasting == (set() if cluster_wide else {"Role", "RoleBinding"})
+
+
+@pytest.mark.long
+def test_each_verb_of_the_job_is_needed(world: World, account: Path, kubectl: Kubectl):
+    world.schema("shop", postgres={"schemas": [{"name": "stock"}]})
+    world.ready("DatabaseSchema", "shop")
+    world.operator.stop()
+    spec = {"schemaRef": {"name": "shop"}, "username": world.role("app"), "roles": []}
+    world.api.apply({"kind": "DatabaseUser", "metadata": {"name": "app"}, "spec": spec})
+    held = {"DatabaseSchema": "shop", "DatabaseUser": "app"}
+    user, lease = f"system:serviceaccount:{world.namespace}:selvedge-release", world.operator.lease_name
+    for group, resource, verb in (each for right in (*LEASE_RIGHTS, *RELEASE_RIGHTS) for each in right.each()):
+        for kind, name in held.items():
+            world.api.patch(kind, name, {"metadata": {"finalizers": ["selvedge.dev/cleanup"]}})
+        if verb == "create":
+            kubectl("delete", "lease", lease, "-n", world.namespace)
+        _grant(kubectl, world, (group, resource, verb))
+        name = lease if verb in ("get", "update") else ""
+        wait_for(lambda v=(group, resource, verb), n=name: not world.api.may(user, *v, name=n))
+        done = _release(world, "--take-lease", account=account)
+        if verb == "list":  # as where a namespace is gone, and with it the Role: left out
+            (kind,) = (kind for kind in held if f"{kind.lower()}s" == resource)
+            assert kind not in done.stdout
+            assert "1 resource let go" in done.stdout
+            continue
+        assert done.returncode == 1, (resource, verb, done.stdout)
+        assert f"selvedge-release may not {verb} {resource}" in done.stderr
+    _grant(kubectl, world)
+    wait_for(lambda: world.api.may(user, "selvedge.dev", "databaseusers", "patch"))
+    assert "2 resources let go" in _release(world, "--take-lease", account=account).stdout
+
+
+def test_released_resources_go_without_an_operator_and_come_back_without_a_write(world: World, account: Path):
     world.schema("shop", deletionPolicy="Delete", postgres={"schemas": [{"name": "stock"}]})
     world.ready("DatabaseSchema", "shop")
     wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
@@ -21,7 +88,7 @@ def test_released_resources_go_without_an_operator_and_come_back_without_a_write
     document = world.api.get("DatabaseSchema", "shop")
     xid = world.ask("SELECT count(*) FROM selvedge.claims")
     # beside an operator that sets it again, the command gives up and says so; the Lease ends the operator
-    done = _release(world, "--take-lease")
+    done = _release(world, "--take-lease", account=account)
     assert done.returncode == 0, done.stderr
     assert f"released DatabaseSchema {world.namespace}/shop" in done.stdout
     wait_for(lambda: not world.operator.daemon.alive)
@@ -40,10 +107,10 @@ def test_released_resources_go_without_an_operator_and_come_back_without_a_write
     assert world.ask("SELECT count(*) FROM selvedge.claims") == xid
 
 
-def _release(world: World, *options: str) -> subprocess.CompletedProcess[str]:
+def _release(world: World, *options: str, account: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "selvedge", "release", "-n", world.namespace, *options]
     environment = {
-        "KUBECONFIG": str(world.kubeconfig),
+        "KUBECONFIG": str(account),
         "SELVEDGE_LEASE_NAMESPACE": world.namespace,
         "SELVEDGE_LEASE_NAME": world.operator.lease_name,
     }
@@ -68,6 +135,10 @@ def test_chart_first_and_installed_again(here: Release):
     with Jobs(here) as jobs:
         here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)
     assert f"released DatabaseSchema {SHOP}/scratch" in jobs.outputs[0]
+    # the Job's account and its rights went with it
+    for kind in ("serviceaccount", "role", "rolebinding", "clusterrole", "clusterrolebinding"):
+        left = here.sandbox.kubectl("get", kind, "-n", OPS, "-l", "app.kubernetes.io/name=selvedge", "-o", "name").stdout
+        assert [name for name in left.split() if "release" in name] == []
     wait_for(lambda: not here.world.operator.daemon.alive, SECONDS)  # its Lease was taken
     assert here.finalizers() == {}
     assert [o["metadata"]["uid"] for o in here.world.api.list("DatabaseSchema")] == [o["metadata"]["uid"] for o in uids]

@@ -96,3 +96,25 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [events]
   verbs: [create]
 {{- end }}
+
+{{- define "selvedge.releaseLabels" -}}
+{{ include "selvedge.labels" . }}
+app.kubernetes.io/component: release
+{{- end }}
+
+{{/* Of what the Job before an uninstallation needs: made before it, and gone with it. */}}
+{{- define "selvedge.releaseHook" -}}
+labels: {{- include "selvedge.releaseLabels" . | nindent 2 }}
+annotations:
+  helm.sh/hook: pre-delete
+  helm.sh/hook-weight: "-5"
+  helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end }}
+
+{{/* What `selvedge release` needs where resources are. */}}
+{{- define "selvedge.releaseRules" -}}
+# find what holds the finalizer, and take it away
+- apiGroups: [selvedge.dev]
+  resources: [databaseschemas, databaseusers]
+  verbs: [list, patch]
+{{- end }}

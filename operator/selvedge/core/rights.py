@@ -1,6 +1,7 @@
 """What the operator needs to be allowed in Kubernetes, why, and how a refusal is told.
 
-The Helm chart gives exactly these (a test compares the two): in each watched namespace, or in all of them.
+The Helm chart gives exactly these (tests compare the two): in each watched namespace, or in all of them. The doctor
+asks for the same.
 """
 
 from __future__ import annotations
@@ -52,6 +53,19 @@ RIGHTS = (
     Right("", "configmaps", ("create", "delete"), "write the whole plan of what waits for approval"),
     Right("", "namespaces", ("get",), "the labels by which a server's access selects"),
     Right("events.k8s.io", "events", ("create",), "say what changed"),
+)
+#: Beside them where ``migrationImages.enabled`` is set.
+IMAGE_RIGHTS = (
+    Right("batch", "jobs", ("get", "create", "delete"), "read migrations out of container images"),
+    Right("", "pods", ("list",), "see how far the pod is that reads an image"),
+    Right("", "pods/log", ("get",), "take the migrations of an image out of that pod's log"),
+)
+#: In the operator's own namespace: of the Leases of its own names, which only ``create`` cannot be bound to.
+LEASE_RIGHTS = (Right("coordination.k8s.io", "leases", ("get", "update", "create"), "lead, one of several pods"),)
+#: What the Job before an uninstallation needs where resources are (``selvedge release``), beside the Lease.
+RELEASE_RIGHTS = tuple(
+    Right(_GROUP, kind, ("list", "patch"), "find what holds the finalizer, and take it away")
+    for kind in ("databaseschemas", "databaseusers")
 )
 
 

@@ -83,6 +83,27 @@ def test_in_namespaces_no_right_reaches_beyond_them(namespace):
     assert roles == {"selvedge-view", "selvedge-edit", "selvedge-approve", "selvedge-admin"}
 
 
+def test_two_releases_in_one_cluster_share_no_name():
+    def names(release: str, namespace: str, *settings: str) -> set[tuple[str, str, str]]:
+        flags = [flag for one in (*settings, f"clusterUid={_UID}") for flag in ("--set", one)]
+        text = _helm("template", release, str(CHART), "--namespace", namespace, *flags).stdout
+        found = [document for document in yaml.safe_load_all(text) if document]
+        return {(d["kind"], d["metadata"].get("namespace", ""), d["metadata"]["name"]) for d in found}
+
+    first = names("selvedge", "ops", "watchNamespaces={shop}")
+    settings = ("watchNamespaces={billing}", "crds.install=false", "rbac.userRolePrefix=billing")
+    for release, namespace in (("selvedge", "other"), ("second", "ops")):
+        second = names(release, namespace, *settings)
+        assert {name for kind, _, name in second if kind == "ClusterRole"} == {
+            f"billing-{word}" for word in ("view", "edit", "approve", "admin")
+        }
+        assert not first & second
+    assert "ClusterRole" not in {kind for kind, _, _ in names("second", "ops", *settings, "rbac.userRoles=false")}
+    # what is refused to an editor names the role that this release has
+    (policy,) = (d for d in _render("ops", "rbac.userRolePrefix=billing") if d["kind"] == "ValidatingAdmissionPolicy")
+    assert "(ClusterRole billing-approve)" in str(policy["spec"]["validations"])
+
+
 def test_the_pod_keeps_to_the_restricted_profile(kubectl, namespace):
     kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
     (deployment,) = (d for d in _render(namespace) if d["kind"] == "Deployment")

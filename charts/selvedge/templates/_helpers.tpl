@@ -23,6 +23,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ .Values.shards | default 1 }}
 {{- end }}
 
+{{- define "selvedge.userRolePrefix" -}}
+{{ .Values.rbac.userRolePrefix | default "selvedge" }}
+{{- end }}
+
 {{/* What tells a shard's objects from another's; without shards there is nothing to tell. */}}
 {{- define "selvedge.shardSuffix" -}}
 {{ if gt (int .count) 1 }}{{ printf "-shard-%d" .index }}{{ end }}

@@ -45,7 +45,7 @@ async def examine(kube: KubeClient, options: Options) -> Report:
         raise
     objects = await _read(kube, options, report, [resource for resource in KINDS if resource.plural in served])
     operator = await doctor_cluster.operator(kube, report, lease=options.lease, account=options.account)
-    await doctor_rights.operators(kube, report, operator, options.namespace, sorted(_namespaces(objects)))
+    await doctor_rights.operators(kube, report, operator, options.namespace, objects)
     await doctor_rights.namespaces(kube, report, operator)
     await doctor_rights.approval(kube, report, operator)
     doctor_resources.examine(report, objects, operator, patience=options.patience, now=options.now)
@@ -71,10 +71,6 @@ async def _read(
     found = {resource.kind: objects for resource, objects in zip(resources, lists, strict=True)}
     report.looked = {kind: len(objects) for kind, objects in found.items()}
     return {resource.kind: found.get(resource.kind, []) for resource in KINDS}
-
-
-def _namespaces(objects: dict[str, list[dict[str, Any]]]) -> set[str]:
-    return {str(obj["metadata"]["namespace"]) for kind in objects.values() for obj in kind}
 
 
 def _may_not_list(resource: Resource, namespace: str | None) -> Finding:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from selvedge.cli.doctor_cluster import Operator
 from selvedge.cli.findings import Finding, Ref, Report, Severity
 from selvedge.core.reasons import Reason
+from selvedge.core.rights import IMAGE_RIGHTS, RIGHTS, Right, named
 from selvedge.core.words import some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
@@ -22,34 +23,31 @@ _ADMISSION = "admissionregistration.k8s.io"
 POLICIES = Resource(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
 BINDINGS = Resource(_ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 
-_KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
-#: What the operator needs where its resources are, as the chart gives it: group, resource, verbs, and what for.
-NEEDED: tuple[tuple[str, str, tuple[str, ...], str], ...] = (
-    *((GROUP, kind, ("list", "watch"), "to see what is declared") for kind in _KINDS),
-    *((GROUP, f"{kind}/status", ("patch",), "to say how far it is") for kind in _KINDS),
-    (GROUP, "databaseschemas", ("patch",), "for deletionPolicy: Delete"),
-    (GROUP, "databaseusers", ("patch",), "for deletionPolicy: Delete"),
-    (GROUP, "migrationruns", ("create", "delete"), "for migrations.autoApply"),
-    ("", "secrets", ("get", "list", "watch", "create", "update", "delete"), "for credentials and logins"),
-    ("", "configmaps", ("get", "list", "watch", "create", "delete"), "for migrations and plans"),
-    ("events.k8s.io", "events", ("create",), "to say what changed"),
-)
-
 
 async def operators(
-    kube: KubeClient, report: Report, operator: Operator, namespace: str | None, used: list[str]
+    kube: KubeClient,
+    report: Report,
+    operator: Operator,
+    namespace: str | None,
+    objects: Mapping[str, list[dict[str, Any]]],
 ) -> None:
     """Ask the API server what the operator's ServiceAccount may do. Raises KubeError.
 
-    One that watches some namespaces is asked about for each of those where resources are.
+    One that watches some namespaces is asked about for each of those where resources are, or for all of them.
     """
     if operator.account is None:
         return
-    where = [namespace] if namespace else [name for name in used if name in operator.watched] or [""]
     if operator.watched and namespace not in (None, *operator.watched):
         return  # that it is not watched is said of each resource there
+    used = sorted({str(obj["metadata"]["namespace"]) for kind in objects.values() for obj in kind})
+    where = [namespace] if namespace else [name for name in used if name in operator.watched]
+    rights = (*RIGHTS, *IMAGE_RIGHTS) if _reads_images(objects) else RIGHTS
     try:
-        lacking = [(at, rule) for at in where async for rule in _lacking(kube, operator.account, at)]
+        lacking = [
+            (at, rule)
+            for at in where or operator.watched or [""]
+            async for rule in _lacking(kube, operator.account, at, rights)
+        ]
     except KubeError as error:
         if error.code != 403:
             raise
@@ -83,22 +81,29 @@ async def namespaces(kube: KubeClient, report: Report, operator: Operator) -> No
             report.add(Finding(Severity.ERROR, Ref("Namespace", name), "NamespaceGone", message, step))
 
 
-async def _lacking(kube: KubeClient, account: tuple[str, str], namespace: str) -> Any:
-    asked = [(group, resource, verb, why) for group, resource, verbs, why in NEEDED for verb in verbs]
+def _reads_images(objects: Mapping[str, list[dict[str, Any]]]) -> bool:
+    """Whether migrations of any resource are in a container image, which takes rights that the chart gives apart."""
+    specs = [obj.get("spec") or {} for kind in objects.values() for obj in kind]
+    sources = [(spec.get("migrations") or spec).get("source") or {} for spec in specs]
+    return any(source.get("image") for source in sources)
+
+
+async def _lacking(
+    kube: KubeClient, account: tuple[str, str], namespace: str, rights: Sequence[Right]
+) -> AsyncIterator[str]:
+    """Each right that the account does not have as a whole, with the verbs that it lacks and what they are for."""
+    asked = [(right, each) for right in rights for each in right.each()]
     user = f"system:serviceaccount:{account[0]}:{account[1]}"
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{account[0]}", "system:authenticated"]
     answers = await asyncio.gather(
-        *(
-            _allowed(kube, SUBJECT_REVIEWS, namespace, group, resource, verb, user=user, groups=groups)
-            for group, resource, verb, _ in asked
-        )
+        *(_allowed(kube, SUBJECT_REVIEWS, namespace, *each, user=user, groups=groups) for _, each in asked)
     )
-    refused: dict[tuple[str, str, str], list[str]] = {}
-    for (group, resource, verb, why), allowed in zip(asked, answers, strict=True):
+    refused: dict[Right, list[str]] = {}
+    for (right, (_, _, verb)), allowed in zip(asked, answers, strict=True):
         if not allowed:
-            refused.setdefault((group, resource, why), []).append(verb)
-    for (group, resource, why), verbs in refused.items():
-        yield f"{some(verbs, len(verbs))} {resource}{f'.{group}' if group else ''}, {why}"
+            refused.setdefault(right, []).append(verb)
+    for right, verbs in refused.items():
+        yield f"{some(verbs, len(verbs))} {named(right.group, right.resource)}: {right.why}"
 
 
 async def _allowed(
@@ -106,6 +111,8 @@ async def _allowed(
 ) -> bool:
     plural, _, sub = resource.partition("/")
     attributes = {"group": group, "resource": plural, "subresource": sub, "verb": verb, "namespace": namespace}
+    if namespace and plural == NAMESPACES.plural:
+        attributes["name"] = namespace
     answer = await kube.create(reviews, {"metadata": {}, "spec": {"resourceAttributes": attributes, **subject}})
     return bool((answer.get("status") or {}).get("allowed"))
 

@@ -129,6 +129,22 @@ async def test_on_the_way_down(shop: Shop, arrives: bool) -> None:
 
 
 @pytest.mark.parametrize("arrives", [True, False])
+@pytest.mark.parametrize("mode", ["PerMigration", "All"])
+async def test_a_redo(shop: Shop, mode: str, arrives: bool) -> None:
+    """Its last step leaves the row as it was: only the time says whether it ran once more."""
+    assert (await shop.up(FILES)).error is None
+    before = shop.value("SELECT 'shop.b'::regclass::oid::bigint")
+    async with cut(shop, 2 if mode == "PerMigration" else 1, arrives=arrives) as options:
+        result = await shop.do(FILES, "Redo", running={"transaction": mode}, **options)
+    assert (result.error is None) is arrives, result.error
+    again = (await shop.do(FILES, "Redo", "20250102000000", running={"transaction": mode})) if not arrives else result
+    assert again.error is None
+    assert shop.tables() == ["a", "b"]
+    assert shop.value("SELECT 'shop.b'::regclass::oid::bigint") != before
+    assert shop.value("SELECT count(*) FROM selvedge.events WHERE event = 'Undone'") == 1
+
+
+@pytest.mark.parametrize("arrives", [True, False])
 @pytest.mark.parametrize("at", [1, 2, *(pytest.param(at, marks=pytest.mark.long) for at in (3, 4)), 5])
 async def test_at_every_cursor_of_one_without_a_transaction(shop: Shop, at: int, arrives: bool) -> None:
     files = {

@@ -23,6 +23,9 @@ MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
 EVENTS = {"Applied": "up", "Undone": "down"} | {event: direction for direction, event in MARKS.items()}
 """The direction of the step that each event says is done."""
 
+AFTER_RUN_DUE, AFTER_RUN = "AfterRunDue", "AfterRun"
+"""The events of the hook ``afterRun``: a run that has it began; it ran."""
+
 
 def line_of_event(key: str, checksum: str, event: str) -> str:
     """The line of a step that an event says is done, as :func:`selvedge.migrate.plan.line_of` makes it of one."""

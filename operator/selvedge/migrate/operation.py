@@ -26,6 +26,7 @@ from selvedge.migrate.runner import OnProgress, RunResult, run
 from selvedge.migrate.steps import RUNNING
 
 _NO_HOOKS = Hooks()
+_RUNS = ("Up", "Down", "To", "Redo", "Plan")
 _WORDS: dict[Direction, str] = {
     "down": "is undone",
     "mark": "is marked as run without running it",
@@ -86,7 +87,7 @@ class Prepared:
     @property
     def does_something(self) -> bool:
         """Whether the plan holds anything at all."""
-        return bool(self.plan.steps) or self.plan.drop_invalid_indexes
+        return bool(self.plan.steps) or self.plan.drop_invalid_indexes or self.plan.owes_after_run
 
 
 def source_of(
@@ -109,11 +110,13 @@ def source_of(
 
 async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:
     """Plan the operation; writes nothing. Raises what ``plan`` raises."""
+    hook = source.hooks.after_run if operation.action in _RUNS else None
+    owed = hook is not None and await session.owes_after_run()
     # to read megabytes of statements takes seconds, and whoever waits on this loop has a Lease to renew
-    return await asyncio.to_thread(_prepared, source, operation, await session.history())
+    return await asyncio.to_thread(_prepared, source, operation, await session.history(), owed=owed)
 
 
-def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, ...]) -> Prepared:
+def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, ...], *, owed: bool) -> Prepared:
     chosen = plan(
         source.migrations,
         history,
@@ -124,10 +127,14 @@ def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, .
         repair=operation.repair,
         engine=operation.engine,
     )
-    if any(step.direction in RUNNING for step in chosen.steps):
-        chosen = replace(chosen, hooks=source.hooks.lines)
-    losses, unmarked = losses_of(chosen, source.hooks)
-    return Prepared(operation, chosen, source.hooks, (*losses, *concerns_of(chosen)), unmarked)
+    hooks = source.hooks
+    runs = any(step.direction in RUNNING for step in chosen.steps)
+    if owed and not runs:
+        hooks = Hooks(after_run=hooks.after_run)
+    if owed or runs:
+        chosen = replace(chosen, hooks=hooks.lines, owes_after_run=owed)
+    losses, unmarked = losses_of(chosen, hooks)
+    return Prepared(operation, chosen, hooks, (*losses, *concerns_of(chosen)), unmarked)
 
 
 def losses_of(chosen: RunPlan, hooks: Hooks = _NO_HOOKS) -> tuple[tuple[str, ...], tuple[str, ...]]:

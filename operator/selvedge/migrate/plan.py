@@ -45,7 +45,8 @@ class RunPlan:
     sentences for the person who looks at the plan. ``in_order``: no step may turn out to be older than what ran.
     ``hooks`` are the lines of :attr:`Hooks.lines`, where any step runs statements. ``state`` names the history that the
     plan was made of, where it goes back or changes the history by hand: what was approved is done once, and not again
-    when the same migrations are there some other day.
+    when the same migrations are there some other day. ``owes_after_run``: an earlier run, or this one before it was cut
+    off, did not come to its hook ``afterRun``, which runs now.
     """
 
     action: str
@@ -57,6 +58,7 @@ class RunPlan:
     in_order: bool = True
     hooks: tuple[str, ...] = ()
     state: tuple[str, ...] = ()
+    owes_after_run: bool = False
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -169,8 +169,19 @@ class MigrationSession(Protocol):
         """
         ...
 
-    async def run_hook(self, hook: Migration, control: Control) -> None:
-        """Run a script of the user's beside the migrations, as the same role; the history does not know it."""
+    async def run_hook(self, hook: Migration, control: Control, *, event: str = "") -> None:
+        """Run a script of the user's beside the migrations, as the same role, in a transaction of its own.
+
+        The history does not know it; where there is an ``event``, it is written in that transaction.
+        """
+        ...
+
+    async def owes_after_run(self) -> bool:
+        """Whether a run that has the hook ``afterRun`` began and did not come to it. Writes nothing."""
+        ...
+
+    async def owe_after_run(self, hook: Migration) -> None:
+        """Write down that a run begins that has this hook at its end. Needs the lock."""
         ...
 
     async def record(

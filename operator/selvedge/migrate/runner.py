@@ -15,7 +15,7 @@ from random import Random
 from selvedge.core.backoff import delay
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.history import AFTER_RUN, HistoryRow, RowState
 from selvedge.migrate.hooks import Hooks
 from selvedge.migrate.load import Migration
 from selvedge.migrate.plan import RunPlan, Step
@@ -138,7 +138,7 @@ class _Runner:
 
     async def run(self, *, together: bool) -> RunResult:
         """Lock, look at the history again, and run what is still to do."""
-        if not self.rows and not self.plan.drop_invalid_indexes:
+        if not self.rows and not self.plan.drop_invalid_indexes and not self.plan.owes_after_run:
             return RunResult(())
         error: SelvedgeError | None = None
         try:
@@ -185,6 +185,7 @@ class _Runner:
     async def _one_by_one(self) -> SelvedgeError | None:
         todo, history, misfit = await self._todo()
         runs = any(self.plan.steps[index].direction in RUNNING for index in todo)
+        owed = await self._owes(runs=runs)
         if runs and self.hooks.before_run is not None and (error := await self._hook(self.hooks.before_run)):
             return error
         for index in todo:
@@ -193,9 +194,20 @@ class _Runner:
                 return error
         if misfit is not None:
             return misfit
-        if runs and self.hooks.after_run is not None:
-            return await self._hook(self.hooks.after_run)
-        return None
+        return await self._after_run() if owed else None
+
+    async def _owes(self, *, runs: bool) -> bool:
+        """Whether the hook ``afterRun`` runs at the end; written down before the first statement, for who goes on."""
+        if self.hooks.after_run is None or not (runs or self.plan.owes_after_run):
+            return False
+        owed = await self.session.owes_after_run()
+        if runs and not owed:
+            self._checkpoint()
+            await self.session.owe_after_run(self.hooks.after_run)
+        return runs or owed
+
+    async def _after_run(self) -> SelvedgeError | None:
+        return await self._hook(self.hooks.after_run, AFTER_RUN) if self.hooks.after_run is not None else None
 
     async def _step(self, index: int, step: Step, row: HistoryRow | None) -> SelvedgeError | None:
         direction = step.direction
@@ -226,6 +238,7 @@ class _Runner:
             return misfit or begun_alone(half[0])
         indexes = [index for index in todo if self.plan.steps[index].direction in RUNNING]
         steps = [self.plan.steps[index] for index in indexes]
+        owed = await self._owes(runs=bool(steps))
         if steps and self.hooks.before_run is not None and (error := await self._hook(self.hooks.before_run)):
             return error
 
@@ -243,7 +256,7 @@ class _Runner:
         for index in sorted(set(todo) - set(indexes)):
             if (error := await self._step(index, self.plan.steps[index], None)) is not None:
                 return error
-        return await self._hook(self.hooks.after_run) if steps and self.hooks.after_run is not None else None
+        return await self._after_run() if owed else None
 
     async def _attempts(
         self,
@@ -307,9 +320,9 @@ class _Runner:
                 return None
         raise AssertionError("the last attempt returns")
 
-    async def _hook(self, hook: Migration) -> SelvedgeError | None:
+    async def _hook(self, hook: Migration, event: str = "") -> SelvedgeError | None:
         async def attempt() -> None:
-            await self.session.run_hook(hook, self._plain_control(hook))
+            await self.session.run_hook(hook, self._plain_control(hook), event=event)
 
         async def again() -> None:
             pass
@@ -322,7 +335,8 @@ class _Runner:
             pass
 
         async def waiting(who: str) -> None:
-            await self._tell(0, waiting_for=who)
+            if self.rows:
+                await self._tell(0, waiting_for=who)
 
         return Control(limits(self.timeouts, hook, "up"), self._checkpoint, self.may_write, advance, waiting)
 

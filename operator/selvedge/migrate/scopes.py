@@ -97,7 +97,8 @@ class InTurn:
             version=int(self.version or 0),
             warnings=self._told([one.warnings for one in plans]),
             drop_invalid_indexes=any(one.drop_invalid_indexes for one in plans),
-            hooks=next((one.hooks for one in plans if one.hooks), ()),
+            hooks=max((one.hooks for one in plans), key=len),
+            owes_after_run=any(one.owes_after_run for one in plans),
             state=states_line([one.state for one in plans]),
         )
         return replace(

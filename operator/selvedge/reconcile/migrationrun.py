@@ -139,9 +139,11 @@ async def _perform(context: Context, session: MigrationSession, prepared: Prepar
     done = await session.done() if board.started_before or prepared.operation.approved else ()
     if prepared.plan.action == "Redo" and board.is_redone(prepared, done):
         # cut off after its last commit and before its last word: planned anew, it would be redone once more
-        await board.look(session)
-        await board.conclude(prepared)
-        return
+        prepared = replace(prepared, plan=replace(prepared.plan, steps=()))
+        if not prepared.plan.owes_after_run:
+            await board.look(session)
+            await board.conclude(prepared)
+            return
     _allow(board, prepared, done)
     board.start()
     if prepared.plan.action not in ("Up", "Baseline"):

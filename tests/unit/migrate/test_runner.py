@@ -48,6 +48,7 @@ class Memory:
     server_version: int = 16
     done: list[str] = field(default_factory=list)
     locked: bool = False
+    owes: bool = False
 
     async def history(self) -> tuple[HistoryRow, ...]:
         return tuple(self.rows.values())
@@ -74,9 +75,20 @@ class Memory:
             self._apply(step.migration, step.direction)
         self.done.append("commit")
 
-    async def run_hook(self, hook: Migration, control: Control) -> None:
+    async def run_hook(self, hook: Migration, control: Control, *, event: str = "") -> None:
+        await control.waiting("somebody")
         self.fail(hook)
         self.done.append(hook.name)
+        if event:
+            self.owes = False
+
+    async def owes_after_run(self) -> bool:
+        return self.owes
+
+    async def owe_after_run(self, hook: Migration) -> None:
+        assert self.locked
+        self.owes = True
+        self.done.append(f"owe {hook.name}")
 
     async def record(self, migration: Migration, direction: str, *, actor: str, reason: str) -> None:
         self._apply(migration, "down" if direction == "unmark" else direction)
@@ -326,12 +338,36 @@ async def test_hooks_run_around_what_there_is_to_do(perform: Perform) -> None:
     hooks, rest = split_hooks({**FILES, "beforeRun.sql": "SELECT 1;", "afterRun.sql": "SELECT 2;"})
     assert rest == FILES
     await perform(make_plan(ALL, []), hooks=hooks)
-    assert perform.session.done == ["beforeRun", "up 1", "up 2", "up 3", "afterRun"]
+    assert perform.session.done == ["owe afterRun", "beforeRun", "up 1", "up 2", "up 3", "afterRun"]
     await perform(make_plan(ALL, await history(perform.session), "Repair", "3", repair="MarkUnapplied"), **WHO)
     assert perform.session.done[-1] == "down 3 ana why", "what changes the history alone has no hooks"
     with pytest.raises(InvalidError, match=r"afterEach\.sql: a hook runs in a transaction"):
         split_hooks({"afterEach.sql": "VACUUM;"})
     assert split_hooks({"1_m.sql": ""})[0] == Hooks()
+
+
+@pytest.mark.parametrize("transaction", ["PerMigration", "All"])
+async def test_after_run_is_owed_by_a_run_that_did_not_come_to_it(perform: Perform, transaction: str) -> None:
+    hooks, _ = split_hooks({**FILES, "afterRun.sql": "SELECT 2;"})
+
+    def fail(migration: Migration) -> None:
+        if migration.name == "afterRun":
+            raise TransientError(Reason.CONNECTION_LOST, "gone")
+
+    perform.session.fail = fail
+    result = await perform(make_plan(ALL, []), hooks=hooks, transaction=transaction)
+    assert isinstance(result.error, TransientError)
+    perform.session.fail = lambda _: None
+    rest = make_plan(ALL, await history(perform.session))
+    assert rest.steps == ()
+    before = list(perform.session.done)
+    result = await perform(rest, hooks=hooks, transaction=transaction)
+    assert perform.session.done == before, "what was not planned, and so not approved, does not run"
+    owed = replace(rest, owes_after_run=True)
+    result = await perform(owed, hooks=hooks, transaction=transaction)
+    assert (result.error, perform.session.done[len(before) :]) == (None, ["afterRun"])
+    result = await perform(owed, hooks=hooks, transaction=transaction)
+    assert perform.session.done[len(before) :] == ["afterRun"], "another run did it meanwhile"
 
 
 WHO = {"actor": "ana", "reason": "why"}

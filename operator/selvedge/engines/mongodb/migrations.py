@@ -191,7 +191,15 @@ class MongoMigrations:
         except (PyMongoError, OSError) as error:
             raise await attempts[-1].failed(error) from None
 
-    async def run_hook(self, hook: Migration, control: Control) -> None:
+    async def run_hook(self, hook: Migration, control: Control, *, event: str = "") -> None:
+        """Refused: hooks are SQL."""
+        raise InvalidError(Reason.UNSUPPORTED, f"{hook.file}: hooks are for Postgres; remove it")
+
+    async def owes_after_run(self) -> bool:
+        """Never: there are no hooks."""
+        return False
+
+    async def owe_after_run(self, hook: Migration) -> None:
         """Refused: hooks are SQL."""
         raise InvalidError(Reason.UNSUPPORTED, f"{hook.file}: hooks are for Postgres; remove it")
 

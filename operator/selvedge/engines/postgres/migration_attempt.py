@@ -100,11 +100,18 @@ class Attempt:
         else:
             await self._resume(row)
 
-    async def hook(self) -> None:
-        """A script that is no migration, in a transaction of its own and without a trace in the history."""
+    async def hook(self, event: str = "") -> None:
+        """A script that is no migration, in a transaction of its own and, but for an ``event``, without a trace."""
         await self._settings(begin=True)
         await self._statements(self.migration, self.statements)
         await self._settle()
+        if event:
+            try:
+                await self.ground.holds(self.work)
+                hook = self.migration
+                await self.ground.ledger.event(self.work, None, event, hook.name, checksum=hook.mark)
+            except psycopg.Error as error:
+                raise commit_failed(self.file, self.line, error) from None
         await self.commit()
 
     async def within(self, mode: str, *, begin: bool = False) -> None:

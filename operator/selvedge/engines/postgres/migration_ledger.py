@@ -19,7 +19,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
 from selvedge.engines.postgres.trust import check_trust
-from selvedge.migrate.history import EVENTS, MARKS, HistoryRow, RowState, line_of_event
+from selvedge.migrate.history import AFTER_RUN, AFTER_RUN_DUE, EVENTS, MARKS, HistoryRow, RowState, line_of_event
 
 if TYPE_CHECKING:
     import psycopg
@@ -52,6 +52,8 @@ SELECT version, name, checksum_up, state, statements_done, statements_total, cur
   extract(epoch FROM applied_at)::float8, duration_ms, applied_by
 FROM {history} WHERE {scope} = %s ORDER BY version, name
 """
+
+_LAST = "SELECT event FROM {events} WHERE scope = %s AND event = ANY (%s) ORDER BY id DESC LIMIT 1"
 
 _DONE = """
 SELECT key, checksum, event FROM {events} WHERE scope = %s AND run_uid = %s AND key <> '' AND event = ANY (%s)
@@ -182,6 +184,14 @@ class Ledger:
             return ()
         cursor = await connection.execute(self._sql(_DONE), [self.scope, self.run, list(EVENTS)])
         return tuple(line_of_event(key, checksum, event) for key, checksum, event in await cursor.fetchall())
+
+    async def owes_after_run(self, connection: psycopg.AsyncConnection) -> bool:
+        """See :meth:`MigrationSession.owes_after_run`."""
+        shape, _ = await self.shape(connection)
+        if shape < SHAPE:
+            return False
+        cursor = await connection.execute(self._sql(_LAST), [self.scope, [AFTER_RUN_DUE, AFTER_RUN]])
+        return await cursor.fetchone() == (AFTER_RUN_DUE,)
 
     async def write(
         self,

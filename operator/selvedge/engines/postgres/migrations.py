@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from random import Random
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, LiteralString, Protocol
 
 import psycopg
 from psycopg import sql
@@ -22,12 +22,13 @@ from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
+from selvedge.engines.postgres.migration_asks import none, one, refuse_pooler
 from selvedge.engines.postgres.migration_attempt import Attempt, Ground
 from selvedge.engines.postgres.migration_indexes import drop_invalid, invalid_indexes
 from selvedge.engines.postgres.migration_ledger import Ledger
 from selvedge.engines.postgres.migration_statements import READ_AS, CommitUnknownError, blockers, send
 from selvedge.engines.postgres.session import open_connection
-from selvedge.migrate.history import HistoryRow, RowState
+from selvedge.migrate.history import AFTER_RUN_DUE, HistoryRow, RowState
 
 if TYPE_CHECKING:
     from selvedge.engines.base import ServerTarget
@@ -94,6 +95,9 @@ class Login(Protocol):
 class PostgresMigrations:
     """A :class:`~selvedge.migrate.protocol.MigrationSession`. Made by ``migrator.open_session``."""
 
+    leftovers: LiteralString = _LEFTOVERS
+    """The query that ends what an earlier run left behind, a row for each that is still there."""
+
     def __init__(
         self,
         target: ServerTarget,
@@ -147,10 +151,10 @@ class PostgresMigrations:
             self._lock = await open_connection(self._target, self._database)
         except DatabaseMissingError:
             raise InvalidError(Reason.INVALID_SPEC, f"database {self._database} does not exist") from None
-        await _refuse_pooler(self._lock)
+        await refuse_pooler(self._lock)
         deadline = time.monotonic() + seconds
-        while not await _one(self._lock, "SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", LOCK):
-            holder = await _one(self._lock, _HOLDER, LOCK)
+        while not await one(self._lock, "SELECT pg_catalog.pg_try_advisory_lock(%s, %s)", LOCK):
+            holder = await one(self._lock, _HOLDER, LOCK)
             if time.monotonic() >= deadline:
                 raise TransientError(
                     Reason.WAITING_FOR_LOCK,
@@ -193,6 +197,7 @@ class PostgresMigrations:
     async def attempt_all(self, steps: Sequence[Step], controls: Sequence[Control]) -> None:
         """Run all steps in one transaction; see the protocol."""
         attempts: list[Attempt] = []
+        before = {row.key: row.applied_at for row in await self.history()}
         try:
             async with self._working() as work:
                 for step, control in zip(steps, controls, strict=True):
@@ -204,14 +209,28 @@ class PostgresMigrations:
                 await attempts[-1].commit()
                 await work.execute("DISCARD ALL")
         except CommitUnknownError:
-            if not await self._was_committed(attempts[-1].migration, attempts[-1].direction):
+            last = attempts[-1]
+            if not await self._was_committed(last.migration, last.direction, before.get(last.migration.key)):
                 raise
 
-    async def run_hook(self, hook: Migration, control: Control) -> None:
+    async def run_hook(self, hook: Migration, control: Control, *, event: str = "") -> None:
         """Run a script that is no migration; see the protocol."""
         async with self._working() as work, self._watching(work, control):
-            await Attempt(self._ground, work, hook, "up", control).hook()
+            await Attempt(self._ground, work, hook, "up", control).hook(event)
             await work.execute("DISCARD ALL")
+
+    async def owes_after_run(self) -> bool:
+        """Whether a run began and did not come to its last hook, from the events; writes nothing."""
+        return await self._ledger.owes_after_run(self._admin)
+
+    async def owe_after_run(self, hook: Migration) -> None:
+        """Write down that a run begins that has this hook, as the administrator; see the protocol."""
+        try:
+            async with self._admin.transaction():
+                await self._holds(self._admin)
+                await self._ledger.event(self._admin, None, AFTER_RUN_DUE, hook.name, checksum=hook.mark)
+        except psycopg.Error as error:
+            raise statement_error(error, f"writing down that {hook.file} is due") from None
 
     async def record(
         self, migration: Migration, direction: Literal["mark", "unmark", "accept"], *, actor: str, reason: str
@@ -259,13 +278,15 @@ class PostgresMigrations:
     async def _holds(self, connection: psycopg.AsyncConnection) -> None:
         """Raises TransientError where the migrations' lock is not ours any more."""
         lock = self._lock
-        if lock is None or await _none(connection, _HELD, (lock.info.backend_pid, *LOCK)):
+        if lock is None or await none(connection, _HELD, (lock.info.backend_pid, *LOCK)):
             raise TransientError(
                 Reason.CONNECTION_LOST, f"the migrations' lock of database {self._database} was lost; tried again"
             )
 
-    async def _was_committed(self, migration: Migration, direction: str) -> bool:
+    async def _was_committed(self, migration: Migration, direction: str, before: float | None = None) -> bool:
         """What became of a COMMIT whose answer did not arrive; false where that cannot be found out now.
+
+        ``before`` is when it ran the last time, where its row was there: a redo leaves one as it was, or as it is.
 
         The connection that comes next ends the old session first, so its transaction is over one way or the other.
         """
@@ -275,9 +296,10 @@ class PostgresMigrations:
             row = next((row for row in await self._ledger.read(self._admin) if row.key == migration.key), None)
         except (psycopg.Error, SelvedgeError):
             return False  # the next run looks again
-        if direction == "down":
-            return row is None
-        return row is not None and row.state is RowState.APPLIED and row.checksum == migration.checksum
+        if direction == "down" or row is None:
+            return direction == "down" and row is None
+        applied = row.state is RowState.APPLIED and row.checksum == migration.checksum
+        return applied and row.applied_at != before
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -328,13 +350,13 @@ class PostgresMigrations:
             where = ", ".join(f"{host}:{port}" for host, port in self._target.hosts)
             raise connect_error(error, where=where, user=name, dbname=self._database) from None
         self._work = work
-        await _refuse_pooler(work)
+        await refuse_pooler(work)
         await self._end_leftovers(work)
 
     async def _end_leftovers(self, work: psycopg.AsyncConnection) -> None:
         """End other sessions of the login: those of a run that was killed go on on the server."""
         deadline = time.monotonic() + _LEFTOVER_PATIENCE
-        while not await _none(work, _LEFTOVERS):
+        while not await none(work, self.leftovers):
             if time.monotonic() > deadline:
                 name = self._login.name
                 raise TransientError(
@@ -369,24 +391,3 @@ class PostgresMigrations:
             if now != last:
                 last = now
                 await control.waiting(now)
-
-
-async def _one(connection: psycopg.AsyncConnection, query: str, values: tuple[object, ...] = ()) -> object:
-    cursor = await connection.execute(query, values)  # every query is a constant above
-    row = await cursor.fetchone()
-    return row[0] if row else None
-
-
-async def _none(connection: psycopg.AsyncConnection, query: str, values: tuple[object, ...] = ()) -> bool:
-    cursor = await connection.execute(query, values)  # every query is a constant above
-    return cursor.rowcount == 0
-
-
-async def _refuse_pooler(connection: psycopg.AsyncConnection) -> None:
-    """A pooler gives a session's locks and settings to somebody else; it also hides the server's process id."""
-    if await _one(connection, "SELECT pg_catalog.pg_backend_pid()") != connection.info.backend_pid:
-        raise InvalidError(
-            Reason.POOLER_DETECTED,
-            "a connection pooler answers instead of the server, and migrations need a session of their own; "
-            "give the server's own address in spec.hosts",
-        )

@@ -13,7 +13,8 @@ import psycopg
 
 from sandbox.demo_checks import MONGO_DATABASE, Checks
 from sandbox.errors import SandboxError
-from sandbox.wallet import NAMESPACE, wait_until
+from sandbox.waiting import wait_until
+from sandbox.wallet import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,8 @@ from textwrap import dedent, indent
 from typing import TYPE_CHECKING
 
 from sandbox.demo_checks import DATABASE, MONGO_DATABASE, Checks
-from sandbox.wallet import NAMESPACE, wait_until
+from sandbox.waiting import wait_until
+from sandbox.wallet import NAMESPACE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

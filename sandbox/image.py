@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sandbox import image_base, node_packages
 from sandbox.cache import cache_root, cached, file_lock
@@ -126,9 +126,9 @@ class Buildah:
     def _command(self, driver: str = "") -> list[str]:
         return [*self._program, "--storage-driver", driver or self._driver, *self._storage]
 
-    def _run(self, *arguments: str | Path, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
+    def _run(self, *arguments: str | Path, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
         what = f"buildah {arguments[0]}"
-        return run([*self._command(), *arguments], what=what, timeout=_SECONDS, check=check, **options)  # type: ignore[arg-type]
+        return run([*self._command(), *arguments], what=what, timeout=_SECONDS, check=check, **options)
 
     def base_image(self, archive: Path) -> str:
         """The name of an image that holds the files of ``archive``."""
@@ -183,7 +183,7 @@ def options(target: Target, base: str, revision: str) -> list[str]:
 
 
 def _forget(prefix: str, kept: Path) -> None:
-    """Remove archives of sources that nobody has built from for a week."""
+    """Remove archives of sources that nobody has built from for a day."""
     os.utime(kept)
     for path in cache_root().glob(f"{prefix}*"):
         if path != kept and path.stat().st_mtime < time.time() - _KEPT_SECONDS:

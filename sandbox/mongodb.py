@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import secrets
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +13,11 @@ import pymongo
 from pymongo.errors import PyMongoError
 
 from sandbox import tools
-from sandbox.errors import SandboxError
 from sandbox.pki import Authority
 from sandbox.ports import LOOPBACK, on_free_port
 from sandbox.process import Daemon
 from sandbox.server import OwnServer, server_directory
+from sandbox.waiting import wait_until
 
 if TYPE_CHECKING:
     from pymongo import MongoClient
@@ -167,11 +166,8 @@ class MongoServer(OwnServer, MongoEndpoint):
             client.admin.command("createUser", self.username, pwd=self.password, roles=["root"])
 
     def _wait_for_primary(self, client: MongoClient[dict[str, Any]]) -> None:
-        deadline = time.monotonic() + _START_SECONDS
-        while not client.admin.command("hello").get("isWritablePrimary"):
-            if time.monotonic() > deadline:
-                raise SandboxError(f"MongoDB did not become primary in {_START_SECONDS:.0f} s: see {self.log_path}")
-            time.sleep(0.02)
+        what = f"MongoDB did not become primary in {_START_SECONDS:.0f} s: see {self.log_path}"
+        wait_until(lambda: client.admin.command("hello").get("isWritablePrimary"), what, _START_SECONDS)
 
     def _direct(self, *, authenticated: bool) -> MongoClient[dict[str, Any]]:
         options: dict[str, Any] = {"directConnection": True, "serverSelectionTimeoutMS": 2_000}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sandbox.cache import cache_root, file_lock
 from sandbox.errors import SandboxError
+from sandbox.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 _MOUNT = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 _SECONDS = 10.0
-_POLL_SECONDS = 0.05
 _PREFIX = "selvedge-"
 _PROGRAMS = "programs"
 
@@ -63,13 +63,10 @@ def remove(cgroup: str) -> None:
     Raises:
         SandboxError: a process stays in it.
     """
-    deadline = time.monotonic() + _SECONDS
     for hierarchy in _hierarchies():
         own = hierarchy / cgroup.lstrip("/")
-        while not _removed(own):
-            if time.monotonic() > deadline:
-                raise SandboxError(f"{own} holds processes after {_SECONDS:.0f} s: see cgroup.procs there")
-            time.sleep(_POLL_SECONDS)
+        what = f"{own} holds processes after {_SECONDS:.0f} s: see cgroup.procs there"
+        wait_until(partial(_removed, own), what, _SECONDS)
 
 
 def _sweep(hierarchy: Path) -> None:

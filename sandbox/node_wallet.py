@@ -6,17 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sandbox import node_config, node_image, tools
 from sandbox.errors import SandboxError
 from sandbox.image_archive import read
 from sandbox.kubectl import kube_environment
 from sandbox.process import last_line, run
-from sandbox.wallet import EXAMPLES, POSTGRES, ROOT, Wallet, wait_until
+from sandbox.waiting import wait_until
+from sandbox.wallet import EXAMPLES, POSTGRES, ROOT, Wallet
 
 if TYPE_CHECKING:
     from sandbox.mongodb import MongoEndpoint
@@ -114,14 +115,8 @@ class _View:
     def mongodb(self) -> MongoEndpoint:
         return self.node.mongodb
 
-    def kubectl(
-        self,
-        *arguments: str,
-        input: str | None = None,  # noqa: A002 - subprocess.run's own name for it
-        check: bool = True,
-        timeout: float = 60,
-    ) -> subprocess.CompletedProcess[str]:
-        return self.node.kubectl(*arguments, input=input, check=check, timeout=timeout)
+    def kubectl(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        return self.node.kubectl(*arguments, **options)
 
     def environment(self) -> dict[str, str]:
         """As :meth:`Sandbox.environment`, for kubectl's plugin."""
@@ -186,18 +181,12 @@ class NodeWallet(Wallet):
             if line.startswith((f"{name}{{", f"{name} ")) and all(label in line for label in wanted)
         )
 
-    def manifests(self) -> Iterator[tuple[str, str]]:
-        """The examples' names and contents, with the servers' names and the interval put in."""
-        changes = {
+    def places(self) -> Mapping[str, str]:
+        """Pods know the servers by their names, on the usual ports."""
+        return {
             "- host: localhost\n    port: 5432": f"- host: {node_config.POSTGRES_HOST}\n    port: 5432",
             "- host: localhost\n    port: 27017": f"- host: {node_config.MONGODB_HOST}\n    port: 27017",
-            "interval: 5m": f"interval: {self.interval}",
         }
-        for path in sorted(self.examples.glob("*.yaml")):
-            text = path.read_text(encoding="utf-8")
-            for before, after in changes.items():
-                text = text.replace(before, after)
-            yield path.name, text
 
     def secret(self, name: str) -> dict[str, str]:
         """The data of a Secret, with a URI that works from outside the node, too."""

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import json
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandbox.errors import SandboxError
+from sandbox.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from sandbox.sandbox import Sandbox
 
@@ -24,7 +24,6 @@ NAMESPACE = "shop"
 POSTGRES = "18"
 KINDS = "dbsrv,dbs,mig,dbu"
 WATCHED = "selvedge.dev/watch=true"
-_POLL_SECONDS = 0.1
 _START_SECONDS = 60.0
 
 
@@ -90,13 +89,16 @@ class Wallet:
         for engine in ("postgres", "mongodb"):
             self.sandbox.kubectl("apply", "-k", str(ROOT / "migrations" / engine))
 
-    def manifests(self) -> Iterator[tuple[str, str]]:
-        """The examples' names and contents, with the sandbox's ports and the interval put in."""
-        changes = {
+    def places(self) -> Mapping[str, str]:
+        """Where the examples name the servers, and what stands there for these."""
+        return {
             "port: 5432": f"port: {self.sandbox.postgres[POSTGRES].port}",
             "port: 27017": f"port: {self.sandbox.mongodb.port}",
-            "interval: 5m": f"interval: {self.interval}",
         }
+
+    def manifests(self) -> Iterator[tuple[str, str]]:
+        """The examples' names and contents, with the servers' places and the interval put in."""
+        changes = {**self.places(), "interval: 5m": f"interval: {self.interval}"}
         for path in sorted(self.examples.glob("*.yaml")):
             text = path.read_text(encoding="utf-8")
             for before, after in changes.items():
@@ -156,17 +158,3 @@ class Wallet:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
-
-
-def wait_until(holds: Callable[[], bool], what: str, timeout: float) -> float:
-    """Wait until ``holds()``; how many seconds that took.
-
-    Raises:
-        SandboxError: it did not hold in ``timeout`` seconds; the message is ``what``.
-    """
-    started = time.monotonic()
-    while not holds():
-        if time.monotonic() - started > timeout:
-            raise SandboxError(what)
-        time.sleep(_POLL_SECONDS)
-    return time.monotonic() - started

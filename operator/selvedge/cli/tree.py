@@ -9,6 +9,7 @@ from selvedge.cli.output import clean
 from selvedge.core.conditions import find
 from selvedge.core.words import count
 from selvedge.kube.client import KubeClient
+from selvedge.kube.errors import KubeError
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_SERVERS, DATABASE_USERS, MIGRATION_RUNS, Resource
 
 _SHOWN = 10
@@ -40,7 +41,7 @@ def build(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
         at = _server_key(obj)
         if at not in servers:
             servers[at] = _absent("DatabaseServer", *at, **_NO_SERVER, schemas=[])
-        schemas[_key(obj)] = _schema(obj)
+        schemas[_key(obj)] = _node(obj, **_contents(obj.get("spec") or {}, obj.get("status") or {}))
         servers[at]["schemas"].append(schemas[_key(obj)])
     for obj in objects:
         status = obj.get("status") or {}
@@ -58,19 +59,18 @@ def _server_key(schema: Mapping[str, Any]) -> tuple[str, str]:
     return str(reference.get("namespace") or schema["metadata"]["namespace"]), str(reference.get("name"))
 
 
-def _schema(obj: Mapping[str, Any]) -> dict[str, Any]:
-    status = obj.get("status") or {}
-    return _node(
-        obj,
-        database=(obj.get("spec") or {}).get("database"),
-        objects=status.get("objects"),
-        plan=status.get("plan"),
-        notReady=status.get("notReady") or [],
-        rowLevelSecurity=status.get("rowLevelSecurity") or [],
-        advice=status.get("advice") or [],
-        users=[],
-        migrationRuns=[],
-    )
+def _contents(spec: Mapping[str, Any], status: Mapping[str, Any]) -> dict[str, Any]:
+    """What is shown of a DatabaseSchema beside its condition."""
+    return {
+        "database": spec.get("database"),
+        "objects": status.get("objects"),
+        "plan": status.get("plan"),
+        "notReady": status.get("notReady") or [],
+        "rowLevelSecurity": status.get("rowLevelSecurity") or [],
+        "advice": status.get("advice") or [],
+        "users": [],
+        "migrationRuns": [],
+    }
 
 
 def _server(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,15 +95,7 @@ def _schema_of(
     reference = (obj.get("spec") or {}).get("schemaRef") or {}
     at = (str(obj["metadata"]["namespace"]), str(reference.get("name")))
     if at not in schemas:
-        lost: dict[str, Any] = {
-            "database": None,
-            "objects": None,
-            "plan": None,
-            "notReady": [],
-            "rowLevelSecurity": [],
-            "advice": [],
-        }
-        schemas[at] = _absent("DatabaseSchema", *at, users=[], migrationRuns=[], **lost)
+        schemas[at] = _absent("DatabaseSchema", *at, **_contents({}, {}))
         nowhere = servers.setdefault((at[0], ""), _absent("DatabaseServer", at[0], "", **_NO_SERVER, schemas=[]))
         nowhere["schemas"].append(schemas[at])
     return schemas[at]
@@ -135,8 +127,6 @@ def _absent(kind: str, namespace: str, name: str, **more: Any) -> dict[str, Any]
 
 async def _optional(kube: KubeClient, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
     """A server in a namespace that was not asked for; None too for whoever may not read it."""
-    from selvedge.kube.errors import KubeError
-
     try:
         return await kube.get(resource, namespace, name)
     except KubeError as error:

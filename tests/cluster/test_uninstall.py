@@ -137,7 +137,9 @@ def test_chart_first_and_installed_again(here: Release):
     assert f"released DatabaseSchema {SHOP}/scratch" in jobs.outputs[0]
     # the Job's account and its rights went with it
     for kind in ("serviceaccount", "role", "rolebinding", "clusterrole", "clusterrolebinding"):
-        left = here.sandbox.kubectl("get", kind, "-n", OPS, "-l", "app.kubernetes.io/name=selvedge", "-o", "name").stdout
+        left = here.sandbox.kubectl(
+            "get", kind, "-n", OPS, "-l", "app.kubernetes.io/name=selvedge", "-o", "name"
+        ).stdout
         assert [name for name in left.split() if "release" in name] == []
     wait_for(lambda: not here.world.operator.daemon.alive, SECONDS)  # its Lease was taken
     assert here.finalizers() == {}

@@ -37,7 +37,8 @@ _ADVICE = {
     "setting_for_each_row": "policy {detail} of {object} calls current_setting() for each row: "
     "write (select current_setting(…)) to have it called once",
     "forced_blocks_owner": "table {object} is forced: migrations and backups that run as its owner {detail} are "
-    "refused there, unless that role has BYPASSRLS or a policy of its own",
+    "refused there, unless that role has BYPASSRLS; a policy of its own lets a migration through whose file says "
+    "SET LOCAL row_security = on",
 }
 
 

@@ -36,7 +36,10 @@ _HINTS = {
     "55P04": "a new enum value can be used only after its transaction; use it in the next migration",
     "25001": "this statement cannot run in a transaction; write -- transaction: false at the top of the file",
 }
-_ROW_SECURITY = "the table forces row-level security; give the migrations' role BYPASSRLS, or a policy and NO FORCE"
+_ROW_SECURITY = (
+    "the table forces row-level security; give the migrations' role BYPASSRLS, or a policy of its own and write "
+    "SET LOCAL row_security = on into the file"
+)
 
 READ_AS = {"client_encoding": "UTF8", "standard_conforming_strings": "on"}
 """How a file is read when it is cut into statements: settings that the server tells the client of when they change."""

@@ -9,7 +9,15 @@ from typing import NamedTuple
 from selvedge.migrate.splitter import CONTINUED, TOKEN
 
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
+_ESCAPED = re.compile(r'[uU]&"')
 _DOLLAR = re.compile(r"\$[^$]*\$")
+
+
+def folded(word: str) -> str:
+    """An identifier as the catalogue keeps it: quotes off, or ASCII letters in lower case, and no others."""
+    if word.startswith('"'):
+        return word[1:-1].replace('""', '"')
+    return word.encode().lower().decode()
 
 
 class Token(NamedTuple):
@@ -21,15 +29,16 @@ class Token(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As an identifier: quotes off, or folded to lower case."""
+        """As an identifier: quotes off, or folded to lower case; one with escapes (``U&"…"``) as it is written."""
         if self.key.startswith('"'):
             return self.text[1:-1].replace('""', '"')
-        return "".join(letter.lower() if letter.isascii() else letter for letter in self.text)
+        return self.text if self.key.startswith('U&"') else folded(self.text)
 
     @property
     def is_name(self) -> bool:
-        """Whether it can be an identifier: a word or a quoted name."""
-        return self.key[:1] == '"' or self.key[:1].isalpha() or self.key[:1] == "_"
+        """Whether it can be an identifier: a word or a quoted name. Postgres takes all above ASCII for letters."""
+        first = self.key[:1]
+        return first in ('"', "_") or first.isalpha() or first > "\x7f"
 
     @property
     def value(self) -> str:
@@ -42,7 +51,14 @@ class Token(NamedTuple):
 
 def tokens(text: str) -> tuple[Token, ...]:
     """The tokens of a statement or of a body in PL/pgSQL, comments left out; ends at what is never closed."""
-    return tuple(_tokens(text))
+    found = list(_tokens(text))
+    # an identifier with escapes is three tokens that touch each other
+    for index in range(len(found) - 3 if _ESCAPED.search(text) else -1, -1, -1):
+        if found[index].key == "U" and found[index + 1].key == "&" and found[index + 2].key[0] == '"':
+            at, end = found[index].at, found[index + 2].at + len(found[index + 2].text)
+            if end - at == len(found[index + 2].text) + 2:
+                found[index : index + 3] = [Token("U&" + found[index + 2].key, text[at:end], at)]
+    return tuple(found)
 
 
 def _tokens(text: str) -> Iterator[Token]:
@@ -150,6 +166,13 @@ class Reader:
             if not self.take("."):
                 break
         return ".".join(found)
+
+    def relation(self) -> str:
+        """The name of a table as statements write it: ``ONLY t``, ``ONLY (t)``, ``t *``. May be empty."""
+        opened = self.take("ONLY", "(") or (self.take("ONLY") and False)
+        name = self.name()
+        _ = self.take(")") if opened else self.take("*")
+        return name
 
     def skip_parentheses(self) -> None:
         """Go past a parenthesis if one is next."""

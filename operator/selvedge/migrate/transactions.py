@@ -12,6 +12,7 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.directives import Directives
 from selvedge.migrate.splitter import Statement
+from selvedge.migrate.tokens import folded, tokens
 
 _ALWAYS = {
     ("VACUUM",),
@@ -166,24 +167,17 @@ def index_build(statement: Statement) -> IndexBuild | None:
     index = folded(words[start]) if on > start else ""
     table = words[on + 2 :] if words[on + 1 : on + 2] == ("ONLY",) else words[on + 1 :]
     name = table[:3] if table[1:2] == (".",) else table[:1]
-    return IndexBuild(
-        index,
-        "".join(word if word == "." else word.lower() if word[0] != '"' else word for word in name),
-        if_not_exists,
-    )
-
-
-def folded(word: str) -> str:
-    """An identifier as the catalogue keeps it: quotes off, ASCII letters of an unquoted one in lower case."""
-    if word.startswith('"'):
-        return word[1:-1].replace('""', '"')
-    return word.lower() if word.isascii() else word.encode().lower().decode()
+    # folded as the server does it, which leaves letters beyond ASCII as they are
+    return IndexBuild(index, "".join(word if word[0] in '".' else folded(word) for word in name), if_not_exists)
 
 
 def _check_resumable(statement: Statement, file: str) -> None:
     build = index_build(statement)
     if build is not None and not build.index:
         raise _invalid(file, statement, "an index that is built CONCURRENTLY needs a name, to be found after a crash")
+    if build is not None and any(token.key.startswith('U&"') for token in tokens(statement.text)):
+        why = "an index that is built CONCURRENTLY is looked for by its name, and its table's, without escapes (U&)"
+        raise _invalid(file, statement, f"{why}; write the letters themselves")
 
 
 def _reindex(head: tuple[str, ...]) -> bool:

@@ -107,6 +107,8 @@ def test_the_marker() -> None:
 def test_refused_statements() -> None:
     with pytest.raises(InvalidError, match="needs a name"):
         prepare(split("CREATE INDEX CONCURRENTLY ON t (a)"), Directives(), "a.sql")
+    with pytest.raises(InvalidError, match="its name, and its table's, without escapes"):
+        prepare(split('CREATE INDEX CONCURRENTLY U&"\\0061" ON t (a)'), Directives(), "a.sql")
     with pytest.raises(InvalidError, match="TO STDOUT"):
         prepare(split("COPY t TO STDOUT"), Directives(), "a.sql")
 
@@ -117,6 +119,9 @@ def test_refused_statements() -> None:
         ("CREATE INDEX CONCURRENTLY Big_ix ON Shop.T (a)", IndexBuild("big_ix", "shop.t", False)),
         ('CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS "A ""b" ON ONLY "X y" (a)', IndexBuild('A "b', '"X y"', True)),
         ("CREATE INDEX CONCURRENTLY a ON t USING gin (b)", IndexBuild("a", "t", False)),
+        # letters beyond ASCII stay as they are, as in the server
+        ("CREATE INDEX CONCURRENTLY Übersicht ON Shop.Ärger (a)", IndexBuild("Übersicht", "shop.Ärger", False)),
+        ("CREATE INDEX CONCURRENTLY ſI ON ſT (a)", IndexBuild("ſi", "ſt", False)),
         ("CREATE INDEX a ON t (b)", None),
         ("DROP INDEX CONCURRENTLY a", None),
     ],

@@ -12,7 +12,8 @@ import psycopg
 from psycopg import sql
 
 from selvedge.engines.postgres.errors import statement_error
-from selvedge.migrate.transactions import IndexBuild, folded
+from selvedge.migrate.tokens import folded, tokens
+from selvedge.migrate.transactions import IndexBuild
 
 if TYPE_CHECKING:
     from selvedge.migrate.splitter import Statement
@@ -112,9 +113,10 @@ async def detach_state(
 
 def finalize(statement: Statement) -> Statement:
     """The statement that ends a DETACH … CONCURRENTLY which broke off, at the place of the one that began it."""
-    text = statement.text.rstrip().rstrip(";")
-    at = text.upper().rindex("CONCURRENTLY")
-    return replace(statement, text=text[:at] + "FINALIZE" + text[at + len("CONCURRENTLY") :])
+    # the word itself, where a name or a comment may hold it too
+    word = [token for token in tokens(statement.text) if token.key == "CONCURRENTLY"][-1]
+    text = statement.text
+    return replace(statement, text=text[: word.at] + "FINALIZE" + text[word.at + len(word.text) :])
 
 
 def _detach(statement: Statement) -> tuple[tuple[str, ...], tuple[str, ...]] | None:

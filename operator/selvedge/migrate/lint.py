@@ -21,20 +21,19 @@ from selvedge.migrate.conventions import RULE as NAMING
 from selvedge.migrate.conventions import Conventions, check_names
 from selvedge.migrate.directives import Directives
 from selvedge.migrate.finding import Finding, Severity
-from selvedge.migrate.lint_destructive import RULES, Fresh, losses
-from selvedge.migrate.lint_facts import Fact, facts
+from selvedge.migrate.lint_destructive import RULES, UNREAD, losses
+from selvedge.migrate.lint_facts import Fact, facts_of
+from selvedge.migrate.lint_fresh import Fresh
 from selvedge.migrate.lint_mongo import RULES as MONGO_RULES
 from selvedge.migrate.lint_mongo import mongo_breaks, mongo_losses
 from selvedge.migrate.lint_running import RULE as BREAKS
 from selvedge.migrate.lint_running import breaks
 from selvedge.migrate.load import Migration
 from selvedge.migrate.mongo_rules import VIOLATIONS
-from selvedge.migrate.splitter import Statement
 
 __all__ = ["Conventions", "Finding", "Severity", "advice", "destructive", "lint"]
 
 _LOCATED = re.compile(r"(?P<file>[^,]+), line (?P<line>[0-9]+): (?P<why>.*)", re.DOTALL)
-_LARGEST = 2_000_000
 _ORDER = {"error": 0, "warning": 1, "advice": 2}
 _RULE = re.compile(r"[a-z][a-z0-9-]*")
 
@@ -101,10 +100,10 @@ def advice(
     file makes it. squawk is asked where it is installed, and not missed where it is not. Raises InvalidError for a file
     that cannot be read.
     """
-    made: set[str] = set()
+    made, fresh = set[str](), Fresh()
     found: list[Finding] = []
     for migration in migrations:
-        found += _remarks(migration, conventions or Conventions(), made)
+        found += _remarks(migration, conventions or Conventions(), made, fresh)
     if use_squawk and squawk.program() is not None:
         allowed = {migration.file: migration.directives.allow for migration in migrations}
         asked = squawk.ask(migrations, server_version)
@@ -118,7 +117,7 @@ def _of_one(migration: Migration, conventions: Conventions) -> Iterator[Finding]
     _ = migration.down_commands if migration.engine == "MongoDB" else migration.down_script
     yield from _unknown_words(migration, migration.directives)
     yield from destructive([migration])
-    yield from _remarks(migration, conventions, set())
+    yield from _remarks(migration, conventions, set(), Fresh())
     if migration.engine == "MongoDB":
         return
     allowed = migration.directives.allow
@@ -130,13 +129,13 @@ def _of_one(migration: Migration, conventions: Conventions) -> Iterator[Finding]
             yield finding
 
 
-def _remarks(migration: Migration, conventions: Conventions, made: set[str]) -> Iterator[Finding]:
-    """What running code meets, and names; ``made`` is what migrations before this one made, and grows."""
+def _remarks(migration: Migration, conventions: Conventions, made: set[str], fresh: Fresh) -> Iterator[Finding]:
+    """What running code meets, and names; what migrations before this one made is in ``made`` or ``fresh``."""
     if migration.engine == "MongoDB":
         own = list(mongo_breaks(migration, made))
     else:
         found = list(_facts(migration, "up"))
-        own = [*breaks(found, made), *check_names(found, conventions), *_weakened(found)]
+        own = [*breaks(found, fresh), *check_names(found, conventions), *_weakened(found), *_unread(found, fresh)]
     yield from (finding for finding in own if finding.rule not in migration.directives.allow)
 
 
@@ -145,14 +144,8 @@ def _facts(migration: Migration, direction: Literal["up", "down"]) -> Iterator[t
     script = migration.down_script if down else migration.script
     file = (migration.down_file if down else "") or migration.file
     for statement in script.statements:
-        if _may_matter(statement):
-            for fact in facts(statement.text):
-                yield file, statement.line + statement.text.count("\n", 0, fact.at), fact
-
-
-def _may_matter(statement: Statement) -> bool:
-    """Data is not looked through: a statement of megabytes is an INSERT, whose first words say what it is."""
-    return statement.head[:1] not in (("INSERT",), ("COPY",)) and len(statement.text) <= _LARGEST
+        for fact in facts_of(statement):
+            yield file, statement.line + statement.text.count("\n", 0, fact.at), fact
 
 
 def _weakened(found: Sequence[tuple[str, int, Fact]]) -> Iterator[Finding]:
@@ -162,6 +155,22 @@ def _weakened(found: Sequence[tuple[str, int, Fact]]) -> Iterator[Finding]:
             if fact.kind == "POLICY":
                 message = f"policy {fact.name} goes: rows may be seen that were hidden, or none at all"
             yield Finding(file, line, "weaken-row-security", "warning", message, "look who reads the table after it")
+
+
+def _unread(found: Sequence[tuple[str, int, Fact]], fresh: Fresh) -> Iterator[Finding]:
+    """What is run and cannot be looked into: it may lose data without being asked about."""
+    step = "look yourself what it does"
+    inner = [(file, line, one) for file, line, fact in found for one in fresh.body(fact)]
+    for file, line, fact in [*found, *inner]:
+        what = ""
+        if fact.what == "unread" and fact.kind == "EXECUTE":
+            what = "a text that is put together at run time is executed"
+        elif fact.what == "unread" and fact.kind == "LANGUAGE":
+            what = f"a block is written in {fact.name}"
+        elif fact.what == "call" and fact.kind == "PROCEDURE" and not fresh.knows(fact):
+            what = f"procedure {fact.name} is called"
+        if what:
+            yield Finding(file, line, UNREAD, "advice", f"{what} and is not looked through: it may lose data", step)
 
 
 def _unknown_words(migration: Migration, said: Directives) -> Iterator[Finding]:

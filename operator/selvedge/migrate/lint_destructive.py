@@ -1,7 +1,6 @@
 """Statements that lose data, unless it is data of the same plan: what the gate asks a person about.
 
-What the plan itself makes is exempt: a table that it creates, a column that it adds. Names are compared as written:
-``t`` and ``shop.t`` are two tables here, and after a change of the search path an unqualified name is nobody's.
+What the plan itself makes is exempt: a table that it creates, a column that it adds (:mod:`.lint_fresh`).
 """
 
 from __future__ import annotations
@@ -10,8 +9,13 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from selvedge.migrate.finding import Finding
+from selvedge.migrate.lint_data import level
 from selvedge.migrate.lint_facts import Fact
+from selvedge.migrate.lint_fresh import Fresh
 from selvedge.migrate.tokens import Reader, Token, parts
+
+UNREAD = "unread"
+"""The rule of what the linter cannot look into."""
 
 _DROPS = {
     "TABLE": "drop-table",
@@ -24,6 +28,7 @@ _DROPS = {
 }
 _RENAMED = {
     "TABLE",
+    "AGGREGATE",
     "FOREIGN TABLE",
     "VIEW",
     "MATERIALIZED VIEW",
@@ -63,59 +68,43 @@ RULES = frozenset(
         "narrow-type",
         "rename",
         "set-unlogged",
+        UNREAD,
     }
 )
 """The words that ``-- allow:`` takes for what loses data, or breaks what knows a name."""
 
 
-#: Kinds of which no two objects of a schema share a name; a function may be called as a table is.
-_ONE_NAMESPACE = {"TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE", "TYPE", "DOMAIN"}
-
-
-class Fresh:
-    """What a plan made itself so far: no data of anybody else is in it."""
-
-    def __init__(self) -> None:
-        self.objects: set[str] = set()
-        self.columns: set[tuple[str, str]] = set()
-
-    def has(self, name: str, column: str = "") -> bool:
-        """Whether the object, its schema or the column was made by the plan."""
-        schema = name.rpartition(".")[0]
-        return name in self.objects or f"{schema}." in self.objects or (name, column) in self.columns
-
-    def learn(self, fact: Fact) -> None:
-        """Take in what a statement made, dropped or renamed."""
-        key = f"{fact.name}." if fact.kind == "SCHEMA" else fact.name
-        if fact.what in ("create", "drop") and fact.kind in _ONE_NAMESPACE | {"SCHEMA"}:
-            (self.objects.add if fact.what == "create" and fact.sure else self.objects.discard)(key)
-        elif fact.what == "add-column":
-            self.columns.add((fact.name, fact.column))
-        elif fact.what == "rename" and fact.kind in _ONE_NAMESPACE and fact.name in self.objects:
-            schema = fact.name.rpartition(".")[0]
-            self.objects.discard(fact.name)
-            self.objects.add(f"{schema}.{fact.new}" if schema else fact.new)
-        elif fact.what == "search-path":
-            self.objects = {name for name in self.objects if "." in name}
-            self.columns = {pair for pair in self.columns if "." in pair[0]}
-
-
 def losses(facts: Iterable[tuple[str, int, Fact]], fresh: Fresh) -> Iterator[Finding]:
-    """A finding for each fact (with its file and line) that loses what the plan did not make."""
+    """A finding for each fact (with its file and line) that loses what the plan did not make.
+
+    The facts are those of one file, in order, and ``fresh`` knows what the plan made before and learns from them.
+    """
+    fresh.begin()
     for file, line, fact in facts:
-        found = _loss(fact, fresh)
-        if found:
-            rule, message, step = found
-            yield Finding(
-                file, line, rule, "error", message, f"{step}, or write -- allow: {rule} at the top of the file"
-            )
-        fresh.learn(fact)
+        for one, called in _expanded(fact, fresh):
+            found = _loss(one, fresh)
+            if found:
+                rule, message, step = found
+                message = f"calls {called}, which {message}" if called else message
+                yield Finding(
+                    file, line, rule, "error", message, f"{step}, or write -- allow: {rule} at the top of the file"
+                )
+            fresh.learn(one)
+
+
+def _expanded(fact: Fact, fresh: Fresh, called: str = "", seen: tuple[str, ...] = ()) -> Iterator[tuple[Fact, str]]:
+    """A fact, and what the routines do that it calls, as far as the plan made them."""
+    yield fact, called
+    if fact.name not in seen:
+        for inner in fresh.body(fact):
+            yield from _expanded(inner, fresh, called or fact.name, (*seen, fact.name))
 
 
 def _loss(fact: Fact, fresh: Fresh) -> tuple[str, str, str] | None:
-    if fresh.has(fact.name, fact.column) or (fact.kind == "SCHEMA" and f"{fact.name}." in fresh.objects):
+    if fresh.exempts(fact):
         return None
-    what = f"{fact.kind.lower()} {fact.name}"
+    kind = fact.kind.lower()
+    what = f"{kind} {fact.column} of {fact.name}" if fact.column else f"{kind} {fact.name}"
     match fact.what:
         case "drop":
             return _drop(fact, what)
@@ -132,22 +121,24 @@ def _loss(fact: Fact, fresh: Fresh) -> tuple[str, str, str] | None:
             return "delete-all", f"deletes every row of {fact.name}", "add a WHERE"
         case "update-all" if not _only_fresh_columns(fact, fresh):
             return "update-all", f"overwrites every row of {fact.name}", "add a WHERE"
-        case "change-type" if _key(fact.tokens) not in _WIDE and not _is_cast_to_fresh(fact, fresh):
+        case "change-type" if not _widens(fact) and not _is_cast_to_fresh(fact, fresh):
             kind = " ".join(token.text for token in _type(fact.tokens))
             return (
                 "narrow-type",
                 f"column {fact.column} of {fact.name} becomes {kind}, which may not hold every value",
                 "look that every value fits",
             )
-        case "rename" if fact.kind in _RENAMED:
-            old = f"{fact.kind.lower()} {fact.column} of {fact.name}" if fact.column else what
-            return "rename", f"renames {old}", "add the new name beside the old one first"
+        case "move" | "rename" if fact.kind in _RENAMED:
+            done = f"moves {what} to schema {fact.new}" if fact.what == "move" else f"renames {what}"
+            return "rename", done, "add the new one beside the old one first"
         case "set-unlogged":
             return (
                 "set-unlogged",
                 f"table {fact.name} is emptied by a crash from here on, and is not on standbys",
                 "leave it logged",
             )
+        case "unread" if fact.kind == "SIZE":
+            return UNREAD, f"a statement of {fact.name} is not looked through and may lose data", "split it"
     return None
 
 
@@ -163,11 +154,33 @@ def _drop(fact: Fact, what: str) -> tuple[str, str, str] | None:
 
 def _only_fresh_columns(fact: Fact, fresh: Fresh) -> bool:
     """A backfill: what it writes are columns that the plan added."""
-    pieces = list(parts(fact.tokens, "SET"))
-    if not pieces or not any(token.key == "SET" for token in fact.tokens):
+    found = fact.tokens
+    start = level(found, "SET") + 1
+    end = start
+    while end < len(found) and (end := level(found, "FROM", "WHERE", "RETURNING", "WHEN", start=end)) < len(found):
+        if found[end].key != "FROM" or found[end - 1].key != "DISTINCT":
+            break
+        end += 1
+    items = list(parts(found[start:end]))
+    columns = [item[0].name if len(item) > 1 and item[1].key == "=" else "" for item in items]
+    return bool(columns) and all(column and fresh.has_column(fact.name, column) for column in columns)
+
+
+def _widens(fact: Fact) -> bool:
+    """A type that holds every value, taken as they are: by no expression but the column itself."""
+    kind = _key(fact.tokens)
+    if kind not in _WIDE:
         return False
-    columns = [item[0].name for item in parts(pieces[-1]) if len(item) > 1 and item[1].key == "="]
-    return bool(columns) and all((fact.name, column) in fresh.columns for column in columns)
+    start = level(fact.tokens, "USING") + 1
+    using = [token for token in fact.tokens[start:] if token.key not in ("(", ")")]
+    if not using:
+        return True
+    keys = tuple(token.key for token in using[1:])
+    if using[0].key == "CAST" and len(using) > 1:
+        using, keys = using[1:], keys[1:]
+        return using[0].name == fact.column and keys == ("AS", *kind)
+    zone = ("AT", "TIME", "ZONE", "'") if kind[0].startswith("TIMESTAMP") else ()
+    return using[0].name == fact.column and keys in ((), zone, (":", ":", *kind))
 
 
 def _is_cast_to_fresh(fact: Fact, fresh: Fresh) -> bool:
@@ -175,7 +188,7 @@ def _is_cast_to_fresh(fact: Fact, fresh: Fresh) -> bool:
     kind = _type(fact.tokens)
     words = [token.key for token in fact.tokens[len(kind) :]]
     called = any(word not in ("(", "USING", ":", ".") and after == "(" for word, after in itertools.pairwise(words))
-    return fresh.has(Reader(kind).name()) and not called and "CASE" not in words
+    return fresh.has(Reader(kind).name()) and not called and not {"CASE", "'"} & set(words)
 
 
 def _type(found: tuple[Token, ...]) -> tuple[Token, ...]:

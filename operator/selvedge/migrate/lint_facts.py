@@ -10,19 +10,25 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from selvedge.migrate.lint_tables import column_facts, table_facts
+from selvedge.migrate.lint_blocks import body_facts
+from selvedge.migrate.lint_data import calls, data_facts, level
+from selvedge.migrate.lint_tables import Made, column_facts, domain_facts, table_facts
+from selvedge.migrate.splitter import Statement
 from selvedge.migrate.tokens import Reader, Token, inside, parts, tokens
 
-__all__ = ["Fact", "facts"]
+__all__ = ["Fact", "facts", "facts_of"]
 
-_DYNAMIC = re.compile(
-    r"\b(?:(?P<drop>DROP\s+(?:TABLE|SCHEMA|DATABASE|SEQUENCE|EXTENSION|OWNED|COLUMN))|(?P<truncate>TRUNCATE)"
-    r"|(?P<delete>DELETE\s+FROM(?![\s\S]*\bWHERE\b)))\b",
-    re.IGNORECASE,
-)
+LARGEST = 2_000_000
+"""Characters of a statement that are still looked through: more is data, or is asked about as a whole."""
+
 _TWO_WORDS = {("MATERIALIZED", "VIEW"), ("FOREIGN", "TABLE"), ("EVENT", "TRIGGER"), ("ACCESS", "METHOD")}
-_OPENS = {"BEGIN", "THEN", "ELSE", "LOOP"}
 _MODIFIERS = ("GLOBAL", "LOCAL", "TEMPORARY", "TEMP", "UNLOGGED", "RECURSIVE", "UNIQUE", "CONSTRAINT", "DEFAULT")
+_ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
+_SETTING_ROLES = ("ROLE", "USER", "DATABASE", "SYSTEM")
+#: Where one of these names stands, the search path may be another one afterwards.
+_PATH_NAMES = {"search_path", "set_config", "pg_settings"}
+_PATH = re.compile(r"search_path|set_config|pg_settings|[uU]&\"", re.IGNORECASE)
+_HARM = re.compile(r"delete|update|truncate|drop|merge|alter|execute|call", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,9 @@ class Fact:
 
     ``what`` is create, drop, rename, … as the functions below make it; ``kind`` the kind of object (TABLE), ``name``
     its name with the schema as written, ``sure`` that it was new (create) or that dependents go as well (drop).
-    ``new`` is the name that comes: of an index or constraint, or after a rename; ``partition`` for a table that is one.
+    ``new`` is the name that comes: of an index or constraint, after a rename, the schema after a move, of a child that
+    is attached; ``partition`` for a table that is one, ``temporary`` for one that ends with its session. ``maybe`` says
+    that it need not happen. ``inner`` is what a routine does when it is called.
     """
 
     what: str
@@ -42,21 +50,52 @@ class Fact:
     sure: bool = False
     at: int = 0
     tokens: tuple[Token, ...] = field(default=(), repr=False)
+    maybe: bool = False
+    inner: tuple[Fact, ...] = field(default=(), repr=False)
 
 
 def facts(text: str) -> tuple[Fact, ...]:
     """The facts of one statement; offsets are those in ``text``."""
-    return tuple(_statement(tokens(text), text))
+    return tuple(Fact(**made) for made in _statement(tokens(text)))
 
 
-def _statement(found: Sequence[Token], text: str) -> Iterator[Fact]:
+def facts_of(statement: Statement) -> tuple[Fact, ...]:
+    """The same for a statement of a script, whose data is not looked through: an INSERT writes nothing else.
+
+    (Postgres takes no DELETE or UPDATE in a query below the first level.) Anything else that is too large is one fact,
+    ``unread``, unless no word in it could lose something.
+    """
+    text = statement.text
+    if statement.head[:1] == ("INSERT",):
+        return (Fact("search-path"),) if _PATH.search(text) else ()
+    if statement.head[:1] == ("COPY",) and statement.head[1:2] != ("(",):
+        return ()
+    if len(text) <= LARGEST:
+        return facts(text)
+    size = f"{len(text) / 1_000_000:.0f} MB"
+    return (Fact("search-path", maybe=True), *([Fact("unread", "SIZE", size)] if _HARM.search(text) else ()))
+
+
+def _statement(found: Sequence[Token]) -> Iterator[Made]:
     if not found:
         return
     reader = Reader(found)
     at = found[0].at
-    match reader.one_of("CREATE", "DROP", "ALTER", "TRUNCATE", "DO", "SET", "RESET", "SELECT", "WITH"):
-        case "CREATE":
-            yield from _create(reader, at)
+    word = reader.peek()
+    if word == "CREATE":
+        yield from _create(reader, at)
+    elif word == "EXPLAIN" or (word == "PREPARE" and reader.peek(1) != "TRANSACTION"):
+        yield from (made | {"maybe": True} for made in _statement(_prepared(found)))
+    else:
+        if _moves_path(found):
+            yield {"what": "search-path", "at": at}
+        reader.index = 1
+        yield from _other(word, reader, at)
+
+
+def _other(word: str, reader: Reader, at: int) -> Iterator[Made]:
+    found = reader.tokens
+    match word:
         case "DROP":
             yield from _drop(reader, at)
         case "ALTER":
@@ -64,20 +103,47 @@ def _statement(found: Sequence[Token], text: str) -> Iterator[Fact]:
         case "TRUNCATE":
             yield from _truncate(reader, at)
         case "DO":
-            yield from _block(found)
-        case "SET" | "RESET":
-            if {"SEARCH_PATH", "ROLE", "ALL"} & {token.key for token in found[1:4]}:
-                yield Fact("search-path", at=at)
-        case "SELECT":
-            if any(token.key == "SET_CONFIG" for token in found):
-                yield Fact("search-path", at=at)
+            yield from body_facts(found, _statement)
+        case "ROLLBACK" if reader.peek() == "TO" or reader.peek(1) == "TO":
+            yield {"what": "rollback", "at": at}
+        case "CALL":
+            yield {"what": "call", "kind": "PROCEDURE", "name": reader.name(), "at": at}
+        case "SELECT" | "WITH" | "VALUES" | "(":
             yield from _select_into(found, at)
-        case _:
-            pass
-    yield from _without_where(found)
+            yield from calls(found)
+            yield from data_facts(found)
+        case "DELETE" | "UPDATE" | "MERGE" | "COPY":
+            yield from calls(found)
+            yield from data_facts(found)
 
 
-def _create(reader: Reader, at: int) -> Iterator[Fact]:
+def _prepared(found: Sequence[Token]) -> Sequence[Token]:
+    """The statement behind EXPLAIN and its options, or behind PREPARE … AS."""
+    if found[0].key == "PREPARE":
+        return found[level(found, "AS") + 1 :]
+    reader = Reader(found, 1)
+    reader.skip_parentheses()
+    while reader.one_of("ANALYZE", "VERBOSE"):
+        pass
+    return reader.rest()
+
+
+def _moves_path(found: Sequence[Token]) -> bool:
+    """Whether unqualified names may mean something else afterwards."""
+    first = found[0].key
+    if first in ("SET", "RESET"):
+        words = {token.name for token in found[1:4] if token.is_name}
+        return bool(words & {"search_path", "schema", "role", "all", "authorization"})
+    if first == "DISCARD":
+        return True
+    return first != "ALTER" and any(
+        token.is_name and (token.name in _PATH_NAMES or token.key.startswith('U&"')) for token in found
+    )
+
+
+def _create(reader: Reader, at: int) -> Iterator[Made]:
+    found = reader.tokens
+    reader.take("CREATE")
     replace = reader.take("OR", "REPLACE")
     modifiers = set()
     while word := reader.one_of(*_MODIFIERS):
@@ -88,27 +154,42 @@ def _create(reader: Reader, at: int) -> Iterator[Fact]:
         return
     exists = reader.take("IF", "NOT", "EXISTS")
     if kind == "SCHEMA" and reader.take("AUTHORIZATION"):
-        yield Fact("create", kind, reader.name(), at=at, sure=not exists)
+        yield {"what": "create", "kind": kind, "name": reader.name(), "at": at, "sure": not exists}
         return
     name = reader.name()
-    partition = "partition" if reader.peek() == "PARTITION" else ""
-    yield Fact("create", kind, name, new=partition, at=at, sure=not exists and not replace)
-    if kind in ("TABLE", "FOREIGN TABLE") and reader.peek() == "(":
-        body, _ = inside(reader.tokens, reader.index)
+    made: Made = {"what": "create", "kind": kind, "name": name, "at": at, "sure": not exists and not replace}
+    if kind in ("FUNCTION", "PROCEDURE"):
+        inner = tuple(Fact(**one) for one in body_facts(found, _statement, called=True))
+        yield made | {"inner": inner}
+        return
+    if modifiers & {"TEMP", "TEMPORARY"}:
+        made["new"] = "temporary"
+    elif reader.peek() == "PARTITION":
+        made["new"] = "partition"
+    yield made
+    if kind not in ("TABLE", "FOREIGN TABLE"):
+        return
+    if reader.peek() == "(":
+        body, after = inside(reader.tokens, reader.index)
         for item in parts(body):
-            yield from (Fact(**made) for made in table_facts(item, name))
+            yield from table_facts(item, name)
+        reader.index = after
+    query = reader.tokens[level(reader.tokens, "AS", start=reader.index) + 1 :]
+    if _moves_path(query or found[:1]):
+        yield {"what": "search-path", "at": at}
+    yield from (one | {"maybe": exists} for one in (*calls(query), *data_facts(query)))
 
 
-def _index(reader: Reader, at: int, *, unique: bool) -> Iterator[Fact]:
+def _index(reader: Reader, at: int, *, unique: bool) -> Iterator[Made]:
     reader.take("CONCURRENTLY")
     reader.take("IF", "NOT", "EXISTS")
     name = reader.name() if reader.peek() != "ON" else ""
     if reader.take("ON"):
-        reader.take("ONLY")
-        yield Fact("index", "UNIQUE" if unique else "", reader.name(), new=name, at=at)
+        kind = "UNIQUE" if unique else ""
+        yield {"what": "index", "kind": kind, "name": reader.relation(), "new": name, "at": at}
 
 
-def _drop(reader: Reader, at: int) -> Iterator[Fact]:
+def _drop(reader: Reader, at: int) -> Iterator[Made]:
     kind = _kind(reader)
     if kind == "OWNED":
         reader.take("BY")
@@ -119,129 +200,55 @@ def _drop(reader: Reader, at: int) -> Iterator[Fact]:
     for item in parts(rest):
         name = Reader(item).name()
         if name:
-            yield Fact("drop", kind, name, at=at, sure=cascade)
+            yield {"what": "drop", "kind": kind, "name": name, "at": at, "sure": cascade}
 
 
-def _alter(reader: Reader, at: int) -> Iterator[Fact]:
+def _alter(reader: Reader, at: int) -> Iterator[Made]:
     kind = _kind(reader)
+    if kind in _SETTING_ROLES and any(token.is_name and token.name in _PATH_NAMES for token in reader.rest()):
+        yield {"what": "default-path", "at": at}
     reader.take("IF", "EXISTS")
-    reader.take("ONLY")
-    name = reader.name()
-    reader.take("*")
-    if kind in ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE"):
+    name = reader.relation()
+    if kind in _ROUTINES:
         reader.skip_parentheses()
     if reader.take("RENAME"):
         yield from _rename(reader, kind, name, at)
     elif reader.take("SET", "SCHEMA"):
-        yield Fact("rename", kind, name, new=reader.name(), at=at)
+        yield {"what": "move", "kind": kind, "name": name, "new": reader.name(), "at": at}
     elif kind in ("TABLE", "FOREIGN TABLE", "TYPE"):
         for item in parts(reader.rest()):
-            yield from (Fact(**made) for made in column_facts(item, kind, name))
+            yield from column_facts(item, kind, name)
+    elif kind == "DOMAIN":
+        yield from domain_facts(reader, name, at)
 
 
-def _rename(reader: Reader, kind: str, name: str, at: int) -> Iterator[Fact]:
+def _rename(reader: Reader, kind: str, name: str, at: int) -> Iterator[Made]:
     what = reader.one_of("CONSTRAINT", "ATTRIBUTE", "VALUE", "COLUMN")
     if reader.take("TO"):
-        yield Fact("rename", kind, name, new=reader.name(), at=at)
+        yield {"what": "rename", "kind": kind, "name": name, "new": reader.name(), "at": at}
         return
     old = reader.tokens[reader.index].text if what == "VALUE" and reader.peek() == "'" else reader.name()
+    new = reader.name() if reader.take("TO") else ""
     if what != "CONSTRAINT" and kind in ("TABLE", "FOREIGN TABLE", "VIEW", "MATERIALIZED VIEW", "TYPE"):
-        yield Fact("rename", what or "COLUMN", name, column=old, at=at)
+        yield {"what": "rename", "kind": what or "COLUMN", "name": name, "column": old, "new": new, "at": at}
 
 
-def _truncate(reader: Reader, at: int) -> Iterator[Fact]:
+def _truncate(reader: Reader, at: int) -> Iterator[Made]:
     reader.take("TABLE")
     rest = reader.rest()
     cascade = any(token.key == "CASCADE" for token in rest)
     for item in parts(rest):
-        one = Reader(item)
-        one.take("ONLY")
-        yield Fact("truncate", "TABLE", one.name(), at=at, sure=cascade)
+        yield {"what": "truncate", "kind": "TABLE", "name": Reader(item).relation(), "at": at, "sure": cascade}
 
 
-def _select_into(found: Sequence[Token], at: int) -> Iterator[Fact]:
-    depth = 0
-    for index, token in enumerate(found):
-        depth += (token.key == "(") - (token.key == ")")
-        if depth == 0 and token.key == "FROM":
-            return
-        if depth == 0 and token.key == "INTO":
-            reader = Reader(found, index + 1)
-            while reader.one_of("TEMPORARY", "TEMP", "UNLOGGED", "TABLE"):
-                pass
-            yield Fact("create", "TABLE", reader.name(), at=at, sure=True)
-
-
-def _without_where(found: Sequence[Token]) -> Iterator[Fact]:
-    """DELETE and UPDATE of every row, in a WITH too; a condition that is always true counts as none."""
-    if found[0].key not in ("DELETE", "UPDATE", "WITH", "EXPLAIN"):
-        return
-    for index, token in enumerate(found):
-        before = found[index - 1].key if index else ""
-        if token.key not in ("DELETE", "UPDATE") or before not in ("", "(", ")", "ANALYZE", "EXPLAIN"):
-            continue
-        reader = Reader(found, index + 1)
-        reader.take("FROM")
-        reader.take("ONLY")
-        name = reader.name()
-        rest = _own_level(reader.rest())
-        if name and not _has_condition(rest):
-            yield Fact(f"{token.key.lower()}-all", "TABLE", name, at=token.at, tokens=rest)
-
-
-def _own_level(rest: Sequence[Token]) -> tuple[Token, ...]:
-    """Up to the parenthesis that closes around the statement."""
-    depth = 0
-    for index, token in enumerate(rest):
-        depth += (token.key == "(") - (token.key == ")")
-        if depth < 0:
-            return tuple(rest[:index])
-    return tuple(rest)
-
-
-def _has_condition(rest: Sequence[Token]) -> bool:
-    depth = 0
-    for index, token in enumerate(rest):
-        depth += (token.key == "(") - (token.key == ")")
-        if depth == 0 and token.key == "WHERE":
-            keys = [one.key for one in rest[index + 1 :]]
-            keys = keys[: keys.index("RETURNING")] if "RETURNING" in keys else keys
-            return keys not in (["TRUE"], ["1", "=", "1"], ["(", "TRUE", ")"])
-    return False
-
-
-def _block(found: Sequence[Token]) -> Iterator[Fact]:
-    """What a DO block runs: its statements, and the texts that it executes."""
-    for token in found:
-        if token.key != "'":
-            continue
-        body = token.value
-        offset = token.at + token.text.find(body) if body in token.text else token.at
-        for piece in parts(tokens(body), ";"):
-            start = next((i + 1 for i in range(len(piece) - 1, -1, -1) if piece[i].key in _OPENS), 0)
-            rest = piece[start:]
-            for fact in _statement(rest, body) if rest and rest[0].key != "DO" else ():
-                yield Fact(
-                    fact.what, fact.kind, fact.name, fact.column, fact.new, fact.sure, fact.at + offset, fact.tokens
-                )
-            if any(one.key == "EXECUTE" for one in piece):
-                yield from _dynamic(piece, offset)
-
-
-def _dynamic(piece: Sequence[Token], offset: int) -> Iterator[Fact]:
-    """Destructive words in the texts of an EXECUTE; the names are often known at run time only."""
-    for token in piece:
-        match = _DYNAMIC.search(token.value) if token.key == "'" else None
-        if match is None:
-            continue
-        at, name = token.at + offset, "something named at run time"
-        words = match[0].upper().split()
-        if match["drop"] and words[1] == "COLUMN":
-            yield Fact("drop-column", "TABLE", "a table", column=name, at=at)
-        elif match["drop"]:
-            yield Fact("drop", words[1], name, at=at)
-        else:
-            yield Fact("truncate" if match["truncate"] else "delete-all", "TABLE", name, at=at)
+def _select_into(found: Sequence[Token], at: int) -> Iterator[Made]:
+    into, end = level(found, "INTO"), level(found, "FROM")
+    if into < end and not any(token.key in ("INSERT", "MERGE") for token in found[:into]):
+        reader = Reader(found, into + 1)
+        temporary = ""
+        while word := reader.one_of("TEMPORARY", "TEMP", "UNLOGGED", "TABLE"):
+            temporary = temporary or ("temporary" if word.startswith("TEMP") else "")
+        yield {"what": "create", "kind": "TABLE", "name": reader.name(), "new": temporary, "at": at, "sure": True}
 
 
 def _kind(reader: Reader) -> str:

@@ -9,7 +9,7 @@ from selvedge.migrate.tokens import Reader, Token, inside
 
 Made = dict[str, Any]
 
-_CONSTRAINTS = {"PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE"}
+_CONSTRAINTS = {"PRIMARY", "UNIQUE", "CHECK", "FOREIGN", "EXCLUDE", "NOT"}
 _COLUMN_ENDS = {
     "CONSTRAINT",
     "NOT",
@@ -36,12 +36,9 @@ def table_facts(item: Sequence[Token], table: str, *, added: bool = False) -> It
     at = item[0].at
     if reader.take("LIKE"):
         return
-    if reader.take("CONSTRAINT"):
-        named = reader.name()
+    named = reader.name() if reader.take("CONSTRAINT") else ""
+    if named or reader.peek() in _CONSTRAINTS:
         yield from _constraint(reader, table, named, at)
-        return
-    if reader.peek() in _CONSTRAINTS:
-        yield from _constraint(reader, table, "", at)
         return
     column = reader.name()
     start = reader.index
@@ -73,27 +70,49 @@ def column_facts(item: Sequence[Token], kind: str, table: str) -> Iterator[Made]
     if reader.take("ADD"):
         if kind != "TYPE":
             reader.take("COLUMN")
-            reader.take("IF", "NOT", "EXISTS")
-            yield from table_facts(reader.rest() or item, table, added=True)
+            exists = reader.take("IF", "NOT", "EXISTS")
+            yield from (one | {"maybe": exists} for one in table_facts(reader.rest() or item, table, added=True))
+    elif reader.take("DROP", "CONSTRAINT"):
+        reader.take("IF", "EXISTS")
+        if item[-1].key == "CASCADE":
+            yield made | {"what": "drop", "kind": "CONSTRAINT", "column": reader.name(), "sure": True}
     elif reader.take("DROP"):
-        if reader.take("CONSTRAINT"):
-            return
         _ = reader.take("COLUMN") or reader.take("ATTRIBUTE")
         reader.take("IF", "EXISTS")
         yield made | {"what": "drop-column", "column": reader.name()}
     elif reader.take("ALTER"):
-        _ = reader.take("COLUMN") or reader.take("ATTRIBUTE")
-        made["column"] = reader.name()
-        if reader.take("SET", "NOT", "NULL"):
-            yield made | {"what": "set-not-null"}
-        elif reader.take("DROP", "DEFAULT"):
-            yield made | {"what": "drop-default"}
-        elif reader.take("TYPE") or reader.take("SET", "DATA", "TYPE"):
-            yield made | {"what": "change-type", "tokens": reader.rest()}
+        yield from _altered(reader, made)
     elif reader.take("SET", "UNLOGGED"):
         yield made | {"what": "set-unlogged"}
     elif reader.take("DISABLE", "ROW", "LEVEL", "SECURITY") or reader.take("NO", "FORCE", "ROW", "LEVEL", "SECURITY"):
         yield made | {"what": "weaken-row-security"}
+
+    else:
+        yield from _parts_of_table(reader, made)
+
+
+def _altered(reader: Reader, made: Made) -> Iterator[Made]:
+    """What happens to one column."""
+    _ = reader.take("COLUMN") or reader.take("ATTRIBUTE")
+    made["column"] = reader.name()
+    if reader.take("SET", "NOT", "NULL"):
+        yield made | {"what": "set-not-null"}
+    elif reader.take("DROP", "DEFAULT"):
+        yield made | {"what": "drop-default"}
+    elif reader.take("TYPE") or reader.take("SET", "DATA", "TYPE"):
+        yield made | {"what": "change-type", "tokens": reader.rest()}
+    elif reader.take("ADD", "GENERATED", "ALWAYS") or reader.take("SET", "GENERATED", "ALWAYS"):
+        yield made | {"what": "generate-always"}
+
+
+def _parts_of_table(reader: Reader, made: Made) -> Iterator[Made]:
+    """Tables that become a part of another, or are one no more."""
+    if reader.take("ATTACH", "PARTITION"):
+        yield made | {"what": "attach", "new": reader.name()}
+    elif reader.take("INHERIT"):
+        yield made | {"what": "attach", "name": reader.name(), "new": made["name"]}
+    elif reader.take("DETACH", "PARTITION"):
+        yield made | {"what": "detach", "new": reader.name(), "sure": reader.peek() == "FINALIZE"}
 
 
 def _inline(item: Sequence[Token], start: int, table: str, column: str) -> Iterator[Made]:
@@ -114,6 +133,7 @@ def _inline(item: Sequence[Token], start: int, table: str, column: str) -> Itera
 
 
 def _constraint(reader: Reader, table: str, name: str, at: int) -> Iterator[Made]:
+    """A constraint that is no column's own: ``sure``, since it is put on columns that may be there."""
     word = reader.peek()
     if word == "FOREIGN":
         reader.take("FOREIGN", "KEY")
@@ -121,9 +141,26 @@ def _constraint(reader: Reader, table: str, name: str, at: int) -> Iterator[Made
         reader.skip_parentheses()
         reader.take("REFERENCES")
         column = columns[0].name if len(columns) == 1 else ""
-        yield _made("foreign-key", table, name, at, column=column, target=reader.name())
-    elif name and word in ("PRIMARY", "UNIQUE", "CHECK"):
-        yield _made({"PRIMARY": "primary-key"}.get(word, word.lower()), table, name, at)
+        yield _made("foreign-key", table, name, at, column=column, target=reader.name()) | {"sure": True}
+    elif reader.take("NOT", "NULL"):
+        yield {"what": "set-not-null", "kind": "TABLE", "name": table, "column": reader.name(), "at": at}
+    elif word in _CONSTRAINTS:
+        found = [token.key for token in reader.rest()]
+        # an index that is there refuses the same rows already
+        refuses = not (word == "UNIQUE" and _has(found, "USING", "INDEX"))
+        yield _made({"PRIMARY": "primary-key"}.get(word, word.lower()), table, name, at) | {"sure": refuses}
+
+
+def domain_facts(reader: Reader, domain: str, at: int) -> Iterator[Made]:
+    """One action of ALTER DOMAIN, behind the name."""
+    made: Made = {"kind": "DOMAIN", "name": domain, "at": at}
+    if reader.take("SET", "NOT", "NULL"):
+        yield made | {"what": "set-not-null"}
+    elif reader.take("DROP", "DEFAULT"):
+        yield made | {"what": "drop-default"}
+    elif reader.take("ADD"):
+        name = reader.name() if reader.take("CONSTRAINT") else ""
+        yield made | {"what": "set-not-null" if reader.peek() == "NOT" else "domain-check", "new": name}
 
 
 def _made(what: str, table: str, name: str, at: int, *, column: str = "", target: str = "") -> Made:

@@ -44,12 +44,14 @@ def ask(migrations: Iterable[Migration], server_version: int) -> list[Finding]:
     path = program()
     if path is None:
         return [_about("squawk is not installed, so its rules were not asked", "pip install 'selvedge[lint]'")]
-    asked = [
-        (migration, _without_data(migration))
-        for migration in migrations
-        if migration.engine == "Postgres" and len(migration.up) <= LARGEST
+    parts = [migration for migration in migrations if migration.engine == "Postgres"]
+    asked = [(migration, _without_data(migration)) for migration in parts if len(migration.up) <= LARGEST]
+    left = [
+        Finding(one.file, 1, "squawk", "advice", "squawk was not asked, as the file is larger than 2 MB")
+        for one in parts
+        if len(one.up) > LARGEST
     ]
-    return _run(path, asked, server_version) if asked else []
+    return left + (_run(path, asked, server_version) if asked else [])
 
 
 def _run(path: str, asked: list[tuple[Migration, str]], server_version: int) -> list[Finding]:

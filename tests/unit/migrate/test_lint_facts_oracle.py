@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import postgast
+from hypothesis import given
+from hypothesis import strategies as st
 from postgast import pg_query_pb2 as pg
 
 from selvedge.core.errors import InvalidError
@@ -21,7 +23,17 @@ from tests.migrations_generator import generate
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = Path(os.environ.get("SELVEDGE_MIGRATIONS_CORPUS") or ROOT / "migrations")
-COMPARED = ("drop", "drop-column", "truncate", "delete-all", "update-all", "rename", "set-not-null", "change-type")
+COMPARED = (
+    "drop",
+    "drop-column",
+    "truncate",
+    "delete-all",
+    "update-all",
+    "rename",
+    "move",
+    "set-not-null",
+    "change-type",
+)
 COLUMNS = {
     "AT_DropColumn": "drop-column",
     "AT_SetNotNull": "set-not-null",
@@ -48,6 +60,27 @@ def test_the_corpus() -> None:
             continue
         texts += [statement.text for statement in found]
     print(f"\n{compare(texts)} statements compared")
+
+
+LETTERS = st.one_of(
+    st.sampled_from('aZſıİKßüÄ😀_$1."é\u00a0'), st.characters(min_codepoint=0x21, exclude_categories=["Cs"])
+)
+
+
+@given(st.text(LETTERS, min_size=1, max_size=12), st.booleans())
+def test_names_are_folded_as_the_server_does(word: str, quoted: bool) -> None:
+    """Only ASCII letters change; ſ and K are no S and K, and everything above ASCII may stand in a name."""
+    name = '"' + word.replace('"', '""') + '"' if quoted else word
+    text = f"DROP TABLE {name}"
+    try:
+        objects = postgast.parse(text).stmts[0].stmt.drop_stmt.objects
+    except (postgast.PgQueryError, IndexError):
+        return
+    parts = [item.string.sval for item in objects[0].list.items]
+    if len(objects) == 1 and all(len(part.encode()) < 63 for part in parts):
+        (fact,) = facts(text)
+        assert fact.name == ".".join(f'"{part}"' if set(part) & set('."') else part for part in parts)
+        assert len(split(text)) == 1
 
 
 def compare(texts: list[str]) -> int:
@@ -81,6 +114,8 @@ def _expected(tree: pg.Node) -> Iterator[str]:
         yield from ["truncate"] * len(tree.truncate_stmt.relations)
     elif _renames(tree):
         yield "rename"
+    elif kind == "alter_object_schema_stmt":
+        yield "move"
     elif kind == "alter_table_stmt":
         for command in tree.alter_table_stmt.cmds:
             what = COLUMNS.get(pg.AlterTableType.Name(command.alter_table_cmd.subtype))
@@ -94,7 +129,7 @@ def _expected(tree: pg.Node) -> Iterator[str]:
 def _renames(tree: pg.Node) -> bool:
     if tree.HasField("rename_stmt"):
         return bool(tree.rename_stmt.rename_type != pg.OBJECT_TABCONSTRAINT)
-    return tree.HasField("alter_object_schema_stmt") or bool(tree.alter_enum_stmt.old_val)
+    return bool(tree.alter_enum_stmt.old_val)
 
 
 def _every_row(statement: pg.DeleteStmt | pg.UpdateStmt) -> bool:

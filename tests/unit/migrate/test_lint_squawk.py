@@ -64,3 +64,10 @@ def test_squawk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: s
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     found = lint(load({"1_a.sql": "CREATE TABLE orders (id int);"}))
     assert [(one.file, one.message, one.severity) for one in found] == [("squawk", why, "advice")]
+
+
+def test_what_squawk_is_not_asked_about_is_said() -> None:
+    found = lint(load({"1_a.sql": f"INSERT INTO orders VALUES ('{'x' * 2_100_000}');"}))
+    assert [str(one) for one in found] == [
+        "1_a.sql, line 1: squawk was not asked, as the file is larger than 2 MB (squawk)"
+    ]

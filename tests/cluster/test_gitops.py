@@ -226,8 +226,8 @@ def test_two_managers_share_a_resource_by_server_side_apply(world: World, kubect
         "spec": {"postgres": {"roles": [{"name": theirs}]}},
     }
     partial = ["apply", "--server-side", "--field-manager=reporting-team", "-f", "-"]
-    refused = kubectl(*partial, input=json.dumps(document), check=False)
-    assert refused.returncode == 0, refused.stderr
+    added = kubectl(*partial, input=json.dumps(document), check=False)
+    assert added.returncode == 0, added.stderr
     assert apply("kustomize-controller", force=True, **git)[0] == 0
     assert sorted(role["name"] for role in _spec(world)["postgres"]["roles"]) == sorted([ours, theirs])
     digest = world.until("DatabaseSchema", "shop", "False", "Superseded")["status"]["plan"]["digest"]
@@ -253,6 +253,26 @@ def _spec(world: World) -> Document:
     assert found is not None
     spec: Document = found["spec"]
     return spec
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_thing_that_speaks_against_it_is_enough(kind: str) -> None:
+    """What the operator writes at once, and so never shows alone, is told apart all the same."""
+    ready = {"type": "Ready", "status": "True", "reason": "Verified", "message": "", "observedGeneration": 2}
+    metadata, status = {"generation": 2}, {"observedGeneration": 2, "conditions": [ready]}
+    good = {"kind": kind, "metadata": metadata, "spec": {}, "status": status}
+    assert agreed(good) == "Current"
+    assert agreed({**good, "metadata": {**metadata, "deletionTimestamp": "2026-01-01T00:00:00Z"}}) == "Terminating"
+    assert agreed({**good, "status": {**status, "observedGeneration": 1}}) == "InProgress"
+    for other in ({}, {"conditions": [{**ready, "observedGeneration": 1}]}, {"conditions": []}):
+        # kstatus looks at the status as a whole only
+        unsaid = {**good, "status": {"observedGeneration": 2, **other}}
+        assert (argo(unsaid), flux(unsaid)) == ("Progressing", "InProgress")
+    bad = {**ready, "status": "False", "reason": "InvalidSpec"}
+    stalled = {"type": "Stalled", "status": "True", "reason": "InvalidSpec"}
+    assert agreed({**good, "status": {**status, "conditions": [bad, stalled]}}) == "Failed"
+    working = {"type": "Reconciling", "status": "True", "reason": "Reconciling"}
+    assert agreed({**good, "status": {**status, "conditions": [bad, working]}}) == "InProgress"
 
 
 @pytest.mark.parametrize("kind", KINDS)

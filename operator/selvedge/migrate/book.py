@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
-from selvedge.migrate.history import HistoryRow, RowState, from_history
+from selvedge.migrate.history import HistoryRow, RowState, from_history, is_kept
 from selvedge.migrate.load import Migration
 from selvedge.migrate.names import Engine, sort_key
 
@@ -101,6 +101,8 @@ class Book:
         """
         file = self.files.get(row.key)
         migration = file or self.from_history(row)
+        if file is None or file.checksum != row.checksum:
+            self._check_kept(row, migration)
         if file is None:
             self.warnings.append(f"{migration.file}: the file is gone; the way down that the history kept is used")
         elif file.checksum != row.checksum:
@@ -121,6 +123,15 @@ class Book:
             )
         _ = migration.down_script if migration.engine == "Postgres" else migration.down_commands
         return migration
+
+    def _check_kept(self, row: HistoryRow, migration: Migration) -> None:
+        """Raises InvalidError where the way down of the history is not what was written there with its checksum."""
+        if not is_kept(row, self.engine):
+            raise InvalidError(
+                Reason.CHECKSUM_MISMATCH,
+                f"the way down of {migration.file} in the history does not have the checksum that stands beside it: it "
+                "was changed or damaged there; put the file back as it ran, or undo it by a new migration",
+            )
 
     # -- checks --------------------------------------------------------------------------------------------------
 

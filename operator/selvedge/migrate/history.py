@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
 
+from selvedge.migrate import mongo
+from selvedge.migrate.checksum import checksum
 from selvedge.migrate.load import Migration, undo_only
 from selvedge.migrate.names import EXTENSIONS, Engine, Kind
 
@@ -22,6 +24,9 @@ MARKS = {"mark": "Marked", "unmark": "Unmarked", "accept": "Accepted"}
 
 EVENTS = {"Applied": "up", "Undone": "down"} | {event: direction for direction, event in MARKS.items()}
 """The direction of the step that each event says is done."""
+
+_DIRECTIVES = 100
+"""More lines than a way down is kept with before it."""
 
 AFTER_RUN_DUE, AFTER_RUN = "AfterRunDue", "AfterRun"
 """The events of the hook ``afterRun``: a run that has it began; it ran."""
@@ -77,3 +82,24 @@ def from_history(row: HistoryRow, engine: Engine = "Postgres") -> Migration:
         row.version, row.name, row.down, file=stem + EXTENSIONS[engine], checksum=row.checksum, engine=engine
     )
     return replace(kept, up=row.up, down_checksum=row.down_checksum, kind=row.kind)
+
+
+def is_kept(row: HistoryRow, engine: Engine = "Postgres") -> bool:
+    """Whether the way down that a row holds is the one whose checksum it holds.
+
+    Raises InvalidError for what cannot be read at all.
+    """
+    text = row.down
+    if text is None or row.down_checksum is None:
+        return text is None and row.down_checksum is None
+    if engine == "MongoDB":
+        document = mongo.read(text, f"the way down of {row.key}")
+        return checksum(document.down or document.up) == row.down_checksum
+    for _ in range(_DIRECTIVES):
+        if checksum(text) == row.down_checksum:
+            return True
+        # its directives are written before it
+        line, _, text = text.partition("\n")
+        if not line.startswith("-- "):
+            return False
+    return False

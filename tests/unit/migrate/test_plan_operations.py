@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import HistoryRow, Migration, RowState, RunPlan, load, make_plan
+from selvedge.migrate.names import Engine
 from selvedge.migrate.together import check_together
 
 BOTH = "-- migrate:up\nCREATE TABLE t{0} ();\n-- migrate:down\nDROP TABLE t{0};\n"
@@ -253,3 +256,45 @@ def test_all_in_one() -> None:
     check_together(make_plan(ALL, HISTORY, "Down", "0").steps)
     other = {ONE: "ALTER TYPE kind ADD VALUE 'new';", TWO: "INSERT INTO t VALUES ('newer'); SELECT $$renew$$;"}
     check_together(make_plan(load(other), []).steps)
+
+
+KEPT = {
+    "Postgres": [
+        "-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;",
+        "-- env: a\n-- migrate:up\nSELECT 1;\n-- migrate:down transaction:false\n-- lock-timeout: 2s\nSELECT 2;",
+        "-- migrate:up\nSELECT 1;\n-- migrate:down\n-- verify: SELECT true\n-- note\n\nSELECT 2;\n\n",
+    ],
+    "MongoDB": [
+        '{"up": [{"create": "a"}], "down": [{"drop": "a"}]}',
+        '{"transaction": false, "statementTimeout": "5s", "up": [{"create": "a"}], "down": [ {"drop": "a"} ]}',
+    ],
+}
+
+
+@pytest.mark.parametrize(("engine", "text"), [(engine, text) for engine, texts in KEPT.items() for text in texts])
+def test_a_way_down_out_of_the_history_is_the_one_that_was_written_there(engine: Engine, text: str) -> None:
+    extension = "sql" if engine == "Postgres" else "json"
+    [row] = ran(load({f"1_m.{extension}": text}, engine), 1)
+    assert row.down is not None
+    assert len(make_plan([], [row], "Down", engine=engine).steps) == 1
+    for old, new in (("SELECT 2", "SELECT 3"), ('"a"', '"b"')):
+        if old not in row.down:
+            continue
+        with pytest.raises(
+            InvalidError, match=r"the way down of 1_m.* does not have the checksum that stands beside it"
+        ):
+            make_plan([], [replace(row, down=row.down.replace(old, new))], "Down", engine=engine)
+    with pytest.raises(InvalidError) as error:
+        make_plan([], [replace(row, down_checksum=None)], "Down", engine=engine)
+    assert error.value.reason is Reason.CHECKSUM_MISMATCH
+    with pytest.raises(InvalidError):
+        make_plan([], [replace(row, down="")], "Down", engine=engine)
+
+
+def test_a_changed_file_takes_the_way_down_of_the_history_if_that_is_whole() -> None:
+    changed = load({**FILES, THREE: FILES[THREE].replace("TABLE t3 ()", "TABLE t3 (a int)")})
+    assert shown(make_plan(changed, HISTORY, "Redo")) == [f"down {THREE}", f"up {THREE}"]
+    damaged = [*HISTORY[:2], replace(HISTORY[2], down="\nDROP TABLE t1;")]
+    with pytest.raises(InvalidError, match=r"the way down of 3_m\.sql in the history"):
+        make_plan(changed, damaged, "Redo")
+    assert shown(make_plan(ALL, damaged, "Redo")) == [f"down {THREE}", f"up {THREE}"], "the file is what ran"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
+from selvedge.engines.postgres.own_login import open_own_session
+from selvedge.migrate import RunResult, Timeouts, load, make_plan, run
 from tests.engines.migrations_support import Shop
+from tests.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,3 +137,49 @@ async def test_a_pg_dump_header_is_no_change(shop: Shop) -> None:
     )
     assert (await shop.up({A: text})).error is None
     assert shop.value("SELECT column_default FROM information_schema.columns WHERE table_name = 't'") == "'C:\\'::text"
+
+
+@pytest.mark.own_postgres  # one of the server's processes is halted for a moment
+async def test_a_session_that_an_earlier_run_left_behind_is_gone_before_the_next_begins(shop: Shop) -> None:
+    """It could still commit. A login of one's own shares its name with an application, whose sessions stay."""
+    name = f"{shop.database}_deployer"
+    shop.query(f"CREATE ROLE {name} LOGIN PASSWORD 'word'; GRANT CREATE ON DATABASE {shop.database} TO {name}")
+    shop.query(f"GRANT ALL ON SCHEMA shop TO {name}")
+    dsn = shop.endpoint.conninfo(shop.database, user=name, password="word")
+    with (
+        closing(psycopg.connect(dsn, application_name="selvedge migrations")) as left,
+        psycopg.connect(dsn, application_name="shop", autocommit=True) as application,
+    ):
+        left.execute("CREATE TABLE shop.late (id int)")
+        pid = left.info.backend_pid
+        files = {A: f"CREATE TABLE shop.seen AS SELECT count(*) FROM pg_stat_activity WHERE pid = {pid};"}
+        os.kill(pid, signal.SIGSTOP)
+        task = asyncio.create_task(_up_as(shop, name, dsn, files))
+        try:
+            looks: set[object] = set()
+            query = (
+                "SELECT query_start FROM pg_stat_activity WHERE usename = %s AND query LIKE '%%pg_terminate_backend%%'"
+            )
+            await until(lambda: task.done() or looks.update(shop.query(query, name)) or len(looks) > 2)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        result = await task
+        assert result.error is None, result.error
+        assert shop.query("SELECT * FROM shop.seen") == [(0,)]
+        assert shop.tables() == ["seen"]
+        assert application.execute("SELECT 1").fetchall() == [(1,)]
+
+
+async def _up_as(shop: Shop, name: str, dsn: str, files: dict[str, str]) -> RunResult:
+    async def ignore(_: object) -> None:
+        pass
+
+    target = shop.target(username=name, password="word")
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as admin,
+        open_own_session(target, admin, database=shop.database, username=name, password="word") as session,
+    ):
+        plan = make_plan(load(files), await session.history())
+        return await run(
+            session, plan, timeouts=Timeouts(), on_progress=ignore, stop=asyncio.Event(), may_write=lambda: None
+        )

@@ -164,11 +164,12 @@ class OwnLedger(Ledger):
 
 
 class OwnLoginMigrations(PostgresMigrations):
-    """A session of such a login; other sessions of the same login, which may be an application's, are left alone."""
+    """A session of such a login; other sessions of the same login, which may be an application's, are left alone.
 
-    async def _end_leftovers(self, work: psycopg.AsyncConnection) -> None:
-        # what an earlier run left behind is known by its name alone: it ends by itself, or its locks are waited for
-        await work.execute(_LEFTOVERS)
+    What an earlier run left behind is known by the name that it gave itself.
+    """
+
+    leftovers = _LEFTOVERS
 
 
 @contextlib.asynccontextmanager

@@ -149,25 +149,33 @@ def test_schemas_are_for_postgres(mongo: World):
     assert "schemas are for Postgres" in verdict(refused)[2]
 
 
+SLOW = {
+    "20250103000000_slow.sql": "-- migrate:up\nSELECT pg_sleep(0.4);\nCREATE TABLE slow (id int);\n"
+    "-- migrate:down\nSELECT pg_sleep(0.4);\nDROP TABLE slow;\n"
+}
+
+
+def kill_in(world: World, done: int) -> None:
+    """Kill the operator inside the slow statement of the schema after ``done`` others, and start it again."""
+    query = b"SELECT 1 FROM pg_stat_activity WHERE usename = %s AND starts_with(query, %s) AND state = 'active'"
+    with closing(world.endpoint.connect()) as watcher:
+
+        def reached() -> bool:
+            active = watcher.execute(query, [f"{world.name}_migrator", "SELECT pg_sleep"]).fetchall()
+            return world.ask("SELECT count(*) FROM pg_tables WHERE tablename = 'slow'") == done and bool(active)
+
+        wait_for(reached, 30)
+    world.operator.kill()
+    world.operator.start()
+
+
 def test_a_killed_run_goes_on_in_the_schema_where_it_was(world: World):
-    slow = {"20250103000000_slow.sql": "-- migrate:up\nSELECT pg_sleep(0.4);\nCREATE TABLE slow (id int);\n"}
-    sources(world, {**FILES, **slow})
+    sources(world, {**FILES, **SLOW})
     shop(world, autoApply=False)
     world.ready("DatabaseSchema", "shop")
     start(world, "up")
-    with closing(world.endpoint.connect()) as watcher:
-        query = b"SELECT 1 FROM pg_stat_activity WHERE usename = %s AND starts_with(query, 'SELECT pg_sleep')"
-        other = b" AND EXISTS (SELECT FROM pg_stat_activity WHERE state = 'active')"
-        login = f"{world.name}_migrator"
-        for wanted in (1, 2):  # in the first schema, then in the second
-
-            def reached(number: int = wanted) -> bool:
-                done = world.sql("SELECT count(*) FROM pg_tables WHERE tablename = 'slow'")[0][0]
-                return done >= number - 1 and bool(watcher.execute(query + other, [login]).fetchall())
-
-            wait_for(reached)
-            world.operator.kill()
-            world.operator.start()
+    for done in (0, 1):
+        kill_in(world, done)
     run = world.ready("MigrationRun", "up", timeout=60)
     assert verdict(run)[1] == "Applied"
     names = ("carts", "items", "slow")
@@ -176,6 +184,21 @@ def test_a_killed_run_goes_on_in_the_schema_where_it_was(world: World):
     assert history(world) == [(tenant, name) for tenant in TENANTS for name in names]
     events = world.sql("SELECT scope, name FROM selvedge.events WHERE event = 'Applied' ORDER BY scope, version")
     assert events == history(world), "nothing ran twice"
+
+
+def test_a_killed_way_back_goes_on_with_the_approval_that_it_has(world: World):
+    sources(world, {**FILES, **SLOW})
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "back", action="To", target="20250101000000")
+    world.until("MigrationRun", "back", "False", "WaitingForApproval")
+    approve(world, "back")
+    kill_in(world, 2)
+    run = world.ready("MigrationRun", "back", timeout=60)
+    assert verdict(run)[1] == "Undone"
+    assert shown(run) == [(tenant, name, "Undone") for tenant in TENANTS for name in ("slow", "items")]
+    assert history(world) == [(tenant, "carts") for tenant in TENANTS]
+    assert world.ask("SELECT count(*) FROM selvedge.events WHERE event = 'Undone'") == 6
 
 
 def test_a_redo_that_was_cut_off_is_not_redone_where_it_was_done(world: World):

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 FIRST, SECOND = "20250101000000_table.sql", "20250102000000_data.sql"
 FORCED = (
-    "CREATE TABLE shop.t (id int, note text);\nINSERT INTO shop.t VALUES (1);\nALTER TABLE shop.t ENABLE ROW LEVEL SECURITY;\n"
-    "ALTER TABLE shop.t FORCE ROW LEVEL SECURITY;\n"
+    "CREATE TABLE shop.t (id int, note text);\nINSERT INTO shop.t VALUES (1);\n"
+    "ALTER TABLE shop.t ENABLE ROW LEVEL SECURITY;\nALTER TABLE shop.t FORCE ROW LEVEL SECURITY;\n"
 )
 
 

@@ -138,6 +138,17 @@ class KubeApi:
     def _call(
         self, method: str, path: str, body: Document | None = None, content_type: str = "application/json"
     ) -> Document:
+        deadline = time.monotonic() + _SECONDS
+        while True:
+            try:
+                return self._send(method, path, body, content_type)
+            except ApiError as error:
+                # of a CustomResourceDefinition that was just changed: "storage is (re)initializing"
+                if error.code != http.client.TOO_MANY_REQUESTS or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def _send(self, method: str, path: str, body: Document | None, content_type: str) -> Document:
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)
         if connection is None or time.monotonic() - self._local.used > _KEEP_SECONDS:
             connection = http.client.HTTPSConnection(self._host, self._port, context=self._tls, timeout=_SECONDS)

@@ -62,15 +62,10 @@ class Release:
         flags = [flag for setting in settings for flag in ("--set", setting)]
         self.helm("upgrade", "--install", "selvedge", str(chart), "--create-namespace", *flags)
 
-    def upgrade(self, chart: Path = CHART, *settings: str) -> None:
-        """As the page on upgrading has it; returns when the API server serves the new CustomResourceDefinitions.
-
-        A 1.36 API server answers 429 for a moment after a change of one.
-        """
+    def upgrade(self, *settings: str) -> None:
+        """As the page on upgrading has it."""
         flags = [flag for setting in settings for flag in ("--set", setting)]
-        self.helm("upgrade", "selvedge", str(chart), "--reset-then-reuse-values", *flags)
-        kinds = ",".join(KINDS)
-        wait_for(lambda: self.sandbox.kubectl("get", kinds, "-n", SHOP, check=False).returncode == 0, SECONDS)
+        self.helm("upgrade", "selvedge", str(CHART), "--reset-then-reuse-values", *flags)
 
     def operator(self, *, leading: bool = True, **env: str) -> OperatorProcess:
         """A process in the place of a pod: its ServiceAccount, its Lease."""

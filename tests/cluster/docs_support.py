@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -156,9 +156,6 @@ class Shell:
             assert any(wanted.search(line) for line in lines), f"{text}\nhas not printed\n{expected}\nbut\n{printed}"
         self.done.add(command)
         return printed
-
-
-Step = Callable[[], object]
 
 
 def page_of(name: str) -> list[Command]:

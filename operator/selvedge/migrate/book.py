@@ -11,6 +11,9 @@ from selvedge.migrate.history import HistoryRow, RowState, from_history, is_kept
 from selvedge.migrate.load import Migration
 from selvedge.migrate.names import Engine, sort_key
 
+EMPTY = "0"
+"""The target that is the empty database. A version 0, where there is one, is meant by two digits and more."""
+
 _SHOWN = 5
 
 
@@ -56,8 +59,8 @@ class Book:
 
     # -- what runs -----------------------------------------------------------------------------------------------
 
-    def pending(self, limit: int = 0, rows: Mapping[str, HistoryRow] | None = None) -> list[Migration]:
-        """Versioned migrations that did not run to their end, up to ``limit`` (0: all)."""
+    def pending(self, limit: int | None = None, rows: Mapping[str, HistoryRow] | None = None) -> list[Migration]:
+        """Versioned migrations that did not run to their end, up to ``limit`` (None: all)."""
         rows = self.rows if rows is None else rows
         return [
             one
@@ -65,7 +68,7 @@ class Book:
             if one.kind == "Versioned"
             and not (one.key in rows and rows[one.key].state is RowState.APPLIED)
             and self._meant(one)
-            and (not limit or sort_key(one.version) <= sort_key(limit))
+            and (limit is None or sort_key(one.version) <= sort_key(limit))
         ]
 
     def again(self, rows: Mapping[str, HistoryRow]) -> list[Migration]:
@@ -190,10 +193,10 @@ class Book:
 
     # -- targets -------------------------------------------------------------------------------------------------
 
-    def file_version(self, target: str | int | None) -> int:
-        """A target that has to be a version of the source; 0 for none."""
+    def file_version(self, target: str | int | None) -> int | None:
+        """A target that has to be a version of the source; None for none."""
         if target in (None, ""):
-            return 0
+            return None
         version = _number(target)
         if str(version) not in self.files:
             raise InvalidError(
@@ -201,22 +204,26 @@ class Book:
             )
         return version
 
-    def row_version(self, target: str | int | None) -> int:
-        """A target to go back to: a version of the history, or 0."""
+    def row_version(self, target: str | int | None) -> int | None:
+        """A target to go back to: a version of the history, or None for the empty database."""
+        if str(target) == EMPTY:
+            return None
         version = _number(target)
-        if version and (str(version) not in self.rows or self.rows[str(version)].state is not RowState.APPLIED):
+        if str(version) not in self.rows or self.rows[str(version)].state is not RowState.APPLIED:
             raise InvalidError(
                 Reason.INVALID_SPEC,
                 f"target {target} did not run, so there is no way back to it; name a version of the history, or 0",
             )
         return version
 
-    def any_version(self, target: str | int | None) -> int:
-        """A version of source or history, or 0; a target has to be given."""
+    def any_version(self, target: str | int | None) -> int | None:
+        """A version of source or history, or None for the empty database; a target has to be given."""
         if target in (None, ""):
             raise InvalidError(Reason.INVALID_SPEC, "the action needs a target: a version, or 0 for the empty database")
+        if str(target) == EMPTY:
+            return None
         version = _number(target)
-        if version and str(version) not in self.files and str(version) not in self.rows:
+        if str(version) not in self.files and str(version) not in self.rows:
             raise InvalidError(
                 Reason.INVALID_SPEC, f"target {target} is no version of the source; name one of its files"
             )
@@ -237,6 +244,11 @@ class Book:
         if migration.kind == "Seed":
             return bool(self.environment) and self.environment in environments
         return not environments or self.environment in environments
+
+
+def target_of(version: int | None) -> str:
+    """A version as a target that means just that one, None as the empty database."""
+    return EMPTY if version is None else str(version) if version else "00"
 
 
 def _number(target: str | int | None) -> int:

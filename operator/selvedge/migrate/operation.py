@@ -263,4 +263,4 @@ def newest_version(history: Iterable[HistoryRow]) -> str:
 
 def _name(step: Step) -> str:
     migration = step.migration
-    return f"{migration.version} {migration.name}" if migration.version else migration.name
+    return f"{migration.version} {migration.name}" if migration.kind == "Versioned" else migration.name

@@ -9,7 +9,7 @@ from typing import Literal
 
 from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
-from selvedge.migrate.book import Book
+from selvedge.migrate.book import Book, target_of
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.load import Migration
 from selvedge.migrate.names import Engine, sort_key
@@ -92,8 +92,9 @@ def plan(
 
     - ``Up``, ``Plan``, ``Status``: every pending migration up to ``target`` (default: all), then the repeatables whose
       text changed and the seeds of ``environment``. A file with an ``-- env:`` line runs in those environments only.
-    - ``Down``: the newest one alone, or with a target everything newer than it; ``0`` is everything. A migration whose
-      file is gone is undone by the text that the history kept.
+    - ``Down``: the newest one alone, or with a target everything newer than it; ``0`` is everything, a version 0
+      included, which is a target itself as ``00``. A migration whose file is gone is undone by the text that the
+      history kept.
     - ``To``: down or up, to exactly ``target``.
     - ``Redo``: the newest one down and up again. Its own text may have changed.
     - ``Baseline``: everything up to ``target`` counts as run; nothing runs.
@@ -182,6 +183,11 @@ def _once(action: str, step: Step) -> bool:
     return step.direction != "up" and not (step.direction == "mark" and action == "Baseline")
 
 
+def _newer(rows: Sequence[HistoryRow], version: int | None) -> list[HistoryRow]:
+    """The rows of newer versions; all, a version 0 included, for None."""
+    return [row for row in rows if version is None or sort_key(row.version) > sort_key(version)]
+
+
 @dataclass(slots=True)
 class _Chosen:
     """The steps of one action, as they are chosen."""
@@ -192,29 +198,27 @@ class _Chosen:
     drop_invalid_indexes: bool = False
 
     def up(self, target: str | int | None) -> None:
-        self.target = str(target or "")
         limit = self.book.file_version(target)
+        self.target = "" if limit is None else str(limit)
         self.book.check_files()
         self._forward(limit, self.book.rows)
 
     def down(self, target: str | int | None) -> None:
         rows = self.book.versioned()
         if target in (None, ""):
-            undone, left = rows[-1:], rows[:-1]
-            self.target = str(left[-1].version if left else 0)
+            undone, version = rows[-1:], rows[-2].version if len(rows) > 1 else None
         else:
             version = self.book.row_version(target)
-            undone = [row for row in rows if sort_key(row.version) > sort_key(version)]
-            self.target = str(version)
-        self._backward(undone, everything=self.target == "0" and bool(undone))
+            undone = _newer(rows, version)
+        self.target = target_of(version)
+        self._backward(undone, everything=version is None and bool(undone))
 
     def to(self, target: str | int | None) -> None:
         version = self.book.any_version(target)
-        self.target = str(version)
-        rows = self.book.versioned()
-        undone = [row for row in rows if sort_key(row.version) > sort_key(version)]
-        self._backward(undone, everything=version == 0)
-        if version:
+        self.target = target_of(version)
+        undone = _newer(self.book.versioned(), version)
+        self._backward(undone, everything=version is None)
+        if version is not None:
             gone = {row.key for row in undone}
             left = {key: row for key, row in self.book.rows.items() if key not in gone}
             self.book.check_files(left)
@@ -222,11 +226,11 @@ class _Chosen:
 
     def redo(self, target: str | int | None) -> None:
         rows = self.book.versioned()
-        version = self.book.any_version(target) if target not in (None, "") else rows[-1].version if rows else 0
-        if not version:
+        version = self.book.any_version(target) if target not in (None, "") else rows[-1].version if rows else None
+        if version is None:
             raise InvalidError(Reason.INVALID_SPEC, "there is nothing to redo: no migration has run yet")
         newest = rows[-1] if rows else None
-        self.target = str(version)
+        self.target = target_of(version)
         file = self.book.files.get(str(version))
         if newest is not None and newest.version == version:
             self.steps.append(Step(self.book.undo(newest, may_have_changed=True), "down"))
@@ -277,7 +281,7 @@ class _Chosen:
                 )
             self.steps = [Step(file, "mark")]
 
-    def _forward(self, limit: int, rows: dict[str, HistoryRow]) -> None:
+    def _forward(self, limit: int | None, rows: dict[str, HistoryRow]) -> None:
         pending = self.book.pending(limit, rows)
         for migration in pending:
             row = rows.get(migration.key)
@@ -285,7 +289,8 @@ class _Chosen:
                 raise self.book.half(row, "end it with the action Down first, or repair it")
         self.book.check_order(pending, rows)
         # repeatables (views, functions) are written for the newest version, not for one on the way
-        last = [] if limit and len(self.book.pending(0, rows)) > len(pending) else self.book.again(rows)
+        partly = limit is not None and len(self.book.pending(None, rows)) > len(pending)
+        last = [] if partly else self.book.again(rows)
         for migration in [*pending, *last]:
             migration.check()
             self.book.check_down(migration)

@@ -298,3 +298,50 @@ def test_a_changed_file_takes_the_way_down_of_the_history_if_that_is_whole() -> 
     with pytest.raises(InvalidError, match=r"the way down of 3_m\.sql in the history"):
         make_plan(changed, damaged, "Redo")
     assert shown(make_plan(ALL, damaged, "Redo")) == [f"down {THREE}", f"up {THREE}"], "the file is what ran"
+
+
+#: What Diesel makes in every project.
+SETUP = "00000000000000_diesel_initial_setup"
+INIT = f"{SETUP}/up.sql"
+ZERO = {INIT: "SELECT 1;", f"{SETUP}/down.sql": "SELECT 2;", **FILES}
+
+
+@pytest.mark.parametrize("action", ["Down", "To"])
+@pytest.mark.parametrize("target", ["0", 0])
+def test_to_0_undoes_a_version_0_too(action: str, target: str | int) -> None:
+    files = load(ZERO)
+    plan = make_plan(files, ran(files, 0, 1), action, target)
+    assert shown(plan) == [f"down {ONE}", f"down {INIT}"]
+    assert plan.target == "0"
+    rest = make_plan(files, ran(files, 0), action, plan.target)
+    assert shown(rest) == [f"down {INIT}"]
+    assert make_plan(files, [], action, plan.target).steps == ()
+
+
+@pytest.mark.parametrize("target", ["00", "00000000000000"])
+def test_two_zeros_are_the_version_0(target: str) -> None:
+    files = load(ZERO)
+    assert shown(make_plan(files, ran(files, 0, 1), "Down", target)) == [f"down {ONE}"]
+    assert shown(make_plan(files, ran(files, 0, 1, 2), "To", target)) == [f"down {TWO}", f"down {ONE}"]
+    up = make_plan(files, [], "To", target)
+    assert (shown(up), up.target) == ([f"up {INIT}"], "00")
+
+
+def test_one_step_down_to_a_version_0_is_one_step_when_it_is_planned_again() -> None:
+    files = load(ZERO)
+    plan = make_plan(files, ran(files, 0, 1), "Down")
+    assert (shown(plan), plan.target) == ([f"down {ONE}"], "00")
+    assert make_plan(files, ran(files, 0), "Down", plan.target).steps == ()
+    assert make_plan(files, ran(files, 0), "Down").target == "0"
+
+
+def test_a_version_0_is_a_target_like_any_other() -> None:
+    files = load(ZERO)
+    assert shown(make_plan(files, [], "Up", "0")) == [f"up {INIT}"]
+    assert shown(make_plan(files, [], "Baseline", "0")) == [f"mark {INIT}"]
+    redo = make_plan(files, ran(files, 0), "Redo")
+    assert (shown(redo), redo.target) == ([f"down {INIT}", f"up {INIT}"], "00")
+    assert shown(make_plan(files, [], "Redo", redo.target)) == [f"up {INIT}"]
+    for action in ("Up", "Baseline"):
+        with pytest.raises(InvalidError, match="target 0 is no version of the source"):
+            make_plan(ALL, [], action, "0")

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tests.cluster.user_support import binding, bound, connect, logs_in, shop, user
-from tests.cluster.world import World, wait_for
+from tests.cluster.world import World, verdict, wait_for
 
 pytestmark = pytest.mark.cluster
 
@@ -51,6 +51,23 @@ def test_with_the_server_gone_the_resource_is_let_go_with_an_event(world: World)
     wait_for(lambda: world.api.get("DatabaseUser", "app") is None)
     wait_for(lambda: any(event["reason"] == "LoginRetained" for event in world.api.list("Event")))
     assert world.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{world.role('app')}'", database="postgres") == [(1,)]
+
+
+def test_while_the_secret_of_the_server_is_missing_the_removal_waits_and_says_so(world: World):
+    shop(world)
+    user(world, "app")
+    bound(world, "app")
+    world.api.delete("Secret", "main-admin")
+    world.now("DatabaseServer", "main")
+    world.until("DatabaseServer", "main", "False", "SecretNotFound")
+    world.api.delete("DatabaseUser", "app")
+    waiting = world.until("DatabaseUser", "app", "False", "WaitingForServer")
+    assert "DatabaseServer" in verdict(waiting)[2]
+    assert "see its status" in verdict(waiting)[2]
+    world.credentials(world.endpoint, "main")
+    world.now("DatabaseServer", "main")
+    wait_for(lambda: world.api.get("DatabaseUser", "app") is None)
+    assert world.sql(f"SELECT 1 FROM pg_roles WHERE rolname = '{world.role('app')}'", database="postgres") == []
 
 
 def test_the_schema_may_go_before_the_user(world: World):

@@ -85,6 +85,7 @@ def test_what_matches_is_looked_at_and_nothing_is_written(world: World):
     shop(world)
     user(world, "app", interval="10s")
     bound(world, "app")
+    world.ready("DatabaseSchema", "shop")
     passes = world.operator.value("selvedge_reconcile_total", kind="DatabaseUser")
     world.now("DatabaseUser", "app")
     wait_for(lambda: world.operator.value("selvedge_reconcile_total", kind="DatabaseUser") > passes)

@@ -263,6 +263,23 @@ def test_a_verb_that_is_missing_is_named_and_its_return_is_enough(account: Confi
     assert account.world.operator.leads()
 
 
+def test_no_login_is_made_before_it_is_written_down_what_has_to_be_removed(account: Confined):
+    """Else the login of a resource that is deleted a moment later would stay, without anybody who knows of it."""
+    world = account.world
+    role = world.role("unwritten")
+    there = f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'"
+    for verb in ((_G, "databaseusers/status", "patch"), (_G, "databaseusers", "patch")):
+        _ready(world, _extra(world, "short"))
+        with account.without(verb):
+            user(world, "unwritten", schema="short", password={"length": 24})
+            wait_for(lambda verb=verb: account.told(verb), _SECONDS)
+            world.api.delete("DatabaseSchema", "short")
+            wait_for(lambda: world.api.get("DatabaseSchema", "short") is None, _SECONDS)
+            world.api.delete("DatabaseUser", "unwritten")
+        wait_for(lambda: world.api.get("DatabaseUser", "unwritten") is None, _SECONDS)
+        assert world.sql(there, database="postgres") == []
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("verb", LISTED, ids=lambda verb: verb[1])
 def test_without_a_list_the_start_fails_and_says_which(account: Confined, verb: Verb):

@@ -26,11 +26,12 @@ from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
 from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
 from selvedge.reconcile.databaseuser import reconcile_user
+from selvedge.reconcile.finalizer import holds, is_due
 from selvedge.reconcile.listing import KINDS, Listing
 from selvedge.reconcile.migrationrun import reconcile_run
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.queue import WorkQueue
-from selvedge.reconcile.removal import abandoned, is_due, reconcile_removal, wake_removals
+from selvedge.reconcile.removal import abandoned, reconcile_removal, wake_removals
 from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Object, key_of, unit_of
 from selvedge.reconcile.wakeusers import (
@@ -155,7 +156,7 @@ class Controller:
             wake_users_of_secret(self.context, namespace, name)
         elif resource is CONFIG_MAPS:
             self._enqueue_users(namespace, name)
-        if is_due(resource, obj):
+        if is_due(resource, obj) and holds(obj):  # else its pass sets it, before it makes anything
             self._enqueue_removal(resource, obj)
 
     def _enqueue_removal(self, resource: Resource, obj: Object) -> None:

@@ -27,6 +27,7 @@ from selvedge.kube.resources import DATABASE_SCHEMAS
 from selvedge.reconcile.autoapply import apply_migrations, wake_runs
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.drift import teller
+from selvedge.reconcile.finalizer import hold
 from selvedge.reconcile.outcome import Outcome, from_error
 from selvedge.reconcile.permits import check_database, permit
 from selvedge.reconcile.plans import keep_plan
@@ -122,6 +123,7 @@ async def _guards(
         if obj["metadata"].get("deletionTimestamp"):
             continue
         try:
+            await hold(context, DATABASE_SCHEMAS, obj)
             spec: DatabaseSchemaSpec = parse(obj, strict=False).spec
             if spec.suspend:
                 message = "spec.suspend is true: the database is neither looked at nor changed"
@@ -230,8 +232,8 @@ async def _settle(context: Context, candidate: _Candidate, unit: UnitResult, ser
 async def remove_schema(context: Context, obj: Object) -> None:
     """``deletionPolicy: Delete``: remove what this resource made; raises our errors until it is done.
 
-    With the server or its Secret gone for good, the resource is let go: there is nothing to remove it from. Why it is
-    not done yet stands in the status.
+    With the server gone, the resource is let go: there is nothing to remove it from. Why it is not done yet stands in
+    the status.
     """
     try:
         await _remove(context, obj)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -43,6 +42,7 @@ from selvedge.reconcile.accounts import (
 )
 from selvedge.reconcile.binding import delete_binding, hide, read_binding, read_former, secret_name, write_binding
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.finalizer import hold
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object, key_of
@@ -64,6 +64,7 @@ async def reconcile_user(context: Context, namespace: str, name: str) -> None:
     pause, label = 300.0, "success"
     place: Place | None = None
     try:
+        await hold(context, DATABASE_USERS, obj)
         spec: DatabaseUserSpec = parse(obj, strict=False).spec
         pause = spec.interval
         if spec.suspend:
@@ -71,16 +72,26 @@ async def reconcile_user(context: Context, namespace: str, name: str) -> None:
             outcome = Outcome(None, Reason.SUSPENDED, message, retrying=False)
         else:
             place = place_of(context, obj, spec)
+            await _write_down(context, obj, place)
             outcome, pause = await _pass(context, obj, spec, place)
         context.failures.pop(key, None)
     except SelvedgeError as error:
         label = str(error.reason)
         pause, outcome = _failed(context, key, place.server if place else None, error, pause)
-        if place is not None:  # known before anything is made: a removal has to find it without the DatabaseSchema
-            outcome = replace(outcome, status={"server": place.server.name, "database": place.database})
     context.metrics.reconciled("DatabaseUser", label, time.monotonic() - started)
     await context.write_status(DATABASE_USERS, obj, outcome)
     context.enqueue_after(key, pause * context.random.uniform(0.9, 1.0))
+
+
+async def _write_down(context: Context, obj: Object, place: Place) -> None:
+    """Where the login will be, before it is: a removal has to find it without the DatabaseSchema. Raises KubeError."""
+    where = {"server": place.server.name, "database": place.database}
+    if where.items() <= (obj.get("status") or {}).items():
+        return
+    written = await context.kube.patch_status(DATABASE_USERS, *key_of(obj), where)
+    if written is None or written["metadata"]["uid"] != obj["metadata"]["uid"]:
+        raise TransientError(Reason.RECONCILING, "the resource is being deleted")
+    context.store.put(DATABASE_USERS.plural, written)
 
 
 def _failed(
@@ -266,7 +277,7 @@ def _notices(
 async def remove_user(context: Context, obj: Object) -> None:
     """``deletionPolicy: Delete``: end sessions, hand over objects, drop the login. Raises our errors until it is done.
 
-    With the server or its Secret gone for good, the resource is let go: there is nothing to remove the login from.
+    With the server gone, the resource is let go: there is nothing to remove the login from.
     """
     spec: DatabaseUserSpec = parse(obj, strict=False).spec
     status = obj.get("status") or {}
@@ -298,11 +309,11 @@ async def remove_user(context: Context, obj: Object) -> None:
 
 async def _without_server(context: Context, obj: Object, server: tuple[str, str]) -> None:
     """Let a resource go whose server is gone; wait for one that is only not ready yet."""
-    found = context.store.get(DATABASE_SERVERS.plural, *server)
-    ready = find(((found or {}).get("status") or {}).get("conditions") or (), "Ready")
-    gone = found is None or (ready is not None and ready.reason == Reason.SECRET_NOT_FOUND)
     name = "/".join(server)
-    if not gone:
+    if server[0] in context.left_out:
+        message = f"DatabaseServer {name} may not be read: {context.left_out[server[0]]}"
+        raise TransientError(Reason.WAITING_FOR_SERVER, message)
+    if context.store.get(DATABASE_SERVERS.plural, *server) is not None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {name} cannot be used yet: see its status")
-    message = f"DatabaseServer {name} or its Secret is gone: the login stays where it is"
+    message = f"DatabaseServer {name} is gone: the login stays where it is"
     await context.events.post(obj, Reason.LOGIN_RETAINED, message, type="Warning")

@@ -18,6 +18,7 @@ from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_USERS, FINALIZER,
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import remove_schema
 from selvedge.reconcile.databaseuser import remove_user
+from selvedge.reconcile.finalizer import has_work, is_due, without
 from selvedge.reconcile.outcome import from_error
 from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Object, key_of
@@ -31,15 +32,6 @@ _GONE = 404
 _AGAIN_SECONDS = 0.2
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile.removal")
-
-
-def is_due(resource: Resource, obj: Mapping[str, Any]) -> bool:
-    """Whether the finalizer has to be set or taken away, or the resource cleaned up."""
-    if resource.plural not in _KINDS:
-        return False
-    metadata = obj["metadata"]
-    held = FINALIZER in (metadata.get("finalizers") or ())
-    return held if metadata.get("deletionTimestamp") else held is not _has_work(obj)
 
 
 def abandoned(obj: Mapping[str, Any]) -> bool:
@@ -57,11 +49,11 @@ async def reconcile_removal(context: Context, namespace: str, name: str, plural:
         return
     held = list(obj["metadata"].get("finalizers") or ())
     if not obj["metadata"].get("deletionTimestamp"):
-        wanted = [*held, FINALIZER] if _has_work(obj) else _without(held)
+        wanted = [*held, FINALIZER] if has_work(obj) else without(obj)
     else:
-        if _has_work(obj) and not abandoned(obj) and not await _removed(context, resource, obj, key):
+        if has_work(obj) and not abandoned(obj) and not await _removed(context, resource, obj, key):
             return
-        wanted = _without(held)
+        wanted = without(obj)
     await _write(context, resource, obj, wanted, key)
 
 
@@ -71,14 +63,6 @@ def wake_removals(context: Context, server: tuple[str, str]) -> None:
         for obj in context.store.all(plural):
             if obj["metadata"].get("deletionTimestamp") and server_behind(context.store, plural, obj) == server:
                 context.enqueue(("removal", *key_of(obj), plural))
-
-
-def _has_work(obj: Mapping[str, Any]) -> bool:
-    return bool((obj.get("spec") or {}).get("deletionPolicy") == "Delete")
-
-
-def _without(finalizers: list[str]) -> list[str]:
-    return [finalizer for finalizer in finalizers if finalizer != FINALIZER]
 
 
 async def _removed(context: Context, resource: Resource, obj: Object, key: tuple[str, ...]) -> bool:

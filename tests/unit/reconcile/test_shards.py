@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_SERVERS, DATABASE_USERS, FINALIZER, MIGRATION_RUNS
-from selvedge.reconcile.removal import ABANDON, abandoned, is_due
+from selvedge.reconcile.finalizer import is_due
+from selvedge.reconcile.removal import ABANDON, abandoned
 from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Store
 

@@ -121,3 +121,14 @@ def test_a_small_object_takes_no_more_than_so_much_memory() -> None:
     finally:
         tracemalloc.stop()
     assert taken / number < _MOST_BYTES
+
+
+def test_what_a_list_of_one_namespace_does_not_show_is_forgotten_there_only():
+    store = Store()
+    for namespace in ("shop", "other"):
+        store.put("databaseschemas", _schema(1, namespace=namespace))
+        store.put("databaseschemas", _schema(2, namespace=namespace))
+    gone = store.keep_only("databaseschemas", {("shop", "small-1")}, "shop")
+    assert [obj["metadata"]["name"] for obj in gone] == ["small-2"]
+    assert len(list(store.all("databaseschemas"))) == 3
+    assert len(store.keep_only("databaseschemas", {("other", "small-1")})) == 2

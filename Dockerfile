@@ -40,7 +40,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf /var/log/apt /var/log/dpkg.log
 COPY --from=build /rootfs/libraries/ /
 COPY --from=build /rootfs/selvedge/ /
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Selvedge tools" \
       org.opencontainers.image.description="The commands of Selvedge beside the client programs of Postgres and MongoDB." \
@@ -57,7 +57,7 @@ COPY --from=build /rootfs/python/ /
 COPY --from=build /rootfs/libraries/ /
 COPY --from=build /rootfs/selvedge/ /
 COPY requirements/sbom.cdx.json /usr/share/selvedge/
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="Selvedge" \
       org.opencontainers.image.description="A Kubernetes operator for what lives inside Postgres and MongoDB servers." \

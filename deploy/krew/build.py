@@ -1,6 +1,7 @@
 """Build the archives of the kubectl plugin for krew, and the manifest with their checksums.
 
-    python deploy/krew/build.py --base-url https://example.com/releases/v0.1.0 [--platform linux_amd64] [--python 3.11]
+    python deploy/krew/build.py --base-url https://example.com/releases/v1 [--homepage https://example.com/selvedge]
+        [--platform linux_amd64] [--python 3.11]
 
 Each archive holds the launcher, the licence, and lib/ with the package and the locked libraries that the plugin needs:
 pure ones once, compiled ones for each version of Python, side by side (their files carry the version in their name).
@@ -119,10 +120,12 @@ def pack(files: dict[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
-def manifest(base_url: str, sums: dict[str, str]) -> str:
-    """The manifest of a release; platforms that were not built are left out."""
-    values = {"VERSION": f"v{version('selvedge')}", "BASE_URL": base_url.rstrip("/")}
+def manifest(base_url: str, sums: dict[str, str], homepage: str = "") -> str:
+    """The manifest of a release; what there is not is left out: platforms that were not built, a homepage."""
+    values = {"VERSION": f"v{version('selvedge')}", "BASE_URL": base_url.rstrip("/"), "HOMEPAGE": homepage}
     text = (HERE / ".krew.yaml").read_text(encoding="utf-8")
+    if not homepage:
+        text = re.sub(r"(?m)^  homepage: .*\n", "", text)
     head, *platforms = re.split(r"(?m)^(?=  - selector:)", text)
     built = [part for part in platforms if any(f"_{name}.tar.gz" in part for name in sums)]
     checksums = {f"SHA256_{name.upper()}": sum_ for name, sum_ in sums.items()}
@@ -134,6 +137,7 @@ def main() -> None:
     """Build what was asked for into dist/."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base-url", required=True, help="where the archives will be downloaded from")
+    parser.add_argument("--homepage", default="", help="the project's page, which krew shows; it asks for none")
     parser.add_argument("--platform", action="append", choices=sorted(PLATFORMS), help="default: all")
     parser.add_argument("--python", action="append", choices=PYTHONS, help="default: all")
     parser.add_argument("--output", type=Path, default=ROOT / "dist")
@@ -147,7 +151,7 @@ def main() -> None:
         sums[platform] = hashlib.sha256(data).hexdigest()
         print(f"{path} {len(data) / 1e6:.1f} MB sha256 {sums[platform]}")
     path = options.output / "selvedge.yaml"
-    path.write_text(manifest(options.base_url, sums), encoding="utf-8")
+    path.write_text(manifest(options.base_url, sums, options.homepage), encoding="utf-8")
     print(path)
 
 

@@ -14,6 +14,7 @@ from selvedge.migrate.checksum import checksum, normalise
 from selvedge.migrate.directives import NONE, Directives, Part, header, refuse_markers, render, split_parts
 from selvedge.migrate.names import METADATA, Engine, FileName, Kind, group, parse_name
 from selvedge.migrate.placeholders import substitute
+from selvedge.migrate.session_state import check_session
 from selvedge.migrate.splitter import Statement, split
 from selvedge.migrate.transactions import Script, prepare
 
@@ -121,7 +122,10 @@ class Migration:
         return len(self.script.statements if self.engine == "Postgres" else self.commands)
 
     def _script(self, text: str, file: str, line: int, directives: Directives) -> Script:
-        return prepare(split(self._substituted(text, file, line), file=file, line=line), directives, file)
+        script = prepare(split(self._substituted(text, file, line), file=file, line=line), directives, file)
+        if not script.transactional:
+            check_session(script.statements, file)
+        return script
 
     def _substituted(self, text: str, file: str, line: int) -> str:
         if self.placeholders is None:

@@ -39,6 +39,7 @@ from selvedge.engines.postgres.migration_statements import (
 from selvedge.engines.postgres.rls_birth import close_at_birth
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.protocol import Control, StatementFailedError
+from selvedge.migrate.session_state import is_said_again
 from selvedge.migrate.together import script_of
 from selvedge.migrate.transactions import IndexBuild, forbids_transaction, index_build
 
@@ -167,7 +168,7 @@ class Attempt:
         if self.control.before is not None and not first and not pending:
             await Attempt(self.ground, work, self.control.before, "up", self.control).hook()
         for statement in statements[:first]:
-            if statement.head[:1] in (("SET",), ("RESET",)) and "ROLE" not in statement.head[:3]:
+            if is_said_again(statement):
                 await execute(work, self.file, statement)
         done = first
         while done < len(statements):

@@ -150,3 +150,46 @@ def test_gitops_by_a_service_account_with_the_verb(kubectl, team, name):
     assert f"{user} may not set spec.approvedPlan" in _as(kubectl, user, "create", document)
     _bind(kubectl, team, "selvedge-approve", f"--serviceaccount={team}:gitops")
     assert _as(kubectl, user, "create", document) == ""
+
+
+def _server(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    hosts = [{"host": "db.example.com"}]
+    return {
+        "apiVersion": "selvedge.dev/v1alpha1",
+        "kind": "DatabaseServer",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"engine": "Postgres", "hosts": hosts, "credentials": {"secretRef": {"name": "admin"}}, **spec},
+    }
+
+
+def test_a_floor_does_not_go_by_deleting_the_server_and_making_it_again(kubectl, team, name):
+    guarded = _server(team, name, policy={"destructive": "Refuse"})
+    assert _as(kubectl, "editor", "create", guarded) == ""
+    told = _as(kubectl, "editor", "delete", guarded)
+    assert f"editor may not delete, with the floor of its spec.policy, databaseservers {team}/{name}" in told
+    assert _as(kubectl, "approver", "delete", guarded) == ""
+    for loose in ({}, {"policy": {"destructive": "Allow"}}):
+        open_to_all = _server(team, name, **loose)
+        assert _as(kubectl, "editor", "create", open_to_all) == ""
+        assert _as(kubectl, "editor", "delete", open_to_all) == ""
+
+
+def test_a_namespace_takes_its_servers_with_it_whatever_their_floor(kubectl, served, name):
+    kubectl("create", "namespace", name)
+    documents = _render(name, f"watchNamespaces={{{name}}}", "clusterUid=any", "rbac.userRoles=false")
+    policies = [d for d in documents if d["kind"].startswith("Validating")]
+    _apply(kubectl, policies, "--force-conflicts")
+    _bind(kubectl, name, "edit", "--user=editor")
+    guarded = _server(name, "main", policy={"destructive": "RequireApproval"})
+    try:
+        wait_for(lambda: _refused(kubectl, guarded))
+        kubectl("delete", "namespace", name, "--timeout=60s")
+    finally:
+        for document in policies:
+            kubectl("delete", document["kind"], document["metadata"]["name"], "--wait=false")
+
+
+def _refused(kubectl, server: dict[str, Any]) -> bool:
+    """Whether the policy holds already; the server is there in any case."""
+    kubectl("apply", "-f", "-", input=json.dumps(server))
+    return "may not delete" in _as(kubectl, "editor", "delete", server)

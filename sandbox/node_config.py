@@ -18,6 +18,8 @@ _FIRST_POD = "10.244.77.10"
 #: Names by which pods know the database servers; their certificates carry them.
 POSTGRES_HOST = "postgres.test"
 MONGODB_HOST = "mongodb.test"
+#: And by which deploy/kind knows its own, whose Services can be pointed at these.
+SERVICE_HOSTS = ("postgres.databases.svc", "mongodb.databases.svc")
 API_PORT, POSTGRES_PORT, MONGODB_PORT = 6443, 5432, 27017
 DOMAIN = "cluster.local"
 DNS_READY = ("127.0.0.1", 8181)

@@ -41,7 +41,7 @@ class _Databases(Authority):
     def server(
         self, name: str, dns_names: Iterable[str] = ("localhost",), addresses: Iterable[str] = (LOOPBACK,)
     ) -> Certificate:
-        own = (node_config.POSTGRES_HOST, node_config.MONGODB_HOST)
+        own = (node_config.POSTGRES_HOST, node_config.MONGODB_HOST, *node_config.SERVICE_HOSTS)
         return super().server(name, (*dns_names, *own), (*addresses, ADDRESS))
 
 

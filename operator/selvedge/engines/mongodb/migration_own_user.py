@@ -16,6 +16,7 @@ from selvedge.core.errors import InvalidError, NotPermittedError
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Server
 from selvedge.engines.mongodb.migration_user import Migrator
+from selvedge.engines.mongodb.shell import granting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
@@ -102,10 +103,10 @@ class OwnUser(Migrator):
                 held.update(privilege["actions"])
         lacking = sorted(NEEDED - held)
         if lacking:
-            roles = ", ".join(f'{{role: "{role}", db: "{self._database}"}}' for role in ("readWrite", "dbAdmin"))
+            roles = [(role, self._database) for role in ("readWrite", "dbAdmin")]
             raise NotPermittedError(
                 Reason.INSUFFICIENT_PRIVILEGES,
                 f"user {self.name} of runAs may not {', '.join(lacking)} in database {self._database}: grant it "
                 "readWrite and dbAdmin there",
-                (f'db.getSiblingDB("{self._database}").grantRolesToUser("{self.name}", [{roles}])',),
+                (granting(self._database, self.name, roles),),
             )

@@ -17,6 +17,7 @@ from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.connect import Client, Server
 from selvedge.engines.mongodb.errors import UNAUTHORIZED
+from selvedge.engines.mongodb.shell import granting
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -145,12 +146,11 @@ class Migrator:
     def _refused(self, error: BaseException, doing: str) -> Exception:
         if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
             name, source = self._target.username, self._target.auth_source
-            role = f'{{role: "userAdmin", db: "{self._database}"}}'
             return NotPermittedError(
                 Reason.INSUFFICIENT_PRIVILEGES,
                 f"migrations run as a user of their own, and {name} may not {doing}: grant it userAdmin, or dbOwner, "
                 f"on database {self._database}",
-                (f'db.getSiblingDB("{source}").grantRolesToUser("{name}", [{role}])',),
+                (granting(source, name, [("userAdmin", self._database)]),),
             )
         return self._admin.error(error, doing)
 

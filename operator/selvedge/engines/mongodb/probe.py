@@ -13,6 +13,7 @@ from selvedge.engines.base import ReplicaState, ServerFacts
 from selvedge.engines.mongodb import claims, lock
 from selvedge.engines.mongodb.errors import UNAUTHORIZED
 from selvedge.engines.mongodb.figures import SERVER_STATUS, figures_of
+from selvedge.engines.mongodb.shell import granting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,8 +114,7 @@ def missing_privileges(auth: Mapping[str, Any], source: str, metadata: str) -> t
     if not roles:
         return ()
     user, database = users[0]["user"], users[0].get("db", source)
-    listed = ", ".join(f'{{role: "{role}", db: "{on}"}}' for role, on in roles)
-    return (f'db.getSiblingDB("{database}").grantRolesToUser("{user}", [{listed}])',)
+    return (granting(database, user, roles),)
 
 
 def _anywhere(resource: Mapping[str, Any]) -> bool:

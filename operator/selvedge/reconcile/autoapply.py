@@ -55,7 +55,10 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
     if status.get("phase") == "Succeeded":
         return ""
     if status.get("phase") == "Failed":
-        return f"MigrationRun {run_name} failed: see its status, then correct the migrations"
+        return (
+            f"MigrationRun {run_name} failed: see its status, then correct the migrations; where the cause was "
+            "elsewhere, mend that and delete the run: it is made anew"
+        )
     context.enqueue(("run", namespace, run_name))
     if status.get("phase") == WAITING:
         return f"MigrationRun {run_name} waits for a person: read its status, then set its spec.approvedPlan"

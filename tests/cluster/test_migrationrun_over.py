@@ -1,0 +1,159 @@
+"""What is over stays over: approvals that were used, runs that ended, and what autoApply makes of a failure."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cluster.kube_api import Document
+from tests.cluster.test_migrationrun_actions import FILES, ORDERS, STOCK, USERS, approve, shop, sources, start, versions
+from tests.cluster.world import World, condition, verdict, wait_for
+
+ALL = ["20250101000000", "20250102000000", "20250103000000"]
+
+
+def seen(world: World, name: str) -> Document:
+    """The run, once the operator has written a status for its newest spec."""
+
+    def current() -> Document | None:
+        found = world.api.get("MigrationRun", name)
+        same = (found.get("status") or {}).get("observedGeneration") == found["metadata"]["generation"]
+        return found if same else None
+
+    found = wait_for(current)
+    assert found is not None
+    return found
+
+
+def again(world: World, name: str, digest: str) -> Document:
+    """The same resource made anew, as a GitOps tool does it: it has the approval of the one before."""
+    world.api.delete("MigrationRun", name)
+    wait_for(lambda: not [one for one in world.api.list("MigrationRun") if one["metadata"]["name"] == name])
+    start(world, name, action="Down", approvedPlan=digest)
+    return world.until("MigrationRun", name, "False", "Superseded")
+
+
+def test_an_approval_is_used_up(world: World):
+    sources(world, FILES)
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "back", action="Down")
+    world.until("MigrationRun", "back", "False", "WaitingForApproval")
+    digest = world.api.get("MigrationRun", "back")["status"]["plan"]
+    approve(world, "back", digest)
+    world.ready("MigrationRun", "back")
+    assert versions(world) == ALL[:2]
+
+    # a run that is over does not start again, and its status is of the newest spec all the same
+    approve(world, "back", "sha256:" + "0" * 64)
+    over = seen(world, "back")
+    assert verdict(over) == ("True", "Undone", "1 migration was undone")
+    assert over["status"]["phase"] == "Succeeded"
+    assert versions(world) == ALL[:2]
+
+    # another uid with the approval of Git, as the history is now and once the migration ran again
+    again(world, "back", digest)
+    assert versions(world) == ALL[:2]
+    start(world, "forward", action="Up")
+    world.ready("MigrationRun", "forward")
+    waits = again(world, "back", digest)
+    assert versions(world) == ALL
+    assert [row["version"] for row in waits["status"]["migrations"]] == ALL[2:], "the very steps that were approved"
+    approve(world, "back", waits["status"]["plan"])
+    world.ready("MigrationRun", "back")
+    assert versions(world) == ALL[:2]
+
+
+def test_a_run_that_failed_does_not_start_again(world: World):
+    sources(world, FILES)
+    shop(world, autoApply=False)
+    world.ready("DatabaseSchema", "shop")
+    files = {USERS: FILES[USERS], ORDERS: "CREATE TABLE nowhere.orders (id int);\n"}
+    start(world, "wrong", source={"inline": {"files": files}})
+    message = verdict(world.until("MigrationRun", "wrong", "False", "StatementFailed"))[2]
+    assert message.endswith("this run is over: once that is mended, make a new run")
+    world.sql(f"CREATE SCHEMA nowhere AUTHORIZATION {world.role('owner')}")
+    approve(world, "wrong", "sha256:" + "0" * 64)
+    over = seen(world, "wrong")
+    assert verdict(over) == ("False", "StatementFailed", message)
+    assert (over["status"]["phase"], condition(over, "Stalled")["status"]) == ("Failed", "True")
+    assert versions(world) == ALL[:1]
+    start(world, "right", source={"inline": {"files": files}})
+    world.ready("MigrationRun", "right")
+    assert versions(world) == ALL[:2]
+
+
+def runs(world: World) -> dict[str, str]:
+    """Uid and phase of each run."""
+    return {one["metadata"]["uid"]: (one.get("status") or {}).get("phase") for one in world.api.list("MigrationRun")}
+
+
+def passes(world: World, number: int) -> None:
+    """Wait until the database was looked at so many times more."""
+    for _ in range(number):
+        before = world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema")
+        world.now("DatabaseSchema", "shop")
+        wait_for(lambda before=before: world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema") > before)
+
+
+def test_autoapply_after_a_failure(world: World):
+    """The same files are not run again for ever; mended ones are, and so are the same ones once somebody says so."""
+    broken = {USERS: FILES[USERS], ORDERS: "CREATE TABLE nowhere.orders (id int);\n"}
+    sources(world, broken)
+    shop(world)
+    waits = world.until("DatabaseSchema", "shop", "False", "WaitingForMigrations")
+    wait_for(lambda: "failed: see its status" in verdict(world.api.get("DatabaseSchema", "shop"))[2])
+    [first] = runs(world)
+    passes(world, 3)
+    assert runs(world) == {first: "Failed"}
+    assert versions(world) == ALL[:1]
+
+    # the cause was not in the files
+    waits = world.api.get("DatabaseSchema", "shop")
+    assert "mend that and delete the run: it is made anew" in verdict(waits)[2]
+    world.sql(f"CREATE SCHEMA nowhere AUTHORIZATION {world.role('owner')}")
+    [name] = [one["metadata"]["name"] for one in world.api.list("MigrationRun")]
+    world.api.delete("MigrationRun", name)
+    world.ready("DatabaseSchema", "shop")
+    assert first not in runs(world)
+    assert versions(world) == ALL[:2]
+
+    # the cause is in the files
+    sources(world, {**broken, STOCK: "CREATE TABLE elsewhere.stock (id int);\n"})
+    world.until("DatabaseSchema", "shop", "False", "WaitingForMigrations")
+    wait_for(lambda: "failed: see its status" in verdict(world.api.get("DatabaseSchema", "shop"))[2])
+    sources(world, {**broken, STOCK: FILES[STOCK]})
+    world.ready("DatabaseSchema", "shop")
+    assert versions(world) == ALL
+    assert sorted(filter(None, runs(world).values())) == ["Failed", "Succeeded", "Succeeded"]
+
+
+@pytest.mark.long
+def test_after_run_is_not_lost_with_its_operator(world: World):
+    hook = "CREATE TABLE IF NOT EXISTS shared.log (n int); INSERT INTO shared.log VALUES (1); SELECT pg_sleep(3);"
+    sources(world, FILES)
+    shop(world, hooks={"afterRun": hook})
+    sleeping = (
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%sleep(3)%' AND pid <> pg_backend_pid() "
+        "AND datname = current_database()"
+    )
+    wait_for(lambda: world.databases and world.operator.value("selvedge_reconcile_total", kind="DatabaseSchema") > 0)
+    wait_for(lambda: asleep(world, sleeping))
+    assert versions(world) == ALL
+    world.operator.kill()
+    world.operator.start()
+    world.ready("DatabaseSchema", "shop", timeout=120)
+    assert world.ask("SELECT count(*) FROM shared.log") == 1
+    [run] = world.api.list("MigrationRun")
+    assert run["status"]["phase"] == "Succeeded"
+    assert world.sql("SELECT event FROM selvedge.events WHERE event LIKE 'After%' ORDER BY id") == [
+        ("AfterRunDue",),
+        ("AfterRun",),
+    ]
+
+
+def asleep(world: World, query: str) -> bool:
+    """Whether the hook is running; there may be no database yet."""
+    exists = "SELECT count(*) FROM pg_database WHERE datname = %s"
+    with world.endpoint.connect() as connection:
+        found = connection.execute(exists, [world.name]).fetchone()
+    return bool(found and found[0] and world.ask(query) > 0)

@@ -59,3 +59,17 @@ def test_fashion_wallet_becomes_ready(node, wallet):
     log = wallet.operator_log.read_text()
     assert "orbidden" not in log
     helm(node, "test", "selvedge", "--namespace", wallet.namespace)
+    _do_as_the_notes_say(node, wallet)
+
+
+def _do_as_the_notes_say(node: NodeHandle, wallet: NodeWallet) -> None:
+    """Every command that helm prints after an installation."""
+    notes = helm(node, "get", "notes", "selvedge", "--namespace", wallet.namespace)
+    commands = [line.partition("#")[0].split()[1:] for line in notes.splitlines() if line.startswith("     kubectl ")]
+    assert [words[0] if words[0] != "-n" else words[2] for words in commands] == ["rollout", "get", "wait", "create"]
+    names = {"--group=GROUP": "--group=approvers", "NAMESPACE": NAMESPACE}
+    for words in commands:
+        inside = () if "-n" in words or "-A" in words else ("-n", NAMESPACE)
+        done = node.kubectl(*(names.get(word, word) for word in words), *inside, check=False)
+        assert done.returncode == 0, (words, done.stderr)
+    assert "True" in node.kubectl("get", "dbsrv", "-A").stdout

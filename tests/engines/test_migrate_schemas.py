@@ -38,6 +38,8 @@ def test_one_approval_is_for_all_schemas(shop: Shop) -> None:
     shown = shop.migrate("plan", "--action", "down", *back)
     assert shown.stdout.splitlines()[-1] == f"{shop.name}: digest of all 2 schemas: {whole['digest']}"
 
+    asked = shop.migrate("down", *back)
+    assert (asked.exit_code, "--approve DIGEST, the last that `plan` prints" in asked.stderr) == (1, True)
     # an approval of one schema is not one of the other, nor of both
     for digest in (one["digest"], two["digest"]):
         refused = shop.migrate("down", *back, "--approve", digest)

@@ -294,7 +294,12 @@ def _run(action: str, form: str, *, yes: bool, **options: Any) -> None:
 
     places, directory, operation = called(action, **options)
     approved = migrate_run.approved_each(places, directory, operation)
-    _exit(_each(places, lambda place: migrate_run.run(place, directory, approved[place.scope], form=form, yes=yes)))
+    several = len(places) > 1
+
+    def work(place: Place) -> int:
+        return migrate_run.run(place, directory, approved[place.scope], form=form, yes=yes, several=several)
+
+    _exit(_each(places, work))
 
 
 def _each(places: Sequence[Place], work: Callable[[Place], int]) -> int:

@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(place: Place, directory: str | None, operation: Operation, *, form: str, yes: bool) -> int:
+def run(
+    place: Place, directory: str | None, operation: Operation, *, form: str, yes: bool, several: bool = False
+) -> int:
     """Plan, ask where somebody has to be asked, run, and say how it ended; returns the exit status.
+
+    ``several`` says that this is one of several schemas, which are approved together.
 
     Raises SelvedgeError and click's errors where nothing was begun.
     """
     with in_words_of(place):
         source = source_in(place, directory)
-        return asyncio.run(_Call(place, operation, form, yes=yes).main(source))
+        return asyncio.run(_Call(place, operation, form, yes=yes, several=several).main(source))
 
 
 def approved_each(places: Sequence[Place], directory: str | None, operation: Operation) -> dict[str, Operation]:
@@ -57,11 +61,12 @@ def _other_plan(approved: str, digest: str) -> InvalidError:
 
 
 class _Call:
-    def __init__(self, place: Place, operation: Operation, form: str, *, yes: bool) -> None:
+    def __init__(self, place: Place, operation: Operation, form: str, *, yes: bool, several: bool) -> None:
         self.place = place
         self.operation = operation
         self.form = form
         self.yes = yes
+        self.several = several
         self.stop = asyncio.Event()
         self.signal: signal.Signals | None = None
 
@@ -88,9 +93,8 @@ class _Call:
             return
         why = summary(prepared.concerns)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise invalid(
-                f"{why}: there is no terminal to ask at; add --yes, or --approve {prepared.digest} as you read it"
-            )
+            digest = "DIGEST, the last that `plan` prints for these schemas" if self.several else prepared.digest
+            raise invalid(f"{why}: there is no terminal to ask at; add --yes, or --approve {digest} as you read it")
         for line in output.plan_lines(self.place.title, prepared):
             click.echo(line, err=True)
         if not click.confirm("Run this?", err=True):

@@ -115,6 +115,17 @@ def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
     assert "KubernetesForbidden" in reasons(doctor(own)[1]).values()
     # and the namespace that it is to watch is not there
     assert reasons(doctor(own)[1])["shop"] == "NamespaceGone"
+    # or hangs, since what has to let its resources go lost its rights before them
+    run_kubectl(own.kubeconfig, "create", "namespace", "shop")
+    metadata = {"name": "app", "namespace": "shop", "finalizers": ["selvedge.dev/cleanup"]}
+    spec = {"schemaRef": {"name": "shop"}}
+    apply(own, {"apiVersion": "selvedge.dev/v1alpha1", "kind": "DatabaseUser", "metadata": metadata, "spec": spec})
+    run_kubectl(own.kubeconfig, "delete", "namespace", "shop", "--wait=false")
+    done = Plugin(own.kubeconfig, "shop")("doctor", "-o", "json")
+    (held,) = (f for f in json.loads(done.stdout)["findings"] if f["reason"] == "NamespaceHeld")
+    assert "selvedge release -n shop" in held["next"]
+    nothing = '{"metadata":{"finalizers":null}}'
+    run_kubectl(own.kubeconfig, "patch", "dbu", "app", "-n", "shop", "--type=merge", "-p", nothing)
     assert "ApprovalNotEnforced" in [f["reason"] for f in doctor(own)[1]]
     _apply(lambda *arguments, **options: run_kubectl(own.kubeconfig, *arguments, **options), _policies())
     assert "ApprovalNotEnforced" not in [f["reason"] for f in doctor(own)[1]]

@@ -107,6 +107,20 @@ def test_released_resources_go_without_an_operator_and_come_back_without_a_write
     assert world.ask("SELECT count(*) FROM selvedge.claims") == xid
 
 
+def test_what_may_not_be_looked_at_is_named_and_is_no_success(world: World, account: Path):
+    world.schema("shop", deletionPolicy="Delete", postgres={"schemas": [{"name": "stock"}]})
+    world.ready("DatabaseSchema", "shop")
+    wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
+    world.operator.stop()
+    done = _release(world, "-n", "elsewhere", account=account)
+    assert done.returncode == 1
+    assert f"released DatabaseSchema {world.namespace}/shop\n1 resource let go" in done.stdout
+    for kind in ("DatabaseSchema", "DatabaseUser"):
+        assert f"not released: {kind}s in namespace elsewhere: " in done.stderr
+    assert "selvedge release -n elsewhere" in done.stderr
+    assert "finalizers" not in world.api.get("DatabaseSchema", "shop")["metadata"]
+
+
 def _release(world: World, *options: str, account: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "selvedge", "release", "-n", world.namespace, *options]
     environment = {
@@ -233,4 +247,7 @@ def test_in_namespaces_the_namespace_first(tmp_path: Path):
         ends(lambda: here.gone(SHOP))
         with Jobs(here) as jobs:
             here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)
-        assert jobs.outputs == ["0 resources let go\n"]
+        (output,) = jobs.outputs
+        assert output.startswith("0 resources let go\n")
+        assert f"not released: DatabaseSchemas in namespace {SHOP}: " in output  # it cannot know that there are none
+        assert "in namespace other" not in output

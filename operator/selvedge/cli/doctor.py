@@ -46,7 +46,7 @@ async def examine(kube: KubeClient, options: Options) -> Report:
     objects = await _read(kube, options, report, [resource for resource in KINDS if resource.plural in served])
     operator = await doctor_cluster.operator(kube, report, lease=options.lease, account=options.account)
     await doctor_rights.operators(kube, report, operator, options.namespace, objects)
-    await doctor_rights.namespaces(kube, report, operator)
+    await doctor_rights.namespaces(kube, report, operator, objects)
     await doctor_rights.approval(kube, report, operator)
     doctor_resources.examine(report, objects, operator, patience=options.patience, now=options.now)
     await doctor_resources.references(kube, report, objects)

@@ -14,7 +14,7 @@ from selvedge.core.rights import IMAGE_RIGHTS, RIGHTS, Right, named
 from selvedge.core.words import some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
-from selvedge.kube.resources import GROUP, NAMESPACES, Resource
+from selvedge.kube.resources import FINALIZER, GROUP, NAMESPACES, Resource
 
 _AUTHORIZATION = "authorization.k8s.io"
 SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "SubjectAccessReview")
@@ -63,8 +63,19 @@ async def operators(
         report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
 
 
-async def namespaces(kube: KubeClient, report: Report, operator: Operator) -> None:
-    """Look whether what the operator is told to watch is there: it leaves out what is not. Raises KubeError."""
+async def namespaces(
+    kube: KubeClient, report: Report, operator: Operator, objects: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> None:
+    """Look whether what the operator is told to watch is there, and stays: it leaves out what is not. Raises KubeError.
+
+    ``objects`` are all resources, by kind.
+    """
+    held = {
+        str(obj["metadata"]["namespace"])
+        for found in objects.values()
+        for obj in found
+        if FINALIZER in (obj["metadata"].get("finalizers") or ())
+    }
     for name in operator.watched:
         try:
             found = await kube.get(NAMESPACES, None, name)
@@ -79,6 +90,12 @@ async def namespaces(kube: KubeClient, report: Report, operator: Operator) -> No
                 "create it and run helm upgrade, which brings the Role, or take it out of the chart's watchNamespaces"
             )
             report.add(Finding(Severity.ERROR, Ref("Namespace", name), "NamespaceGone", message, step))
+        elif found["metadata"].get("deletionTimestamp") and name in held:
+            message = (
+                "it is being deleted, and its resources wait for the operator, whose Role may have gone before them"
+            )
+            step = f"if it does not go by itself: selvedge release -n {name}, which leaves the databases as they are"
+            report.add(Finding(Severity.ERROR, Ref("Namespace", name), "NamespaceHeld", message, step))
 
 
 def _reads_images(objects: Mapping[str, list[dict[str, Any]]]) -> bool:

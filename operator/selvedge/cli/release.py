@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,13 +39,13 @@ _NOT_FOUND, _FORBIDDEN = 404, 403
 @click.option(
     "--take-lease",
     is_flag=True,
-    help="As the chart's Job: end operators that are there (SELVEDGE_LEASE_NAME), leave out namespaces that are gone.",
+    help="As the chart's Job: end operators that are there (SELVEDGE_LEASE_NAME); a namespace may be gone.",
 )
 def release(namespaces: tuple[str, ...], kubeconfig: str, context: str, *, take_lease: bool) -> None:
     """Let resources go without an operator: takes its finalizer from every DatabaseSchema and DatabaseUser.
 
     For the moment when the operator goes, or is gone. Nothing in a database is changed; an operator that is installed
-    again sets the finalizers again.
+    again sets the finalizers again. What may not be read or changed is named, and the exit status is 1.
     """
     if kubeconfig:
         os.environ["KUBECONFIG"] = kubeconfig
@@ -54,24 +54,37 @@ def release(namespaces: tuple[str, ...], kubeconfig: str, context: str, *, take_
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     settings = replace(settings, namespaces=namespaces or settings.namespaces)
-    for line in asyncio.run(_release(settings, context, take_lease=take_lease)):
-        click.echo(line)
+    done = asyncio.run(_release(settings, context, take_lease=take_lease))
+    for name in sorted(done.released):
+        click.echo(f"released {name}")
+    click.echo(f"{count(len(done.released), 'resource')} let go")
+    for what, why in sorted({**done.unseen, **done.refused}.items()):
+        click.echo(f"not released: {what}: {why}", err=True)
+    # A Role goes with its namespace, and a namespace that is gone does not keep the chart from going.
+    if done.refused or (done.unseen and not take_lease):
+        raise SystemExit(1)
 
 
-async def _release(settings: Settings, context: str, *, take_lease: bool) -> list[str]:
+@dataclass(slots=True)
+class Released:
+    """What was let go; and, with the reason, the resources that were not and the namespaces that may not be read."""
+
+    released: set[str] = field(default_factory=set)
+    refused: dict[str, str] = field(default_factory=dict)
+    unseen: dict[str, str] = field(default_factory=dict)
+
+
+async def _release(settings: Settings, context: str, *, take_lease: bool) -> Released:
+    done = Released()
     async with KubeClient.connect(settings, context=context) as kube:
-        released: set[str] = set()
         for look in range(_LOOKS):
             if take_lease:
                 await _take_lease(kube, settings)
-            found = await let_go(kube, settings.namespaces, forgiving=take_lease)
-            released.update(found)
+            found = await let_go(kube, settings.namespaces, done)
+            done.released.update(found)
             # An operator that was at work a moment ago may have set one again: twice nothing is the end.
             if not found and look:
-                return [
-                    *(f"released {name}" for name in sorted(released)),
-                    f"{count(len(released), 'resource')} let go",
-                ]
+                return done
             await asyncio.sleep(PAUSE_SECONDS)
     names = ", ".join(sorted(found)[:3])
     raise click.ClickException(
@@ -79,15 +92,14 @@ async def _release(settings: Settings, context: str, *, take_lease: bool) -> lis
     )
 
 
-async def let_go(kube: KubeClient, namespaces: Sequence[str], *, forgiving: bool = False) -> list[str]:
+async def let_go(kube: KubeClient, namespaces: Sequence[str], done: Released) -> list[str]:
     """Take the finalizer away wherever it is; returns what had it. Raises KubeError.
 
-    ``forgiving``: a namespace in which the account has no right is left out. A Role goes with its namespace, so that
-    is what one looks like that was deleted before.
+    What may not be read or changed is noted in ``done``, and the rest goes on.
     """
     found = []
     for resource in (DATABASE_USERS, DATABASE_SCHEMAS):
-        for obj in await _having(kube, resource, namespaces, forgiving=forgiving):
+        for obj in await _having(kube, resource, namespaces, done):
             metadata = obj["metadata"]
             left = [name for name in metadata["finalizers"] if name != FINALIZER]
             patch = {"metadata": {"resourceVersion": metadata["resourceVersion"], "finalizers": left}}
@@ -97,24 +109,33 @@ async def let_go(kube: KubeClient, namespaces: Sequence[str], *, forgiving: bool
             except KubeConflict:
                 pass  # changed meanwhile: the next look has it
             except KubeError as error:
-                if error.code == _NOT_FOUND:
-                    continue
-                raise
+                if error.code == _FORBIDDEN:
+                    done.refused[shown] = error.message
+                elif error.code != _NOT_FOUND:
+                    raise
+                continue
+            done.refused.pop(shown, None)
             found.append(shown)
     return found
 
 
 async def _having(
-    kube: KubeClient, resource: Resource, namespaces: Sequence[str], *, forgiving: bool
+    kube: KubeClient, resource: Resource, namespaces: Sequence[str], done: Released
 ) -> list[Mapping[str, Any]]:
     found: list[Mapping[str, Any]] = []
     for namespace in namespaces or (None,):
         try:
             listed = [obj async for obj in kube.list(resource, namespace)]
         except KubeError as error:
-            if error.code == _NOT_FOUND or (forgiving and namespace and error.code == _FORBIDDEN):
-                continue  # the CustomResourceDefinitions are gone, and all resources with them; or the namespace is
-            raise
+            if error.code == _NOT_FOUND:
+                continue  # the CustomResourceDefinitions are gone, and all resources with them
+            if error.code != _FORBIDDEN or namespace is None:
+                raise
+            done.unseen[f"{resource.kind}s in namespace {namespace}"] = (
+                f"{error.message}; if the namespace hangs in Terminating: selvedge release -n {namespace}, by somebody "
+                "who may"
+            )
+            continue
         found += [obj for obj in listed if FINALIZER in (obj["metadata"].get("finalizers") or ())]
     return found
 

@@ -136,7 +136,8 @@ class Listing:
         self._context.metrics.namespace(namespace, served=False)
         _log.error(
             "a watched namespace is left out until it may be read: it was deleted, or the operator's Role in it; "
-            "helm upgrade without it in watchNamespaces, or with it once it is there again",
+            "helm upgrade without it in watchNamespaces, or with it once it is there again; where it hangs in "
+            "Terminating, selvedge release lets its resources go",
             watched=namespace,
             error=error.message,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +62,8 @@ class Watched:
         return any("left out" in line["event"] and line.get("watched") == world.namespace for line in lines)
 
 
-def _lines(documents: object) -> str:
-    return "---\n".join(json.dumps(document) + "\n" for document in documents)  # type: ignore[attr-defined]
+def _lines(documents: Iterable[Document]) -> str:
+    return "---\n".join(json.dumps(document) + "\n" for document in documents)
 
 
 def _in(document: Document) -> str:

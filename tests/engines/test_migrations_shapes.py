@@ -220,10 +220,10 @@ async def test_who_may_not_upgrade_is_told_what_to_run(shop: Shop) -> None:
 async def test_a_run_knows_what_it_did_before_as_its_digest_is_taken_of_it(shop: Shop) -> None:
     """Up and down; of another run, and of a server that has no history yet, nothing."""
     assert (await shop.up(FILES | VIEW)).error is None
-    up = [line_of(step) for step in shop.plan.steps]  # type: ignore[union-attr]  # it has run
+    up = [line_of(step) for step in shop.plan.steps]
     assert await done(shop, "run-uid") == up
     assert await done(shop, "another") == []
     assert (await shop.do(FILES | VIEW, "To", "0")).error is None
-    down = [line_of(step) for step in shop.plan.steps]  # type: ignore[union-attr]
+    down = [line_of(step) for step in shop.plan.steps]
     assert [line.split()[-1] for line in down] == ["down", "down", "down", "unmark"]
     assert await done(shop, "run-uid") == up + down

@@ -100,7 +100,7 @@ class CredentialKeys(Model):
 
     username: SecretKey = "username"
     """Key that holds the login."""
-    password: SecretKey = "password"  # noqa: S105  the name of a key
+    password: SecretKey = "password"  # noqa: S105 - the name of a key
     """Key that holds the password."""
     host: SecretKey | None = None
     """Key that holds the host, in place of spec.hosts."""

@@ -100,4 +100,5 @@ def _observe(registry: OperatorRegistry, resource: Resource, controller: Control
 
 def _plain(body: Body) -> dict[str, Any]:
     """The object itself: Kopf hands out a read-only view whose parts stay bound to it."""
-    return json.loads(json.dumps(dict(body), default=dict))  # type: ignore[no-any-return]
+    plain: dict[str, Any] = json.loads(json.dumps(dict(body), default=dict))
+    return plain

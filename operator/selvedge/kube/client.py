@@ -292,7 +292,7 @@ class KubeClient:
         try:
             if token := await self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization"):
                 headers["Authorization"] = token
-            response = await self._rest.request(  # type: ignore[no-untyped-call]
+            response = await self._rest.request(  # type: ignore[no-untyped-call]  # the library's
                 method, url, headers, body, _request_timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds)
             )
             text = await response.read()

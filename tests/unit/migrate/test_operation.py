@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -34,7 +34,7 @@ FILES = {
 }
 
 
-def ran(files: dict[str, str], *keys: str, **changes: object) -> tuple[HistoryRow, ...]:
+def ran(files: dict[str, str], *keys: str, **changes: Any) -> tuple[HistoryRow, ...]:
     return tuple(
         HistoryRow(
             one.version,
@@ -44,7 +44,7 @@ def ran(files: dict[str, str], *keys: str, **changes: object) -> tuple[HistoryRo
             down=one.down,
             down_checksum=one.down_checksum,
             up=one.up,
-            **changes,  # type: ignore[arg-type]
+            **changes,
         )
         for one in source_of(files, "Postgres").migrations
         if one.key in keys
@@ -52,7 +52,7 @@ def ran(files: dict[str, str], *keys: str, **changes: object) -> tuple[HistoryRo
 
 
 def planned(files: dict[str, str], history: tuple[HistoryRow, ...] = (), **choices: str) -> RunPlan:
-    return plan(source_of(files, "Postgres").migrations, history, **choices)  # type: ignore[arg-type]
+    return plan(source_of(files, "Postgres").migrations, history, **choices)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_going_back_and_repairs_are_concerns_and_a_baseline_is_not() -> None:
 
 def refused(**choices: str) -> Reason | None:
     found = planned(FILES, ran(FILES, "1", "2"), action="Down")
-    prepared = Prepared(Operation(**choices), found, concerns=concerns_of(found))  # type: ignore[arg-type]
+    prepared = Prepared(Operation(**choices), found, concerns=concerns_of(found))
     try:
         check_approval(prepared)
     except RefusedError as error:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.errors import InvalidError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of
 from selvedge.migrate.plan import line_of
@@ -55,9 +55,9 @@ def test_an_approval_is_for_all_schemas() -> None:
     assert len(prepared.concerns) == 1, "each is said once"
     approved = replace(prepared, operation=replace(prepared.operation, approved=prepared.digest))
     check_approval(approved)
-    with pytest.raises(Exception, match="what waits now") as refused:
+    with pytest.raises(RefusedError, match="what waits now") as refused:
         check_approval(replace(prepared, operation=replace(prepared.operation, approved=alone.prepared.digest)))
-    assert refused.value.reason is Reason.SUPERSEDED  # type: ignore[attr-defined]
+    assert refused.value.reason is Reason.SUPERSEDED
 
 
 def test_what_concerns_some_schemas_names_them() -> None:

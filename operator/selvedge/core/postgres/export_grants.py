@@ -217,9 +217,9 @@ def _single(objects: Mapping[Key, _Object], notes: Notes) -> Iterator[_Entry]:
                 notes.listed(what, "the API does not take such a name", shown(key))
             else:
                 texts[base(key[0]), right].add(text)
-    for kind, (name, size) in _FIELDS.items():
+    for kind, (_, size) in _FIELDS.items():
         mine = {key: found for key, found in texts.items() if key[0] == kind}
-        yield from _folded(mine, lambda _, name=name: name, size)  # type: ignore[misc]
+        yield from _folded(mine, lambda kind: _FIELDS[kind][0], size)
 
 
 def _text(key: Key) -> str | None:

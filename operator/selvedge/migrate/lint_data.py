@@ -32,6 +32,19 @@ def data_facts(found: Sequence[Token]) -> Iterator[Made]:
             yield made | {"what": f"{token.key.lower()}-all"}
 
 
+def written(found: Sequence[Token]) -> Iterator[tuple[str, ...]]:
+    """The tables that a statement writes rows into, by the parts of their names."""
+    for index, token in enumerate(found):
+        write = token.key in _WRITES and _begins(found, index)
+        insert = token.key == "INSERT" and (not index or found[index - 1].key in ("(", ")"))
+        load = token.key == "COPY" and not index
+        if write or insert or load:
+            reader = Reader(found, index + 1)
+            _ = reader.take("FROM") or reader.take("INTO")
+            reader.take("ONLY")
+            yield reader.identifiers()
+
+
 def calls(found: Sequence[Token]) -> Iterator[Made]:
     """Fields of a fact for each function that may be called: a name before a parenthesis."""
     for index, token in enumerate(found):

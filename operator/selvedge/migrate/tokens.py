@@ -158,14 +158,17 @@ class Reader:
 
     def name(self) -> str:
         """A name with its schema: ``shop.orders``; parts that hold a dot or a quote keep their quotes. May be empty."""
+        return ".".join(f'"{part}"' if "." in part or '"' in part else part for part in self.identifiers())
+
+    def identifiers(self) -> tuple[str, ...]:
+        """The same part by part, as the catalogue has them."""
         found = []
         while self.index < len(self.tokens) and self.tokens[self.index].is_name:
-            part = self.tokens[self.index].name
-            found.append(f'"{part}"' if "." in part or '"' in part else part)
+            found.append(self.tokens[self.index].name)
             self.index += 1
             if not self.take("."):
                 break
-        return ".".join(found)
+        return tuple(found)
 
     def relation(self) -> str:
         """The name of a table as statements write it: ``ONLY t``, ``ONLY (t)``, ``t *``. May be empty."""

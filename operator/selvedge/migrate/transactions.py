@@ -27,6 +27,10 @@ _ALWAYS = {
     ("CREATE", "UNIQUE", "INDEX", "CONCURRENTLY"),
     ("DROP", "INDEX", "CONCURRENTLY"),
 }
+# Refused in a transaction for some objects only, such as tables with partitions; nothing is lost without one.
+_FOR_SOME = {("REINDEX",), ("CLUSTER",), ("ALTER", "SUBSCRIPTION"), ("CREATE", "SUBSCRIPTION")}
+_ENDS = {"COMMIT", "ROLLBACK", "CALL"}
+_NO = {"FALSE", "OFF", "0", "NO", "F", "N"}
 _CONTROL = {"BEGIN", "START", "COMMIT", "END", "ROLLBACK", "ABORT"}
 _OPENING = {("BEGIN",), ("BEGIN", "WORK"), ("BEGIN", "TRANSACTION"), ("START", "TRANSACTION")}
 _CLOSING = {(word, *noise) for word in ("COMMIT", "END") for noise in ((), ("WORK",), ("TRANSACTION",))}
@@ -37,12 +41,14 @@ class Script:
     """What is sent to the server: the statements without an envelope, and whether they share a transaction.
 
     ``blocks`` are those of a script without one that share a transaction among themselves, as the first and the one
-    behind the last of each: where the file itself writes BEGIN and COMMIT.
+    behind the last of each: where the file itself writes BEGIN and COMMIT. ``alone`` are the statements that are sent
+    without any transaction.
     """
 
     statements: tuple[Statement, ...]
     transactional: bool
     blocks: tuple[tuple[int, int], ...] = ()
+    alone: frozenset[int] = frozenset()
 
     def together(self, first: int) -> int:
         """The statement behind those that share a transaction with number ``first``; the next one, if none does."""
@@ -59,12 +65,23 @@ def forbids_transaction(statement: Statement) -> bool:
             return _reindex(head)
         case ("CLUSTER",):
             return not _without_options(head[1:])
+        case ("ALTER",) if head[1:2] == ("SUBSCRIPTION",):
+            return _refreshes(statement)
         case ("ALTER",):
             return _alter(head)
         case ("CREATE",) if head[1:2] == ("SUBSCRIPTION",):
-            text = statement.text.lower().replace(" ", "")
-            return "create_slot=false" not in text and "connect=false" not in text
+            return not _is_off(statement, "CREATE_SLOT", "CONNECT")
     return False
+
+
+def ends_transactions(statement: Statement) -> bool:
+    """True for what may commit by itself: a procedure, or a block in which such words stand."""
+    if statement.head[:1] == ("CALL",):
+        return True
+    if statement.head[:1] != ("DO",):
+        return False
+    bodies = [token.value for token in tokens(statement.text) if token.key == "'"]
+    return any(not _ENDS.isdisjoint(token.key for token in tokens(body)) for body in bodies)
 
 
 def is_transaction_control(statement: Statement) -> bool:
@@ -110,8 +127,9 @@ def prepare(statements: tuple[Statement, ...], directives: Directives, file: str
             forbidding,
             f"{' '.join(forbidding.head[:4])} cannot run in a transaction; remove transaction: true",
         )
-    if forbidding is None:
-        return Script(statements, transactional=directives.transaction is not False, blocks=blocks)
+    if forbidding is None and directives.transaction is not False:
+        return Script(statements, transactional=True)
+    alone = _alone(statements, blocks, said=directives.transaction is False)
     for statement in statements:
         _check_resumable(statement, file)
     for begin, end in blocks:
@@ -119,7 +137,22 @@ def prepare(statements: tuple[Statement, ...], directives: Directives, file: str
             if forbids_transaction(statement):
                 words = " ".join(statement.head[:4])
                 raise _invalid(file, statement, f"{words} cannot run between BEGIN and COMMIT; move it out of there")
-    return Script(statements, transactional=False, blocks=blocks)
+    return Script(statements, transactional=False, blocks=blocks, alone=alone)
+
+
+def _alone(statements: tuple[Statement, ...], blocks: tuple[tuple[int, int], ...], *, said: bool) -> frozenset[int]:
+    """Which of them are sent bare: those that must, and where the file ``said`` so those that may have to."""
+    inside = {index for begin, end in blocks for index in range(begin, end)}
+    return frozenset(
+        index
+        for index, statement in enumerate(statements)
+        if forbids_transaction(statement)
+        or (
+            said
+            and index not in inside
+            and (ends_transactions(statement) or any(statement.head[: len(words)] == words for words in _FOR_SOME))
+        )
+    )
 
 
 def _blocks(statements: tuple[Statement, ...], file: str) -> tuple[tuple[Statement, ...], tuple[tuple[int, int], ...]]:
@@ -191,6 +224,24 @@ def _alter(head: tuple[str, ...]) -> bool:
     if head[1:2] == ("TABLE",) and "DETACH" in head:
         return "CONCURRENTLY" in head[head.index("DETACH") :]
     return head[1:2] == ("DATABASE",) and "TABLESPACE" in head
+
+
+def _refreshes(statement: Statement) -> bool:
+    """Whether an ALTER SUBSCRIPTION looks for tables at the publisher."""
+    words = statement.head[3:5]
+    if words[:1] == ("REFRESH",):
+        return True
+    return words[1:] == ("PUBLICATION",) and not _is_off(statement, "REFRESH")
+
+
+def _is_off(statement: Statement, *options: str) -> bool:
+    found = tokens(statement.text)
+    values = {
+        name.key: (value.value.upper() if value.key == "'" else value.key)
+        for name, equals, value in zip(found, found[1:], found[2:], strict=False)
+        if equals.key == "="
+    }
+    return any(values.get(option) in _NO for option in options)
 
 
 def _without_options(head: tuple[str, ...]) -> tuple[str, ...]:

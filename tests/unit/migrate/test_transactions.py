@@ -31,6 +31,9 @@ FORBIDS = [
     "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p",
     "ALTER TABLE a DETACH PARTITION b CONCURRENTLY",
     "DISCARD ALL",
+    "ALTER SUBSCRIPTION s REFRESH PUBLICATION",
+    "ALTER SUBSCRIPTION s SET PUBLICATION p",
+    "ALTER SUBSCRIPTION s ADD PUBLICATION p, q WITH (copy_data = false)",
 ]
 ALLOWS = [
     "REFRESH MATERIALIZED VIEW CONCURRENTLY m",
@@ -44,6 +47,12 @@ ALLOWS = [
     "ALTER TABLE a DETACH PARTITION b",
     "ALTER DATABASE a SET work_mem = '1MB'",
     "CREATE SUBSCRIPTION s CONNECTION 'x' PUBLICATION p WITH (create_slot = false)",
+    "CREATE SUBSCRIPTION s CONNECTION 'create_slot' PUBLICATION p WITH (slot_name = x,\nconnect\t=\n'off')",
+    "ALTER SUBSCRIPTION s SET PUBLICATION p WITH (refresh = off)",
+    "ALTER SUBSCRIPTION s DISABLE",
+    "ALTER SUBSCRIPTION s RENAME TO refresh",
+    "CALL p()",
+    "DO $$ BEGIN COMMIT; END $$",
     "DROP INDEX a",
 ]
 
@@ -174,3 +183,38 @@ def test_what_is_no_block(text: str, why: str) -> None:
 def test_an_envelope_is_taken_off_without_a_transaction_too() -> None:
     script = prepare(split("BEGIN; CREATE INDEX CONCURRENTLY i ON t (a); COMMIT"), NONE, "a.sql")
     assert (len(script.statements), script.blocks) == (1, ())
+
+
+ALONE = [
+    "CALL p()",
+    "DO $$ BEGIN COMMIT; END $$",
+    "DO $$ BEGIN IF x THEN ROLLBACK AND CHAIN; END IF; END $$",
+    "DO LANGUAGE plpgsql 'BEGIN CALL p(); END'",
+    "REINDEX TABLE a",
+    "CLUSTER a USING b",
+    "ALTER SUBSCRIPTION s DISABLE",
+    "VACUUM",
+]
+TOGETHER = [
+    "DO $$ BEGIN DELETE FROM a WHERE b; END $$",
+    "DO $$ BEGIN RAISE 'commit'; /* COMMIT */ END $$",
+    "COMMENT ON TABLE a IS 'commit'",
+    "SELECT f()",
+]
+
+
+@pytest.mark.parametrize("text", ALONE)
+def test_what_is_sent_bare_where_the_file_says_so(text: str) -> None:
+    assert prepare(split(f"SELECT 1; {text}"), NONE, "a.sql").alone == {1}
+
+
+@pytest.mark.parametrize("text", TOGETHER)
+def test_what_is_committed_with_its_cursor_all_the_same(text: str) -> None:
+    assert prepare(split(f"SELECT 1; {text}"), NONE, "a.sql").alone == frozenset()
+
+
+def test_nothing_is_sent_bare_by_itself_that_need_not_be() -> None:
+    assert prepare(split("CALL p(); VACUUM; REINDEX TABLE a"), Directives(), "a.sql").alone == {1}
+    assert prepare(split("CALL p(); REINDEX TABLE a"), Directives(), "a.sql").transactional
+    inside = prepare(split("CALL p(); BEGIN; CALL p(); COMMIT; CALL p()"), NONE, "a.sql")
+    assert inside.alone == {0, 2}

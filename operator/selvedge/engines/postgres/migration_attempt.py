@@ -34,6 +34,7 @@ from selvedge.engines.postgres.migration_statements import (
     commit_failed,
     execute,
     failed_after,
+    partly_done,
     send,
 )
 from selvedge.engines.postgres.rls_birth import close_at_birth
@@ -41,7 +42,7 @@ from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.protocol import Control, StatementFailedError
 from selvedge.migrate.session_state import is_said_again
 from selvedge.migrate.together import script_of
-from selvedge.migrate.transactions import IndexBuild, forbids_transaction, index_build
+from selvedge.migrate.transactions import IndexBuild, ends_transactions, index_build
 
 if TYPE_CHECKING:
     from selvedge.migrate.load import Migration
@@ -159,7 +160,8 @@ class Attempt:
         """Statement by statement from the cursor on; what can be is committed together with the cursor."""
         statements, work = self.statements, self.work
         first, pending = (row.done, row.started) if row else (0, False)
-        if row and row.cursor and row.cursor != fingerprint(statements[:first]):
+        before, _, sent = (row.cursor if row else "").partition("+")
+        if before and before != fingerprint(statements[:first]):
             raise InvalidError(
                 Reason.CHECKSUM_MISMATCH,
                 f"{self.file}: one of its first {first} statements changed after it ran; put their old text back, "
@@ -170,18 +172,21 @@ class Attempt:
         for statement in statements[:first]:
             if is_said_again(statement):
                 await execute(work, self.file, statement)
+        same = pending and (not sent or sent == fingerprint(statements[first : first + 1]))
         done = first
         while done < len(statements):
             statement, end = statements[done], self.script.together(done)
             self.control.checkpoint()
-            if forbids_transaction(statement):
+            if done in self.script.alone:
+                if same and done == first:
+                    self._check_doubt(statement)
                 await self._cursor(done, started=True)
                 try:
-                    await self._alone(statement, pending and done == first)
-                except StatementFailedError:
+                    await self._alone(statement, same and done == first, pending and done == first)
+                except StatementFailedError as error:
                     # The server's answer is known: an index that exists later was not made by this statement.
                     await self._cursor(done)
-                    raise
+                    raise partly_done(error) if ends_transactions(statement) else error from None
                 await send(work, sql.SQL("BEGIN"))
             else:
                 await self._settings(begin=True)
@@ -191,9 +196,19 @@ class Attempt:
                     self._still_in_transaction(statement)
             await self._advance(end)
             done = end
-        if not statements:
+        if first == len(statements):  # there is none, or what was left was taken out of the file
             await send(work, sql.SQL("BEGIN"))
-            await self._advance(0)
+            await self._advance(first)
+
+    def _check_doubt(self, statement: Statement) -> None:
+        """Raises InvalidError for a statement that was sent, may have run, and may not be meant to run twice."""
+        if ends_transactions(statement):
+            raise InvalidError(
+                Reason.PARTLY_APPLIED,
+                f"{self.file}, line {statement.line}: {statement.head[0]} was sent and its answer was lost; what it "
+                "committed stays, and nobody can tell whether it ended: look, then remove the statement from the file "
+                "if it did, or change its text (a space will do) to run it again",
+            )
 
     async def _cursor(self, done: int, *, started: bool = False) -> None:
         await send(self.work, sql.SQL("BEGIN"))
@@ -213,12 +228,15 @@ class Attempt:
         await self.commit()
         await self.control.advance(done)
 
-    async def _alone(self, statement: Statement, interrupted: bool) -> None:
-        """A statement that forbids a transaction. ``interrupted``: it was sent before, and its end is not known."""
+    async def _alone(self, statement: Statement, interrupted: bool, pending: bool) -> None:
+        """A statement without a transaction.
+
+        ``interrupted``: it was sent before, and its end is not known; ``pending``: it, or what stood in its place.
+        """
         build, work = index_build(statement), self.work
         await send(work, self._session(statement))
         try:
-            if await self._is_done(statement, build, interrupted):
+            if await self._is_done(statement, build, interrupted, pending):
                 return
             try:
                 await execute(work, self.file, statement)
@@ -235,13 +253,13 @@ class Attempt:
             if not work.closed and work.info.transaction_status is TransactionStatus.IDLE:
                 await send(work, sql.SQL("RESET ROLE"))
 
-    async def _is_done(self, statement: Statement, build: IndexBuild | None, interrupted: bool) -> bool:
+    async def _is_done(self, statement: Statement, build: IndexBuild | None, interrupted: bool, pending: bool) -> bool:
         """Whether an earlier attempt did the work; what it left half done is taken away, or brought to its end."""
         work = self.work
         if build is not None:
             state = await index_state(work, build)
             # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
-            if state == "invalid" and (interrupted or build.if_not_exists):
+            if state == "invalid" and (pending or build.if_not_exists):
                 # what somebody is building is invalid until it is built: dropped then, it would have become valid
                 if pid := await builder(work, build):
                     why = f"index {build.index} is not valid, and session {pid} may be building it: that is waited for"
@@ -311,6 +329,8 @@ class Attempt:
         total = len(self.statements)
         state = RowState.APPLIED if done == total else RowState.PARTIAL
         mark = fingerprint(self.statements[:done]) if state is RowState.PARTIAL else ""
+        if started:
+            mark += "+" + fingerprint(self.statements[done : done + 1])
         migration = self.migration
         return HistoryRow(
             migration.version,

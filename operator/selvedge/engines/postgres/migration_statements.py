@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -35,8 +36,9 @@ _HINTS = {
     "57014": "the statement took longer than timeouts.statement, or somebody cancelled it",
     "55P04": "a new enum value can be used only after its transaction; use it in the next migration",
     "25001": "this statement cannot run in a transaction; write -- transaction: false at the top of the file",
+    "2D000": "what commits by itself cannot run in a transaction; write -- transaction: false at the top of the file",
 }
-_ROW_SECURITY = (
+ROW_SECURITY = (
     "the table forces row-level security; give the migrations' role BYPASSRLS, or a policy of its own and write "
     "SET LOCAL row_security = on into the file"
 )
@@ -120,7 +122,7 @@ def statement_failed(file: str, statement: Statement, error: psycopg.Error) -> E
     position = int(diag.statement_position or 0)
     hint = _HINTS.get(error.sqlstate or "") or diag.message_hint or ""
     if error.sqlstate == "42501" and "row-level security" in text:
-        hint = _ROW_SECURITY
+        hint = ROW_SECURITY
     failure = _failure(file, statement, error.sqlstate or "", text, position, hint)
     return StatementFailedError(failure, retry=error.sqlstate in RETRY)
 
@@ -128,6 +130,12 @@ def statement_failed(file: str, statement: Statement, error: psycopg.Error) -> E
 def failed_after(file: str, statement: Statement, why: str, *, retry: bool = False) -> StatementFailedError:
     """The error for a statement that the server accepted, or would, and that does something else than it should."""
     return StatementFailedError(_failure(file, statement, "", why, 0), retry=retry)
+
+
+def partly_done(error: StatementFailedError) -> StatementFailedError:
+    """The error of a statement that commits by itself: another attempt is a person's to decide."""
+    hint = "what it committed before stays: see to it that it may be called again, then run Up"
+    return StatementFailedError(replace(error.failure, hint=hint))
 
 
 def commit_failed(file: str, line: int, error: psycopg.Error) -> Exception:

@@ -24,6 +24,7 @@ from selvedge.engines.postgres.conninfo import conninfo
 from selvedge.engines.postgres.errors import DatabaseMissingError, connect_error, statement_error
 from selvedge.engines.postgres.migration_asks import none, one, refuse_pooler
 from selvedge.engines.postgres.migration_attempt import Attempt, Ground
+from selvedge.engines.postgres.migration_forced import refused
 from selvedge.engines.postgres.migration_indexes import drop_invalid, invalid_indexes
 from selvedge.engines.postgres.migration_ledger import Ledger
 from selvedge.engines.postgres.migration_statements import READ_AS, CommitUnknownError, blockers, send
@@ -135,8 +136,8 @@ class PostgresMigrations:
         return await self._ledger.done(self._admin)
 
     async def preflight(self, steps: Sequence[Step], waiting: Callable[[str], Awaitable[None]]) -> Failure | None:
-        """None: what a statement meets is known when it runs, and a transaction takes it back."""
-        return None
+        """What row-level security is certain to refuse; everything else is known when it runs."""
+        return await refused(self._admin, await self._login.role(), steps)
 
     async def lock(self, seconds: float, waiting: Callable[[str], Awaitable[None]]) -> None:
         """Take the lock, prepare login and history, end sessions that a killed run left behind.

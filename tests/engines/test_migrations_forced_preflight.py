@@ -1,0 +1,80 @@
+"""A plan that is asked to look beforehand names the data migration that forced row-level security will refuse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from selvedge.engines.postgres.migrator import open_session
+from selvedge.migrate import load, make_plan
+from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from selvedge.migrate.protocol import Failure
+
+TABLES = "20250101000000_tables.sql"
+DATA = "20250102000000_data.sql"
+FILES = {
+    TABLES: "CREATE TABLE shop.t (id int PRIMARY KEY, note text);\nALTER TABLE shop.t ENABLE ROW LEVEL SECURITY;\n"
+    "ALTER TABLE shop.t FORCE ROW LEVEL SECURITY;\nCREATE TABLE shop.free (id int);\n"
+    "CREATE TABLE shop.enabled (id int);\nALTER TABLE shop.enabled ENABLE ROW LEVEL SECURITY;\n"
+}
+REFUSED = [
+    "INSERT INTO shop.t VALUES (1)",
+    "UPDATE ONLY shop.t SET note = ''",
+    'DELETE FROM "shop"."t" WHERE id = 1',
+    "WITH x AS (DELETE FROM Shop.T RETURNING *) SELECT count(*) FROM x",
+    "MERGE INTO shop.t USING shop.free f ON f.id = t.id WHEN MATCHED THEN UPDATE SET note = ''",
+    "COPY shop.t FROM stdin;\n1\tx\n\\.\n",
+]
+RUNS = [
+    "INSERT INTO shop.free VALUES (1)",
+    "UPDATE shop.enabled SET id = 2",
+    "TRUNCATE shop.t",
+    "ALTER TABLE shop.t NO FORCE ROW LEVEL SECURITY; UPDATE shop.t SET note = ''",
+    "SET LOCAL row_security = on; UPDATE shop.t SET note = ''",
+    "DROP TABLE shop.t; CREATE TABLE shop.t (id int); INSERT INTO shop.t VALUES (1)",
+]
+
+
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    with fresh_shop(server(request)) as shop:
+        yield shop
+
+
+async def preflight(shop: Shop, files: dict[str, str]) -> Failure | None:
+    async def ignore(_: str) -> None:
+        pass
+
+    async with (
+        await psycopg.AsyncConnection.connect(shop.endpoint.conninfo(shop.database), autocommit=True) as connection,
+        open_session(
+            shop.target(), connection, database=shop.database, run_as=shop.run_as, owner=shop.owner
+        ) as session,
+    ):
+        plan = make_plan(load(files), await session.history())
+        return await session.preflight(plan.steps, ignore)
+
+
+async def test_what_is_refused_is_named_beforehand_and_what_is_not_is_not(shop: Shop) -> None:
+    assert (await shop.up(FILES)).error is None
+    for text in REFUSED:
+        files = {**FILES, DATA: f"SELECT 1;\n{text}"}
+        failure = await preflight(shop, files)
+        assert failure is not None, text
+        assert (failure.file, failure.line) == (DATA, 2)
+        assert failure.message == (
+            f"table shop.t forces row-level security, which applies to role {shop.owner} (ForcedRLSBlocksMigrations)"
+        )
+        assert "give the migrations' role BYPASSRLS" in failure.hint
+        assert (await shop.up(files)).migrations[0].error is not None, "the server does refuse it"
+    for text in RUNS:
+        assert await preflight(shop, {**FILES, DATA: text}) is None, text
+    shop.query(f'ALTER ROLE "{shop.owner}" BYPASSRLS')
+    assert await preflight(shop, {**FILES, DATA: REFUSED[0]}) is None
+    assert (await shop.up({**FILES, DATA: REFUSED[0]})).error is None

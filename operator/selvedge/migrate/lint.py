@@ -30,6 +30,7 @@ from selvedge.migrate.lint_running import RULE as BREAKS
 from selvedge.migrate.lint_running import breaks
 from selvedge.migrate.load import Migration
 from selvedge.migrate.mongo_rules import VIOLATIONS
+from selvedge.migrate.names import HOOKS
 
 __all__ = ["Conventions", "Finding", "Severity", "advice", "destructive", "lint"]
 
@@ -42,7 +43,8 @@ def destructive(migrations: Iterable[Migration], *, direction: Literal["up", "do
     """What of a plan loses data, or a name that others know, and is not covered by ``-- allow:`` in its file.
 
     ``migrations`` are those of the plan, in the order in which they run: what one of them creates is nobody's data for
-    those after it. Raises InvalidError for a file that cannot be read.
+    those after it. Hooks are looked at by themselves: the first runs before anything is made. Raises InvalidError for a
+    file that cannot be read.
     """
     fresh, made = Fresh(), set[str]()
     found: list[Finding] = []
@@ -50,7 +52,8 @@ def destructive(migrations: Iterable[Migration], *, direction: Literal["up", "do
         if migration.engine == "MongoDB":
             findings = list(mongo_losses(migration, direction, made))
         else:
-            findings = list(losses(_facts(migration, direction), fresh))
+            hook = not migration.version and f"{migration.name}.sql" in HOOKS
+            findings = list(losses(_facts(migration, direction), Fresh() if hook else fresh))
         allowed = (migration.directives if direction == "up" else migration.down_directives).allow
         found += [finding for finding in findings if finding.rule not in allowed]
     return tuple(found)

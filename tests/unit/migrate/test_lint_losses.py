@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from selvedge.migrate import load
+from selvedge.migrate import load, split_hooks
 from selvedge.migrate.lint import destructive
 
 LOSES = {
@@ -278,6 +278,12 @@ def test_a_file_begins_with_the_path_of_the_run() -> None:
     assert destructive(load(between)) == ()
     between["2_b.sql"] = "-- allow: drop-table\nSET search_path = a; DROP TABLE IF EXISTS t;"
     assert [one.file for one in destructive(load(between))] == ["3_c.sql"]
+
+
+def test_a_hook_runs_before_the_plan_made_anything() -> None:
+    hooks, _ = split_hooks({"beforeRun.sql": "DROP TABLE shop.t;"})
+    plan = load({"1_a.sql": "CREATE TABLE shop.t (id int);"})
+    assert [one.file for one in destructive([*plan, *hooks.all])] == ["beforeRun.sql"]
 
 
 def test_the_way_down_has_its_own_allowance() -> None:

@@ -31,7 +31,7 @@ NAMES = {
     "peers": ("one unit, 200 units, outages and drift, beside comparable operators", 18),
     "thousand": ("1,000 DatabaseSchemas at once, four times", 8),
     "idle": ("1,000 DatabaseSchemas left alone, and 5,000 watched", 20),
-    "shards": ("1,000 DatabaseSchemas on 12 servers, kept by one operator and by three shards", 6),
+    "shards": ("0, 1,000 and 5,000 DatabaseSchemas kept by one operator and by three shards; 50 at dead servers", 20),
     "pods": ("the image's size, starts and hand-overs of the operator in pods; as root", 8),
 }
 #: Characters of an error in the summary; the whole of it stands above, with its traceback.

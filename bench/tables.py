@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench import tables_migrations, tables_pods
+from bench import tables_migrations, tables_pods, tables_shards
 from bench.results import RESULTS
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -44,6 +44,7 @@ def main() -> None:
         "migrations": lambda found: tables_migrations.migrations(found, _when(found)),
         "splitter": lambda found: tables_migrations.splitter(found, _when(found)),
         "pods": lambda found: tables_pods.pods(found, _when(found)),
+        "shards": lambda found: tables_shards.shards(found, _when(found)),
     }
     lines: list[str] = []
     for name, part in parts.items():

@@ -80,7 +80,6 @@ def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, id
     with ExitStack() as stack:
         sandbox = stack.enter_context(Sandbox.start(postgres=(), mongodb=False))
         server = stack.enter_context(PostgresServer.launch(postgres, settings={**SETTINGS, **(settings or {})}))
-        password = _prepare_postgres(server)
         _prepare_cluster(sandbox)
         api = Api(sandbox.kubeconfig, NAMESPACE)
         directory = Path(tempfile.mkdtemp(prefix="selvedge-bench-"))
@@ -89,13 +88,19 @@ def world(*, postgres: str = "15", settings: Mapping[str, str] | None = None, id
         operator.start()
         stack.callback(operator.kill)
         servers = stack.enter_context(Watch(api, "databaseservers"))
-        for document in _server(server, password):
-            plural = "databaseservers" if document["kind"] == "DatabaseServer" else "secrets"
-            path = api.path(plural) if plural == "databaseservers" else f"/api/v1/namespaces/{NAMESPACE}/secrets"
-            api.text("POST", path, document)
+        declare_server(api, server)
         servers.wait_ready(["main"], 30)
         watch = stack.enter_context(Watch(api))
         yield World(sandbox, server, api, operator, watch, servers)
+
+
+def declare_server(api: Api, server: PostgresServer, name: str = "main") -> None:
+    """Make the operator's login on a server that was just launched, and a DatabaseServer of this name."""
+    _prepare_postgres(server)
+    for document in _server(server, name):
+        plural = "databaseservers" if document["kind"] == "DatabaseServer" else "secrets"
+        path = api.path(plural) if plural == "databaseservers" else f"/api/v1/namespaces/{NAMESPACE}/secrets"
+        api.text("POST", path, document)
 
 
 def _remove_or_keep(directory: Path) -> Callable[..., None]:
@@ -110,7 +115,7 @@ def _remove_or_keep(directory: Path) -> Callable[..., None]:
     return leave
 
 
-def _prepare_postgres(server: PostgresServer) -> str:
+def _prepare_postgres(server: PostgresServer) -> None:
     with server.connect() as connection:
         connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         connection.execute(
@@ -118,7 +123,6 @@ def _prepare_postgres(server: PostgresServer) -> str:
                 sql.Identifier(LOGIN), sql.Literal(server.password)
             )
         )
-    return server.password
 
 
 def _prepare_cluster(sandbox: Sandbox) -> None:
@@ -156,21 +160,21 @@ def _flow_schema(name: str, precedence: int, verbs: list[str], groups: list[str]
     }
 
 
-def _server(server: PostgresServer, password: str) -> Iterator[Document]:
+def _server(server: PostgresServer, label: str) -> Iterator[Document]:
     def secret(name: str, **values: str) -> Document:
         data = {key.replace("_", "."): base64.b64encode(value.encode()).decode() for key, value in values.items()}
         return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
 
-    yield secret("main-login", username=LOGIN, password=password)
-    yield secret("main-ca", ca_crt=server.ca)
+    yield secret(f"{label}-login", username=LOGIN, password=server.password)
+    yield secret(f"{label}-ca", ca_crt=server.ca)
     yield {
         "apiVersion": "selvedge.dev/v1alpha1",
         "kind": "DatabaseServer",
-        "metadata": {"name": "main"},
+        "metadata": {"name": label},
         "spec": {
             "engine": "Postgres",
             "hosts": [{"host": server.host, "port": server.port}],
-            "credentials": {"secretRef": {"name": "main-login"}},
-            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "main-ca", "key": "ca.crt"}},
+            "credentials": {"secretRef": {"name": f"{label}-login"}},
+            "tls": {"mode": "VerifyFull", "caSecretRef": {"name": f"{label}-ca", "key": "ca.crt"}},
         },
     }

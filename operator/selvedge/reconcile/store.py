@@ -106,9 +106,8 @@ def unit_of(obj: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _newer(obj: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
-    if obj["metadata"].get("uid") != than["metadata"].get("uid"):
-        return True
-    # KEP-5504 (1.35): resource versions of one resource can be compared as numbers.
+    # KEP-5504 (1.35): resource versions of one kind can be compared as numbers, also of an object and of the one that
+    # was there before it under its name: Kopf keeps the order of one uid only, and what it tells late is not news.
     new, old = (str(o["metadata"].get("resourceVersion", "")) for o in (obj, than))
     return not (new.isdecimal() and old.isdecimal()) or int(new) > int(old)
 

@@ -99,10 +99,11 @@ def test_only_a_newer_version_takes_the_place_of_the_known_one() -> None:
     assert found["metadata"]["labels"] == {"seen": "last"}
 
 
-def test_another_object_of_the_same_name_is_taken_whatever_its_version() -> None:
+def test_what_is_told_late_of_an_object_does_not_take_the_place_of_the_next_of_its_name() -> None:
     store = Store()
     store.put("databaseschemas", _schema(1, 10))
-    store.put("databaseschemas", _schema(1, 3, uid="22222222-0000-4000-8000-000000000001"))
+    store.put("databaseschemas", _schema(1, 12, uid="22222222-0000-4000-8000-000000000001"))
+    store.put("databaseschemas", _schema(1, 11))
     found = store.get("databaseschemas", "shop", "small-1")
     assert found is not None
     assert found["metadata"]["uid"].startswith("2222")

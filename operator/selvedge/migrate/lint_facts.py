@@ -27,7 +27,8 @@ _ROUTINES = ("FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE")
 _SETTING_ROLES = ("ROLE", "USER", "DATABASE", "SYSTEM")
 #: Where one of these names stands, the search path may be another one afterwards.
 _PATH_NAMES = {"search_path", "set_config", "pg_settings"}
-_PATH = re.compile(r"search_path|set_config|pg_settings|[uU]&\"", re.IGNORECASE)
+#: The same in a text that is only searched, lower case: plain searches, since it may have megabytes.
+_PATH_TEXTS = (*sorted(_PATH_NAMES), 'u&"')
 _HARM = re.compile(r"delete|update|truncate|drop|merge|alter|execute|call", re.IGNORECASE)
 
 
@@ -67,7 +68,8 @@ def facts_of(statement: Statement) -> tuple[Fact, ...]:
     """
     text = statement.text
     if statement.head[:1] == ("INSERT",):
-        return (Fact("search-path"),) if _PATH.search(text) else ()
+        lowered = text.lower()
+        return (Fact("search-path"),) if any(name in lowered for name in _PATH_TEXTS) else ()
     if statement.head[:1] == ("COPY",) and statement.head[1:2] != ("(",):
         return ()
     if len(text) <= LARGEST:

@@ -30,10 +30,13 @@ _ROLES = ("Role", "ClusterRole")
 _RIGHTS = ("ServiceAccount", *_ROLES, *(f"{kind}Binding" for kind in _ROLES))
 
 
-def chart_rights(namespace: str, *, cluster_wide: bool, watched: Sequence[str] = ()) -> list[Document]:
+def chart_rights(
+    namespace: str, *, cluster_wide: bool, watched: Sequence[str] = (), images: bool = False
+) -> list[Document]:
     """The chart's ServiceAccount, and what it binds to it, in the namespaces ``watched`` (default: this one)."""
     names = ",".join(watched or [namespace])
     only = [] if cluster_wide else [f"watchNamespaces={{{names}}}"]
+    only += ["migrationImages.enabled=true"] if images else []
     documents = _render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
     return [document for document in documents if document["kind"] in _RIGHTS and not _for_release(document)]
 
@@ -80,6 +83,7 @@ class Confined:
     world: World
     kubectl: Kubectl
     roles: list[Document]
+    kubeconfig: Path
     _mark: int = field(default=0)
 
     @contextmanager
@@ -129,12 +133,21 @@ class Confined:
 
 @contextmanager
 def confined(
-    kubectl: Kubectl, kubeconfig: Path, endpoint: PostgresEndpoint, directory: Path, *, cluster_wide: bool
+    kubectl: Kubectl,
+    kubeconfig: Path,
+    endpoint: PostgresEndpoint,
+    directory: Path,
+    *,
+    cluster_wide: bool,
+    images: bool = False,
 ) -> Iterator[Confined]:
-    """Rights of the chart, an operator that leads with them, and nothing declared yet."""
+    """Rights of the chart, an operator that leads with them, and nothing declared yet.
+
+    One that reads ``images`` has time to renew its Lease; the other gives up soon.
+    """
     namespace = f"test-{uuid.uuid4().hex[:12]}"
     kubectl("create", "namespace", namespace)
-    documents = chart_rights(namespace, cluster_wide=cluster_wide)
+    documents = chart_rights(namespace, cluster_wide=cluster_wide, images=images)
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
     path = directory / f"{namespace}.kubeconfig"
     path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
@@ -145,13 +158,14 @@ def confined(
         namespaces=() if cluster_wide else (namespace,),
         lease_namespace=namespace,
         lease_name="selvedge",
-        env={**_LEASE, **settings},
+        env={**({"SELVEDGE_IMAGE": "registry.example/selvedge:1"} if images else _LEASE), **settings},
     )
     with closing(KubeApi(kubeconfig, namespace)) as api:
         world = World(api, operator, namespace, f"t{uuid.uuid4().hex[:10]}", endpoint, kubeconfig)
         operator.start()
         try:
-            yield Confined(world, kubectl, [document for document in documents if document["kind"] in _ROLES])
+            roles = [document for document in documents if document["kind"] in _ROLES]
+            yield Confined(world, kubectl, roles, path)
         finally:
             operator.kill()
             world.clean()

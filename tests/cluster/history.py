@@ -5,16 +5,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
-import yaml
-
-from tests.cluster.kube_api import _PATHS, Document
+from tests.cluster.kube_api import _PATHS, Document, login
 
 _SECONDS = 300
 
@@ -33,9 +30,10 @@ class History:
         self._seen = seen
         self._error: BaseException | None = None
         self._closing = False
-        self._connection = _connection(kubeconfig)
+        host, port, tls, headers = login(kubeconfig)
+        self._connection = http.client.HTTPSConnection(host, port, context=tls, timeout=_SECONDS)
         query = urlencode({"watch": "1", "timeoutSeconds": _SECONDS})
-        self._connection.request("GET", f"{_PATHS[kind].format(f'namespaces/{namespace}')}?{query}")
+        self._connection.request("GET", f"{_PATHS[kind].format(f'namespaces/{namespace}')}?{query}", headers=headers)
         self._response = self._connection.getresponse()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
@@ -87,12 +85,3 @@ class History:
             if self._closing:
                 return b""
             raise
-
-
-def _connection(kubeconfig: Path) -> http.client.HTTPSConnection:
-    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
-    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    url = urlsplit(cluster["server"])
-    tls = ssl.create_default_context(cafile=cluster["certificate-authority"])
-    tls.load_cert_chain(user["client-certificate"], user["client-key"])
-    return http.client.HTTPSConnection(str(url.hostname), url.port or 443, context=tls, timeout=_SECONDS)

@@ -47,27 +47,32 @@ class ApiError(Exception):
         self.message = str(document.get("message", ""))
 
 
+def login(kubeconfig: Path) -> tuple[str, int, ssl.SSLContext, dict[str, str]]:
+    """Host and port of a kubeconfig's API server, and how its first user says who he is: certificate or token."""
+    config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    url = urlsplit(cluster["server"])
+    with tempfile.TemporaryDirectory() as directory:
+        # kind and the clouds write what others name as a file
+        def file(part: Document, key: str) -> str:
+            if f"{key}-data" not in part:
+                return str(part[key])
+            path = Path(directory, key)
+            path.write_bytes(base64.b64decode(part[f"{key}-data"]))
+            return str(path)
+
+        tls = ssl.create_default_context(cafile=file(cluster, "certificate-authority"))
+        if "token" not in user:
+            tls.load_cert_chain(file(user, "client-certificate"), file(user, "client-key"))
+    headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
+    return str(url.hostname), url.port or 443, tls, headers
+
+
 class KubeApi:
     """The API server of a kubeconfig, in one namespace."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
-        config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
-        cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-        url = urlsplit(cluster["server"])
-        self._host, self._port = str(url.hostname), url.port or 443
-        self._token = str(user.get("token", ""))
-        with tempfile.TemporaryDirectory() as directory:
-            # kind and the clouds write what others name as a file
-            def file(part: Document, key: str) -> str:
-                if f"{key}-data" not in part:
-                    return str(part[key])
-                path = Path(directory, key)
-                path.write_bytes(base64.b64decode(part[f"{key}-data"]))
-                return str(path)
-
-            self._tls = ssl.create_default_context(cafile=file(cluster, "certificate-authority"))
-            if not self._token:
-                self._tls.load_cert_chain(file(user, "client-certificate"), file(user, "client-key"))
+        self._host, self._port, self._tls, self._headers = login(kubeconfig)
         self._local = threading.local()
         self._connections: list[http.client.HTTPSConnection] = []
         self.namespace = namespace
@@ -156,9 +161,7 @@ class KubeApi:
             self._connections.append(connection)
         self._local.used = time.monotonic()
         try:
-            headers = {"Content-Type": content_type}
-            if self._token:
-                headers["Authorization"] = f"Bearer {self._token}"
+            headers = {"Content-Type": content_type, **self._headers}
             connection.request(method, path, json.dumps(body) if body else None, headers)
             response = connection.getresponse()
             document: Document = json.loads(response.read() or b"{}")

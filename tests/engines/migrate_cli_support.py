@@ -114,7 +114,7 @@ def fresh(endpoint: PostgresEndpoint, directory: Path) -> Iterator[Shop]:
     with closing(endpoint.connect()) as connection:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(shop.name)))
         found = connection.execute(
-            "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", [shop.name]
+            "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s) ORDER BY 1 DESC", [shop.name]
         ).fetchall()
         for (role,) in found:
             connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))

@@ -166,3 +166,15 @@ def test_a_login_without_rights_goes_on_with_what_it_trusts(shop: Shop) -> None:
     shop.query(f"ALTER ROLE {tenant} CREATEROLE; SET ROLE {tenant}; CREATE TRIGGER t {TRIGGER.format('history')}")
     for command in ("status", "up"):
         assert "table selvedge.history in database" in shop.migrate(command, user=deployer, password="word").stderr
+
+
+def test_default_privileges_do_not_open_the_history(shop: Shop) -> None:
+    """Who was let into the schema to wait for a version could write the history, and hang a trigger on it."""
+    app = f"{shop.name}_app"
+    shop.query(f"CREATE ROLE {app}; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {app}, PUBLIC")
+    assert shop.migrate("up").exit_code == 0
+    for table in ("history", "events"):
+        acl = shop.query(f"""SELECT coalesce(r.rolname, 'PUBLIC')::text FROM pg_class c,
+          aclexplode(c.relacl) a LEFT JOIN pg_roles r ON r.oid = a.grantee
+          WHERE c.oid = 'selvedge.{table}'::regclass GROUP BY 1""")
+        assert sorted(acl) == sorted([(shop.endpoint.username,), (f"{shop.name}_migrator",)])

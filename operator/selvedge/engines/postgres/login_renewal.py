@@ -73,7 +73,10 @@ async def renew(session: Session, login: OperatorLogin, role: str) -> str:
         await set_verifier(session, login.name, verifier.decode(), before=before, after=(sql.SQL("COMMIT"),))
     except psycopg.errors.InsufficientPrivilege as error:
         me = session.connection.info.user
-        needed = [sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(sql.Identifier(role), sql.Identifier(me))]
+        needed = _revokes(sql.Identifier(login.name), role, known["members"])  # a superuser may have given it those
+        needed = needed or [
+            sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(sql.Identifier(role), sql.Identifier(me))
+        ]
         if not known["createrole"]:
             needed.insert(0, sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(me)))
         statements = tuple(statement.as_string(None) for statement in needed)
@@ -122,12 +125,13 @@ def _statements(login: OperatorLogin, role: str, known: dict[str, Any], version:
 
 def _memberships(login: sql.Identifier, role: str, members: list[list[str]], version: int) -> list[sql.Composable]:
     """Member of this role and of nothing else."""
-    statements: list[sql.Composable] = []
-    for held, grantor in members:
-        if held != role:
-            statement = sql.SQL("REVOKE {} FROM {} GRANTED BY {} CASCADE")
-            statements.append(statement.format(sql.Identifier(held), login, sql.Identifier(grantor)))
+    statements: list[sql.Composable] = [*_revokes(login, role, members)]
     if role not in {held for held, _ in members}:
         how = sql.SQL(" WITH INHERIT FALSE, SET TRUE" if version >= 160000 else "")
         statements.append(sql.SQL("GRANT {} TO {}{}").format(sql.Identifier(role), login, how))
     return statements
+
+
+def _revokes(login: sql.Identifier, role: str, members: list[list[str]]) -> list[sql.Composed]:
+    revoke = sql.SQL("REVOKE {} FROM {} GRANTED BY {} CASCADE")
+    return [revoke.format(sql.Identifier(held), login, sql.Identifier(by)) for held, by in members if held != role]

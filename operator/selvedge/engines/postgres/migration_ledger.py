@@ -11,39 +11,22 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import sql
 
-from selvedge.core.errors import InvalidError
+from selvedge.core.errors import InvalidError, NotPermittedError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
+from selvedge.engines.postgres.migration_creation import create
 from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
-from selvedge.engines.postgres.trust import check_trust
+from selvedge.engines.postgres.remedy import may_create
+from selvedge.engines.postgres.trust import check_trust, give
 from selvedge.migrate.history import AFTER_RUN, AFTER_RUN_DUE, EVENTS, MARKS, HistoryRow, RowState, line_of_event
 
 if TYPE_CHECKING:
-    import psycopg
-
     from selvedge.migrate.load import Migration
     from selvedge.migrate.splitter import Statement
-
-_CREATE = """
-CREATE SCHEMA IF NOT EXISTS {schema};
-CREATE TABLE IF NOT EXISTS {history} (
-  scope text NOT NULL DEFAULT '', key text NOT NULL, version numeric(20) NOT NULL, name text NOT NULL,
-  kind text NOT NULL DEFAULT 'Versioned', checksum_up text NOT NULL, checksum_down text, up_text text NOT NULL,
-  down_text text, state text NOT NULL, direction text NOT NULL DEFAULT 'up', statements_done integer NOT NULL,
-  statements_total integer NOT NULL, cursor_hash text NOT NULL DEFAULT '', started boolean NOT NULL DEFAULT false,
-  transaction_mode text NOT NULL, applied_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  duration_ms bigint, applied_by text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
-  tool_version text NOT NULL, error text, PRIMARY KEY (scope, key));
-CREATE TABLE IF NOT EXISTS {events} (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  scope text NOT NULL DEFAULT '', version numeric(20), name text NOT NULL DEFAULT '', event text NOT NULL,
-  checksum text NOT NULL DEFAULT '', actor text NOT NULL DEFAULT session_user, run_uid text NOT NULL DEFAULT '',
-  message text NOT NULL DEFAULT '', key text NOT NULL DEFAULT '');
-REVOKE ALL ON {history}, {events} FROM PUBLIC;
-"""
 
 # A text of many megabytes is data, which nobody plans with.
 _READ = """
@@ -110,6 +93,9 @@ class Ledger:
     ``<table>_events``. ``scope`` separates the histories of several schemas that one set of files is run on.
     """
 
+    borrows = True
+    """Whether who makes the tables may take the right to make their schema from the database's owner."""
+
     def __init__(self, schema: str, run: str = "", *, table: str = "history", scope: str = "") -> None:
         self.schema = schema
         self.run = run
@@ -127,8 +113,16 @@ class Ledger:
         All in one transaction; two at once do not disturb each other.
 
         Raises InvalidError for a schema that migrations could drop, with the history in it; RefusedError where somebody
-        else made it.
+        else made it; NotPermittedError where a right is missing.
         """
+        shape, primary = await self.shape(admin, writes=True)
+        try:
+            await self._ensure(admin, login)
+        except psycopg.errors.InsufficientPrivilege as error:
+            why = error.diag.message_primary or ""
+            raise self._lacking(admin, login, why, shape, primary) from None
+
+    async def _ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
         async with admin.transaction():
             await admin.execute(lock_statement())
             cursor = await admin.execute(_OWNER, [self.schema, login])
@@ -140,9 +134,7 @@ class Ledger:
                 )
             shape, primary = await self.shape(admin, writes=True)
             if not shape:
-                await admin.execute(self._sql(_CREATE))
-                # what somebody made since is none of ours; from here on nobody else can
-                await check_trust(admin, self.schema, self.tables, writes=True)
+                await create(admin, self.schema, self.tables, borrows=self.borrows)
                 await admin.execute(mark(self._tables))
             for statement in upgrade(shape or SHAPE, primary, self._tables):
                 await admin.execute(statement)
@@ -156,14 +148,22 @@ class Ledger:
                 )
             )
 
+    def _lacking(
+        self, admin: psycopg.AsyncConnection, login: str, why: str, shape: int, primary: str
+    ) -> NotPermittedError:
+        """The error for a right that the administrator lacks."""
+        me = admin.info.user
+        needed = give(self.schema, self.tables, me) if shape else [may_create(me, admin.info.dbname)]
+        statements = tuple(statement.as_string(admin) for statement in needed)
+        return keeping(me, why, statements)
+
     async def shape(self, connection: psycopg.AsyncConnection, *, writes: bool = False) -> tuple[int, str]:
         """The shape of both tables, 0 where one is missing, and the name of the primary key; see migration_shapes.
 
         Raises RefusedError where they are not to be trusted, see :func:`check_trust`.
         """
         await check_trust(connection, self.schema, self.tables, writes=writes)
-        history, events = (self._names[name].as_string(connection) for name in ("history", "events"))
-        return await shape_of(connection, history, events)
+        return await shape_of(connection, self.schema, *self.tables)
 
     async def read(self, connection: psycopg.AsyncConnection) -> tuple[HistoryRow, ...]:
         """All rows; none where the tables do not exist."""
@@ -295,6 +295,12 @@ class Ledger:
 
     def _sql(self, text: str, **names: sql.Identifier) -> sql.Composed:
         return sql.SQL(text).format(**self._names, **names)  # every text is a constant above
+
+
+def keeping(login: str, why: str, statements: tuple[str, ...]) -> NotPermittedError:
+    """The error of who may not make or write the tables, with what an administrator has to run."""
+    message = f"login {login} may not keep the migrations' history: {why}; run {'; '.join(statements)}"
+    return NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, message, statements)
 
 
 def fingerprint(statements: Sequence[Statement]) -> str:

@@ -29,10 +29,12 @@ OLDEST = 3
 _COMMENT = re.compile(r"selvedge: migrations, shape (?P<number>[0-9]{1,6}), works for (?P<oldest>[0-9]{1,6})")
 
 _LOOK = """
-SELECT pg_catalog.to_regclass(%(events)s) IS NOT NULL, pg_catalog.obj_description(history, 'pg_class'),
-  ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = history AND NOT attisdropped AND attnum > 0),
-  (SELECT conname::text FROM pg_catalog.pg_constraint WHERE conrelid = history AND contype = 'p')
-FROM pg_catalog.to_regclass(%(history)s) AS history WHERE history IS NOT NULL
+SELECT EXISTS (SELECT FROM pg_catalog.pg_class e WHERE e.relnamespace = n.oid AND e.relname = %(events)s),
+  pg_catalog.obj_description(h.oid, 'pg_class'),
+  ARRAY(SELECT attname::text FROM pg_catalog.pg_attribute WHERE attrelid = h.oid AND NOT attisdropped AND attnum > 0),
+  (SELECT conname::text FROM pg_catalog.pg_constraint WHERE conrelid = h.oid AND contype = 'p')
+FROM pg_catalog.pg_class h JOIN pg_catalog.pg_namespace n ON n.oid = h.relnamespace
+WHERE n.nspname = %(schema)s AND h.relname = %(history)s
 """
 
 _STEPS: dict[int, LiteralString] = {
@@ -55,12 +57,12 @@ ALTER TABLE {history} ALTER COLUMN key SET NOT NULL, DROP CONSTRAINT {primary},
 _MARK: LiteralString = "COMMENT ON TABLE {history} IS {comment}"
 
 
-async def shape_of(connection: psycopg.AsyncConnection, history: str, events: str) -> tuple[int, str]:
-    """The shape of the tables with these quoted names, 0 where they do not exist, and the name of the primary key.
+async def shape_of(connection: psycopg.AsyncConnection, schema: str, history: str, events: str) -> tuple[int, str]:
+    """The shape of the tables with these names, 0 where they do not exist, and the name of the primary key.
 
     A newer version's counts as the present one, if it says that this one can work with it; else raises InvalidError.
     """
-    cursor = await connection.execute(_LOOK, {"history": history, "events": events})
+    cursor = await connection.execute(_LOOK, {"schema": schema, "history": history, "events": events})
     row = await cursor.fetchone()
     if row is None or not row[0]:
         return 0, ""
@@ -71,8 +73,8 @@ async def shape_of(connection: psycopg.AsyncConnection, history: str, events: st
     if found and int(found["oldest"]) > SHAPE:
         raise InvalidError(
             Reason.UNSUPPORTED,
-            f"{history} was written by a newer version of Selvedge (shape {number}, this one knows {SHAPE}): upgrade "
-            "this one",
+            f"{schema}.{history} was written by a newer version of Selvedge (shape {number}, this one knows {SHAPE}): "
+            "upgrade this one",
         )
     return min(number, SHAPE), primary or ""
 

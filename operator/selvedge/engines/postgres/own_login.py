@@ -17,7 +17,7 @@ from psycopg import sql
 from selvedge.core.errors import InvalidError, NotPermittedError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import DatabaseMissingError
-from selvedge.engines.postgres.migration_ledger import Ledger
+from selvedge.engines.postgres.migration_ledger import Ledger, keeping
 from selvedge.engines.postgres.migration_shapes import SHAPE, upgrade
 from selvedge.engines.postgres.migrations import PostgresMigrations
 from selvedge.engines.postgres.migrator import migration_error, open_session
@@ -109,28 +109,24 @@ class OwnLogin:
 class OwnLedger(Ledger):
     """The history where the login itself has to make it, and gives itself nothing."""
 
+    borrows = False
+
     async def ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
         """Create the tables as the login, unless they are there and it may write them. Raises NotPermittedError."""
-        there, shape, primary = True, 0, ""
-        try:
-            shape, primary = await self.shape(admin, writes=True)
-            there = shape > 0
-            if shape == SHAPE:
-                names = {"login": login, "schema": self.schema, "history": self._names["history"].as_string(admin)}
-                cursor = await admin.execute(_MAY_WRITE, names)
-                row = await cursor.fetchone()
-                if row is not None and row[0]:
-                    return
-            await super().ensure(admin, login)
-        except psycopg.errors.InsufficientPrivilege as error:
-            old = tuple(statement.as_string(admin) for statement in upgrade(shape or SHAPE, primary, self._tables))
-            statements = old + self._needed(admin, login, there=there)
-            raise NotPermittedError(
-                Reason.INSUFFICIENT_PRIVILEGES,
-                f"login {login} may not keep the migrations' history: {error.diag.message_primary}; run "
-                f"{'; '.join(statements)}",
-                statements,
-            ) from None
+        shape, _ = await self.shape(admin, writes=True)
+        if shape == SHAPE:
+            names = {"login": login, "schema": self.schema, "history": self._names["history"].as_string(admin)}
+            cursor = await admin.execute(_MAY_WRITE, names)
+            row = await cursor.fetchone()
+            if row is not None and row[0]:
+                return
+        await super().ensure(admin, login)
+
+    def _lacking(
+        self, admin: psycopg.AsyncConnection, login: str, why: str, shape: int, primary: str
+    ) -> NotPermittedError:
+        old = tuple(statement.as_string(admin) for statement in upgrade(shape or SHAPE, primary, self._tables))
+        return keeping(login, why, old + self._needed(admin, login, there=shape > 0))
 
     async def read(self, connection: psycopg.AsyncConnection) -> tuple[HistoryRow, ...]:
         """See :meth:`Ledger.read`; raises NotPermittedError where the login may not."""

@@ -82,7 +82,7 @@ async def check_trust(
     where = f"in database {connection.info.dbname}"
     for thing, flaw, owner, me, strong, trusted in await cursor.fetchall():
         if not trusted and (strong or writes):
-            statements = "; ".join(give.as_string(connection) for give in _give(schema, tables, me))
+            statements = "; ".join(one.as_string(connection) for one in give(schema, tables, me))
             message = (
                 f"{thing} {where} belongs to role {owner}, who could have {me} run code of his: if what is in it is "
                 f"yours, run this as {owner}, or give it to {me} ({statements}); if not, drop it, or name another "
@@ -97,8 +97,9 @@ async def check_trust(
             raise RefusedError(Reason.CONFLICT, message)
 
 
-def _give(schema: str, tables: Iterable[str], me: str) -> list[sql.Composed]:
+def give(schema: str, tables: Iterable[str], me: str) -> list[sql.Composed]:
+    """The statements after which the schema and the tables are this role's."""
     owner = sql.Identifier(me)
     first = sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(schema), owner)
-    give = sql.SQL("ALTER TABLE {} OWNER TO {}")
-    return [first, *(give.format(sql.Identifier(schema, table), owner) for table in tables)]
+    rest = sql.SQL("ALTER TABLE {} OWNER TO {}")
+    return [first, *(rest.format(sql.Identifier(schema, table), owner) for table in tables)]

@@ -1,0 +1,110 @@
+"""``selvedge migrate`` by an administrator as the clouds give him: CREATEROLE and CREATEDB, no superuser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from sandbox import PostgresEndpoint
+from tests.engines.migrate_cli_support import Shop, fresh
+
+pytestmark = pytest.mark.engines
+
+WORD = "a word of his own"
+
+
+@pytest.fixture
+def shop(postgres: PostgresEndpoint, tmp_path: Path) -> Iterator[Shop]:
+    with fresh(postgres, tmp_path / "migrations") as shop:
+        yield shop
+
+
+@pytest.fixture
+def admin(shop: Shop) -> str:
+    """He made the owner's role and the database himself."""
+    name = f"{shop.name}_admin"
+    with closing(shop.endpoint.connect()) as connection:
+        for text in (
+            "DROP DATABASE {db}",
+            "DROP ROLE {owner}",
+            f"CREATE ROLE {{admin}} LOGIN CREATEROLE CREATEDB PASSWORD '{WORD}'",
+        ):
+            connection.execute(sql.SQL(text).format(**_names(shop, name)))
+    connecting = shop.endpoint.conninfo("postgres", user=name, password=WORD)
+    with closing(psycopg.connect(connecting, autocommit=True)) as connection:
+        for text in _made(shop):
+            connection.execute(sql.SQL(text).format(**_names(shop, name)))
+    return name
+
+
+def _made(shop: Shop) -> list[str]:
+    become = "GRANT {owner} TO {admin}" + (" WITH INHERIT FALSE, SET TRUE" if shop.endpoint.version != "15" else "")
+    return ["CREATE ROLE {owner}", become, "CREATE DATABASE {db} OWNER {owner}"]
+
+
+def _names(shop: Shop, admin: str) -> dict[str, sql.Identifier]:
+    names = {"db": shop.name, "owner": shop.owner, "admin": admin}
+    return {key: sql.Identifier(name) for key, name in names.items()}
+
+
+def test_up_down_and_again(shop: Shop, admin: str) -> None:
+    for command in (("status",), ("up",), ("down", "--yes"), ("up",), ("status",)):
+        result = shop.migrate(*command, user=admin, password=WORD)
+        assert result.exit_code in ((0, 2) if command == ("status",) else (0,)), (command, result.stderr, result.stdout)
+    assert shop.versions() == ["20250101000000", "20250102000000"]
+    assert shop.query("SELECT DISTINCT tableowner::text FROM pg_tables WHERE schemaname = 'public'") == [(shop.owner,)]
+    login = f"{shop.name}_migrator"
+    assert shop.query("SELECT DISTINCT applied_by::text FROM selvedge.history") == [(login,)]
+    assert shop.query(f"SELECT rolcanlogin, rolcreaterole, rolinherit FROM pg_roles WHERE rolname = '{login}'") == [
+        (False, False, False)
+    ]
+    members = "SELECT roleid::regrole::text FROM pg_auth_members WHERE member = '{}'::regrole"
+    assert shop.query(members.format(login)) == [(shop.owner,)]
+
+
+def test_what_the_login_was_given_meanwhile_goes(shop: Shop, admin: str) -> None:
+    """By the administrator himself, and by a superuser."""
+    assert shop.migrate("up", user=admin, password=WORD).exit_code == 0
+    login, given = f"{shop.name}_migrator", f"{shop.name}_given"
+    connecting = shop.endpoint.conninfo("postgres", user=admin, password=WORD)
+    with closing(psycopg.connect(connecting, autocommit=True)) as connection:
+        connection.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(given)))
+        connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(given), sql.Identifier(login)))
+    assert shop.migrate("down", "--yes", user=admin, password=WORD).exit_code == 0
+    members = f"SELECT roleid::regrole::text FROM pg_auth_members WHERE member = '{login}'::regrole"
+    assert shop.query(members) == [(shop.owner,)]
+    shop.query(f"GRANT {given} TO {login}; GRANT pg_read_all_data TO {login}")
+    again = shop.migrate("up", user=admin, password=WORD)
+    if shop.endpoint.version != "15":
+        revokes = [
+            f'REVOKE "{role}" FROM "{login}" GRANTED BY "{shop.endpoint.username}" CASCADE'
+            for role in (given, "pg_read_all_data")
+        ]
+        assert all(revoke in again.stderr for revoke in revokes), again.stderr
+        assert "WITH ADMIN OPTION" not in again.stderr
+        shop.query("; ".join(revokes))
+        again = shop.migrate("up", user=admin, password=WORD)
+    assert again.exit_code == 0, again.stderr
+    assert shop.query(members) == [(shop.owner,)]
+
+
+def test_who_may_become_nobody_is_told_what_he_lacks(shop: Shop, admin: str) -> None:
+    """A database of somebody else, and a role that he may give and not become: what a superuser made for him."""
+    foreign = f"{shop.name}_foreign"
+    shop.query(f"CREATE ROLE {foreign}; ALTER DATABASE {shop.name} OWNER TO {foreign}")
+    shop.query(f"GRANT ALL ON SCHEMA public TO {shop.owner}")
+    role = ("--role", shop.owner)
+    lacking = shop.migrate("up", *role, user=admin, password=WORD)
+    grant = f'GRANT CREATE ON DATABASE "{shop.name}" TO "{admin}"'
+    assert f"login {admin} may not keep the migrations' history: permission denied" in lacking.stderr
+    assert f"run {grant}" in lacking.stderr
+    shop.query(grant)
+    assert shop.migrate("up", *role, user=admin, password=WORD).exit_code == 0
+    # it is his now, and needs that right no more
+    shop.query(grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM "))
+    assert shop.migrate("down", *role, "--yes", user=admin, password=WORD).exit_code == 0

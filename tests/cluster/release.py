@@ -23,6 +23,7 @@ import yaml
 from sandbox import PostgresServer, Sandbox, tools
 from tests.cluster.kube_api import KubeApi
 from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.rights import as_account
 from tests.cluster.world import World, verdict, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -79,9 +80,7 @@ class Release:
 
     def account(self, path: Path, name: str = "selvedge") -> Path:
         """A kubeconfig with a fresh token of a ServiceAccount of the chart."""
-        token = self.sandbox.kubectl("create", "token", name, "-n", OPS).stdout.strip()
-        config: dict[str, Any] = yaml.safe_load(self.sandbox.kubeconfig.read_text(encoding="utf-8"))
-        config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
+        config = as_account(self.sandbox.kubectl, self.sandbox.kubeconfig, OPS, name)
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import yaml
 
 from tests.cluster.operator_process import OperatorProcess
+from tests.cluster.rights import as_account
 from tests.cluster.test_chart import _render
 from tests.cluster.world import World, wait_for
 
@@ -25,11 +26,8 @@ def confined(kubectl, unwatched: World, kubeconfig: Path, tmp_path: Path) -> Wor
     documents = _render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=test", "rbac.userRoles=false")
     rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))
-    token = kubectl("create", "token", "selvedge", "-n", namespace).stdout.strip()
-    config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
     unwatched.operator = OperatorProcess(
         path,
         tmp_path / "operator.log",

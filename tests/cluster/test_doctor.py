@@ -15,6 +15,7 @@ from sandbox.pki import Authority
 from sandbox.ports import free_port
 from tests.cluster.kube_api import Document
 from tests.cluster.plugin import Plugin
+from tests.cluster.rights import as_account
 from tests.cluster.test_bad_servers import silent
 from tests.cluster.test_chart import _render
 from tests.cluster.world import World, wait_for
@@ -273,18 +274,12 @@ def test_who_may_see_little_is_told_what_was_not_checked(
     namespace = world.namespace
     kubectl("create", "serviceaccount", "viewer", "-n", namespace)
     kinds = "databaseservers,databaseschemas,databaseusers"
-    kubectl(
-        "create", "role", "viewer", "--verb=get,list", f"--resource={kinds}.selvedge.dev", "-n", namespace, check=False
-    )
     role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "viewer"}}
     rules = [{"apiGroups": ["selvedge.dev"], "resources": kinds.split(","), "verbs": ["get", "list"]}]
     kubectl("-n", namespace, "apply", "-f", "-", input=json.dumps({**role, "rules": rules}))
     kubectl("create", "rolebinding", "viewer", "--role=viewer", f"--serviceaccount={namespace}:viewer", "-n", namespace)
-    config: dict[str, Any] = yaml.safe_load(kubeconfig.read_text())
-    token = kubectl("create", "token", "viewer", "-n", namespace).stdout.strip()
-    config["users"] = [{"name": user["name"], "user": {"token": token}} for user in config["users"]]
     path = tmp_path / "kubeconfig"
-    path.write_text(yaml.safe_dump(config))
+    path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace, "viewer")))
 
     def seen() -> Document | None:
         report = Doctor(world, path)("--service-account", f"{namespace}/selvedge")[1]

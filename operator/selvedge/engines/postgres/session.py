@@ -24,6 +24,10 @@ from selvedge.engines.postgres.errors import (
     connect_error,
 )
 
+#: The server, too, notices that the other end is gone, within a minute: by the kernel's default it would keep a session
+#: with its locks for two hours.
+KEEPALIVE = {"tcp_keepalives_idle": "30", "tcp_keepalives_interval": "10", "tcp_keepalives_count": "3"}
+
 #: An administrator's session pins whatever a database or role could have changed: startup options outrank both.
 _PINNED = {
     "search_path": "pg_catalog",
@@ -45,6 +49,7 @@ _PINNED = {
     "default_table_access_method": "heap",
     "idle_in_transaction_session_timeout": "60s",
     "idle_session_timeout": "0",
+    **KEEPALIVE,
 }
 
 

@@ -199,7 +199,7 @@ def test_a_migration_that_fails_is_undone_and_named_with_file_line_and_statement
     assert error["message"] == 'relation "shared.nowhere" does not exist'
     assert verdict(document)[2] == (
         '20250102000000_items.sql, line 5: relation "shared.nowhere" does not exist (42P01) in: INSERT INTO '
-        "shared.nowhere VALUES (1)"
+        "shared.nowhere VALUES (1); this run is over: once that is mended, make a new run"
     )
     tables = shop.sql("SELECT tablename::text FROM pg_tables WHERE schemaname = 'shared'")
     assert {name for (name,) in tables} == {"users"}
@@ -222,7 +222,8 @@ def test_a_migration_that_was_changed_after_it_ran_is_refused(shop: World):
     shop.api.apply(run("second", {**files, "20250101000000_users.sql": changed}))
     document = shop.until("MigrationRun", "second", "False", "ChecksumMismatch")
     assert verdict(document)[2] == (
-        "20250101000000_users.sql changed after it ran: put the old text back and write the change as a new migration"
+        "20250101000000_users.sql changed after it ran: put the old text back and write the change as a new migration; "
+        "this run is over: once that is mended, make a new run"
     )
     assert condition(document, "Stalled")["status"] == "True"
     assert shop.ask("SELECT count(*) FROM pg_tables WHERE tablename = 'later'") == 0

@@ -14,8 +14,7 @@ import yaml
 from sandbox import MongoEndpoint, PostgresEndpoint
 from tests.conftest import Kubectl
 from tests.engines import test_export_mongodb as of_mongodb
-from tests.engines import test_export_postgres as of_postgres
-from tests.engines.export_support import export
+from tests.engines.export_support import DATABASES, drop, export, fill
 from tests.engines.postgres_support import rows
 
 
@@ -25,14 +24,14 @@ def name(postgres18: PostgresEndpoint) -> Iterator[str]:
     name = f"db_{uuid.uuid4().hex[:12]}"
     yield name
     roles = [role for (role,) in rows(postgres18, "SELECT rolname FROM pg_roles WHERE starts_with(rolname, %s)", name)]
-    of_postgres.drop(postgres18, name, roles)
+    drop(postgres18, name, roles)
 
 
-@pytest.mark.parametrize("kind", of_postgres.DATABASES)
+@pytest.mark.parametrize("kind", DATABASES)
 def test_the_api_server_takes_an_exported_postgres_database(
     postgres18: PostgresEndpoint, kubectl: Kubectl, namespace: str, served: None, name: str, kind: str
 ) -> None:
-    of_postgres.fill(postgres18, name, *of_postgres.DATABASES[kind])
+    fill(postgres18, name, *DATABASES[kind])
     compare(export(postgres18, name).stdout, kubectl, namespace)
 
 

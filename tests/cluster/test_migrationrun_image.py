@@ -69,7 +69,8 @@ def test_a_job_is_made_and_what_it_waits_for_is_said(world: World, kubectl: Kube
     broken = {"exitCode": 1, "reason": "Error", "message": said}
     kubelet({"phase": "Failed", **reported("read", terminated=broken)})
     run = world.until("MigrationRun", name, "False", "InvalidMigration")
-    assert verdict(run)[2] == f"image {REFERENCE}, /app/migrations: {said}"
+    over = "this run is over: once that is mended, make a new run"
+    assert verdict(run)[2] == f"image {REFERENCE}, /app/migrations: {said}; {over}"
     assert run["status"]["phase"] == "Failed"
     wait_for(lambda: not the("jobs"), what=lambda: the("jobs"))
 

@@ -34,6 +34,8 @@ NAMES = [f"unit-{number}" for number in range(UNITS)]
 INTERVAL_SECONDS = 10.0
 #: Beyond what units need: the server's own probes and its status.
 SPARE = 10
+#: Lists of all that has to be known: our kinds, Secrets and ConfigMaps. Made at the start, and every ten minutes.
+EVERYTHING = len(KINDS) + 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,7 @@ def test_a_unit_takes_three_requests_that_write_and_nothing_is_listed_for_it(lau
     """A peer listed all its resources at each reconcile, and the API server was busy with that alone."""
     used = launched.after.requests - launched.before.requests
     assert used["writes"] <= 3 * UNITS + SPARE
-    assert used["lists"] == 0
+    assert used["lists"] <= EVERYTHING
     assert used["reads"] <= 2 * launched.probes + SPARE  # Secrets, for the server and not for each unit
     assert used["watches"] <= 2
 
@@ -137,7 +139,7 @@ def test_idle_looks_again_at_everything_and_writes_nothing(ready: Fleet):
     wait_for(lambda: ready.passes() >= passes + UNITS, 2 * INTERVAL_SECONDS)
     after = ready.use()
     assert after.requests["writes"] == before.requests["writes"]
-    assert after.requests["lists"] == before.requests["lists"]
+    assert after.requests["lists"] - before.requests["lists"] <= EVERYTHING
     assert ready.versions() == versions
     # one statement and at most one login for a unit and an interval; the rest is of the next one, and probes
     assert after.statements - before.statements <= 2 * UNITS + 6 * SPARE
@@ -154,9 +156,8 @@ def test_a_restart_writes_nothing(ready: Fleet):
     used = ready.requests() - before
     assert used["writes"] == 0
     assert ready.versions() == versions
-    # what has to be known (our kinds, Secrets, ConfigMaps) is listed by the operator and by each watch, once, and not
-    # for each unit
-    assert used["lists"] <= 2 * (len(KINDS) + 2)
+    # by the operator and by each watch, once, and not for each unit
+    assert used["lists"] <= 2 * EVERYTHING
 
 
 def test_while_postgres_is_away_its_status_names_host_and_reason_and_units_are_not_written_in_a_storm(ready: Fleet):

@@ -308,16 +308,15 @@ def test_the_chart_runs_as_many_as_are_asked_for():
     documents = _render("ops", "shards=3")
     deployments = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "Deployment"}
     assert set(deployments) == {f"selvedge-shard-{index}" for index in range(3)}
-    (leases,) = (
-        r["resourceNames"] for d in documents if d["kind"] == "Role" for r in d["rules"] if "resourceNames" in r
-    )
+    rules = [rule for d in documents if d["kind"] == "Role" for rule in d["rules"] if rule["resources"] == ["leases"]]
+    leases = {name for rule in rules for name in rule.get("resourceNames", ())}
     budgets = [d["spec"]["selector"]["matchLabels"] for d in documents if d["kind"] == "PodDisruptionBudget"]
     for index, (name, spec) in enumerate(sorted(deployments.items())):
         (container,) = spec["template"]["spec"]["containers"]
         env = {entry["name"]: entry.get("value") for entry in container["env"]}
         settings = Settings.from_environment({k: v for k, v in env.items() if v})
         assert settings.shard == Shard(index, 3)
-        assert {settings.lease_name, lease_name(settings.lease_name, index)} <= set(leases)
+        assert {settings.lease_name, lease_name(settings.lease_name, index)} <= leases
         labels = spec["template"]["metadata"]["labels"]
         assert name == f"selvedge-shard-{index}"
         assert [budget.items() <= labels.items() for budget in budgets].count(True) == 1

@@ -128,10 +128,14 @@ def test_a_failure_stops_there_and_names_its_schema(world: World):
     assert verdict(refused)[2].startswith(f"schema west: {CARTS} ")
     assert not [name for name in tables(world) if name.endswith("late")]
 
-    start(world, "nowhere", schemas=["north", "nowhere"])
-    refused = world.until("MigrationRun", "nowhere", "False", "InvalidSpec")
-    assert "schema nowhere" in verdict(refused)[2]
-    assert "does not exist" in verdict(refused)[2]
+    # one that is not there (yet) is waited for before anything runs
+    start(world, "soon", schemas=["north", "soon"], outOfOrder="Apply")
+    waits = world.until("MigrationRun", "soon", "False", "WaitingForObjects")
+    assert verdict(waits)[2].startswith("schema soon, in which migrations are to run, does not exist")
+    assert (waits["status"]["phase"], waits["status"].get("migrations")) == ("Pending", None)
+    world.sql(f'CREATE SCHEMA soon AUTHORIZATION "{world.role("owner")}"')
+    run = world.ready("MigrationRun", "soon", timeout=60)
+    assert ("soon", "late", "Applied") in shown(run)
 
 
 def test_schemas_are_for_postgres(mongo: World):

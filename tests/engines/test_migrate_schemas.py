@@ -50,6 +50,9 @@ def test_one_approval_is_for_all_schemas(shop: Shop) -> None:
     assert down.exit_code == 0, down.stderr
     rows = shop.query("SELECT scope, version::text FROM selvedge.history ORDER BY scope")
     assert rows == [("one", USERS[:14]), ("two", USERS[:14])]
+    nowhere = shop.migrate("status", "--schema", "three")
+    assert nowhere.exit_code == 1
+    assert "schema three, in which migrations are to run, does not exist" in nowhere.stderr
     alone = json.loads(shop.migrate("plan", "--action", "down", "--schema", "one", "-o", "json").stdout)
     assert shop.migrate("down", "--schema", "two", "--approve", alone["digest"]).exit_code == 1
     assert shop.migrate("down", "--schema", "one", "--approve", alone["digest"]).exit_code == 0

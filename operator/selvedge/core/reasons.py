@@ -38,7 +38,10 @@ class Reason(StrEnum):
     WAITING_FOR_SERVER = "WaitingForServer", "the DatabaseServer that is referred to does not exist or is not ready yet"
     WAITING_FOR_SCHEMA = "WaitingForSchema", "the DatabaseSchema referred to does not exist or is not Provisioned yet"
     WAITING_FOR_SOURCE = "WaitingForSource", "the ConfigMap or image with the migrations is not there, or not read yet"
-    WAITING_FOR_OBJECTS = "WaitingForObjects", "a grant names a table, sequence or function that is not there yet"
+    WAITING_FOR_OBJECTS = (
+        "WaitingForObjects",
+        "a grant names a table, sequence or function, or migrations a schema, that is not there yet",
+    )
     WAITING_FOR_LOCK = "WaitingForLock", "another session holds the lock; tried again by itself"
     WAITING_FOR_MIGRATIONS = "WaitingForMigrations", "migrations of this database have not all run yet"
     SUPERSEDED = "Superseded", "a plan was approved, and what waits now is another one: read and approve that"

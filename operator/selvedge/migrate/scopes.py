@@ -183,6 +183,7 @@ def told_of(scope: str) -> Iterator[None]:
 
 
 def _told(scope: str, error: SelvedgeError) -> SelvedgeError:
-    error.message = f"schema {scope}: {error.message}"
-    error.args = (error.message,)
+    if not error.message.startswith(f"schema {scope}"):
+        error.message = f"schema {scope}: {error.message}"
+        error.args = (error.message,)
     return error

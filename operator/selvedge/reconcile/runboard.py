@@ -41,6 +41,7 @@ _PENDING = frozenset(
         Reason.WAITING_FOR_SCHEMA,
         Reason.WAITING_FOR_SERVER,
         Reason.WAITING_FOR_SOURCE,
+        Reason.WAITING_FOR_OBJECTS,
         Reason.SECRET_NOT_FOUND,
         Reason.SECRET_KEY_MISSING,
     }

@@ -28,7 +28,7 @@ from selvedge.engines.postgres.migration_forced import refused
 from selvedge.engines.postgres.migration_indexes import drop_invalid, invalid_indexes
 from selvedge.engines.postgres.migration_ledger import Ledger
 from selvedge.engines.postgres.migration_statements import READ_AS, CommitUnknownError, blockers, send
-from selvedge.engines.postgres.session import open_connection
+from selvedge.engines.postgres.session import KEEPALIVE, open_connection
 from selvedge.migrate.history import AFTER_RUN_DUE, HistoryRow, RowState
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ LOCK = (int.from_bytes(b"selv"), int.from_bytes(b"migr"))
 
 _PINNED = {
     **READ_AS,
+    **KEEPALIVE,
     "role": "none",  # RESET ROLE leads to the login, which writes the history
     "row_security": "off",  # what would see only some rows fails instead
     "idle_session_timeout": "0",
@@ -266,7 +267,7 @@ class PostgresMigrations:
         if lock is None:
             return
         try:
-            if self._connected and not lock.closed and not self._admin.closed:
+            if self._connected and not (lock.closed or self._admin.closed) and await self._held(self._admin, lock):
                 await self._login.retire()
         except psycopg.Error as error:
             raise statement_error(error, f"switching off login {self._login.name}") from None
@@ -280,10 +281,13 @@ class PostgresMigrations:
     async def _holds(self, connection: psycopg.AsyncConnection) -> None:
         """Raises TransientError where the migrations' lock is not ours any more."""
         lock = self._lock
-        if lock is None or await none(connection, _HELD, (lock.info.backend_pid, *LOCK)):
+        if lock is None or not await self._held(connection, lock):
             raise TransientError(
                 Reason.CONNECTION_LOST, f"the migrations' lock of database {self._database} was lost; tried again"
             )
+
+    async def _held(self, connection: psycopg.AsyncConnection, lock: psycopg.AsyncConnection) -> bool:
+        return not await none(connection, _HELD, (lock.info.backend_pid, *LOCK))
 
     async def _was_committed(self, migration: Migration, direction: str, before: float | None = None) -> bool:
         """What became of a COMMIT whose answer did not arrive; false where that cannot be found out now.
@@ -333,6 +337,7 @@ class PostgresMigrations:
             await self._drop_work()  # a connection in an unknown state is of no use: the next attempt makes another
 
     async def _connect(self) -> None:
+        await self._holds(self._admin)  # who has the lock has the login: another's session would be ended here
         password = await self._login.refresh()
         self._connected = True
         name = self._login.name

@@ -34,7 +34,7 @@ Loss = tuple[str, str, str]
 def mongo_losses(migration: Migration, direction: Literal["up", "down"], made: set[str]) -> Iterator[Finding]:
     """A finding for each command that drops, renames, empties or rewrites a collection.
 
-    ``made`` are the collections that the plan itself made so far, whose documents are nobody's; it grows.
+    ``made`` are the collections that the plan itself made so far, whose documents are nobody's; it is kept up to date.
     """
     file, commands = _part(migration, direction)
     for command in commands:
@@ -62,8 +62,17 @@ def _part(migration: Migration, direction: Literal["up", "down"]) -> tuple[str, 
 
 
 def _make(command: Command, made: set[str]) -> None:
+    """Learn what a command made; what takes its name afterwards is somebody's again."""
     if command.name == "create" and not command.if_not_exists:
         made.add(str(command.document["create"]))
+    elif command.name == "drop":
+        made.discard(str(command.document["drop"]))
+    elif command.name == "renameCollection":
+        old, new = str(command.document["renameCollection"]), str(command.document["to"])
+        fresh = old in made
+        made -= {old, new}
+        if fresh:
+            made.add(new)
 
 
 def _losses(command: Command) -> Iterator[Loss]:

@@ -63,13 +63,27 @@ def test_a_rename_over_another_collection_drops_that() -> None:
 
 def test_what_a_mongodb_plan_makes_is_nobodys() -> None:
     files = {
-        "1_a.json": '[{"create": "new"}, {"create": "old", "ifNotExists": true}]',
-        "2_b.json": '[{"drop": "new"}, {"drop": "old"}, {"renameCollection": "new", "to": "newer"}]',
+        "1_a.json": '[{"create": "new"}, {"create": "more"}, {"create": "old", "ifNotExists": true}]',
+        "2_b.json": '[{"drop": "new"}, {"drop": "old"}, {"renameCollection": "more", "to": "most"}, {"drop": "most"}]',
     }
     assert [str(one).split(":")[0] for one in destructive(load(files, "MongoDB"))] == ["2_b.json, line 1"]
     assert [one.message for one in advice(load(files, "MongoDB"))] == [
         "code that runs now may still use collection old"
     ]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        '{"create": "new"}, {"drop": "new"}, {"drop": "new"}',
+        """{"create": "new"}, {"renameCollection": "new", "to": "newer"}, {"renameCollection": "old", "to": "new"},
+        {"drop": "new"}""",
+        '{"create": "new"}, {"renameCollection": "old", "to": "new", "dropTarget": true}, {"drop": "new"}',
+    ],
+)
+def test_a_name_that_somebody_elses_collection_took_is_not_the_plans(commands: str) -> None:
+    found = destructive(load({"1_a.json": f'{{"allow": ["rename"], "up": [{commands}]}}'}, "MongoDB"))
+    assert [one.rule for one in found] == ["drop-collection"]
 
 
 MONGO_BREAKS = {

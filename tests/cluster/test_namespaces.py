@@ -133,6 +133,28 @@ def test_a_namespace_that_is_gone_is_left_out_at_the_start_and_taken_in_when_it_
 
 
 @pytest.mark.long
+def test_who_stands_on_a_server_that_is_left_out_waits_for_it_also_with_the_removal(watched: Watched):
+    guest, host, _ = watched.worlds
+    host.server(access=[{"namespaces": {"from": "All"}}])
+    ref = {"name": "main", "namespace": host.namespace}
+    spec = {"serverRef": ref, "deletionPolicy": "Delete", "postgres": {"schemas": [{"name": "stock"}]}}
+    guest.schema("guest", **spec)
+    watched.operator.start()
+    guest.ready("DatabaseSchema", "guest", _SECONDS)
+    role = next(d for d in watched.rights if d["kind"] == "Role" and _in(d) == host.namespace)
+    watched.kubectl("delete", "role", role["metadata"]["name"], "-n", host.namespace)
+    waiting = guest.until("DatabaseSchema", "guest", "False", "WaitingForServer", _SECONDS)
+    assert f"DatabaseServer {host.namespace}/main may not be read: " in verdict(waiting)[2]
+    generation = guest.api.get("DatabaseSchema", "guest")["metadata"]["generation"]
+    guest.api.delete("DatabaseSchema", "guest")
+    wait_for(lambda: (guest.api.get("DatabaseSchema", "guest") or {})["metadata"]["generation"] > generation)
+    guest.until("DatabaseSchema", "guest", "False", "WaitingForServer", _SECONDS)
+    watched.kubectl("apply", "-f", "-", input=_lines([role]))
+    wait_for(lambda: guest.api.get("DatabaseSchema", "guest") is None, _SECONDS)
+    assert guest.sql(f"SELECT 1 FROM pg_database WHERE datname = '{guest.name}'", database="postgres") == []
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["namespace", "role"])
 def test_a_namespace_that_goes_while_the_operator_runs_does_not_concern_the_others(watched: Watched, how: str):
     first, gone, last = watched.worlds

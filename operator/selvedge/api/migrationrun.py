@@ -197,7 +197,7 @@ class MigrationRunSpec(Checked):
     destructive: Destructive = Destructive.REQUIRE_APPROVAL
     """What happens with a migration that loses data (DROP TABLE, DROP COLUMN, TRUNCATE …)."""
     approved_plan: Digest = ""
-    """Digest of the plan that a person approved (sha256:…): version, checksum and direction of each step."""
+    """Digest of the plan that a person approved (sha256:…), used up by the run. Of no effect once the run is over."""
     timeouts: Timeouts = Timeouts()
     """Limits of the migrations' sessions."""
     environment: Annotated[str, StringConstraints(max_length=63)] = ""
@@ -251,7 +251,7 @@ class MigrationStatus(Model):
     direction: Word = ""
     """up, down, mark, unmark or accept."""
     checksum: Word = ""
-    """sha256 of the text that runs; with version and direction it is what the plan's digest is taken of."""
+    """sha256 of the text that runs, and of its directives; the plan's digest is taken of it, version and direction."""
     state: Word = ""
     """Pending, Running, Failed or Skipped; at its end Applied, Undone, Marked, Unmarked or Accepted."""
     statements: Word = ""
@@ -280,7 +280,7 @@ class MigrationRunStatus(Status):
     plan: Digest | None = None
     """Digest of what this run does; approvedPlan has to equal it where a person has to approve."""
     inputs: tuple[Text, ...] = listed(64)
-    """What else the digest is taken of: values of placeholders, and checksums of hooks."""
+    """What else the digest is taken of: values of placeholders, checksums of hooks, the history where it goes back."""
     advice: tuple[Text, ...] = listed(50)
     """What the linter says of the migrations that run, worst first: what running code or a busy server suffers from."""
     started_at: Time | None = None

@@ -21,6 +21,12 @@ RUN_TIME = "something named at run time"
 _READABLE = {"SQL", "PLPGSQL"}
 _BRANCHES = {"THEN", "LOOP", "EXCEPTION", "RETURN", "EXIT", "CONTINUE"}
 _ATOMIC = ["BEGIN", "ATOMIC"]
+# What a text loses that is put together somewhere else than behind EXECUTE.
+_LOSS = re.compile(
+    r"\b(?:DROP\s+(?P<drop>TABLE|SCHEMA|DATABASE|SEQUENCE|EXTENSION|OWNED|COLUMN)|(?P<truncate>TRUNCATE)"
+    r"|DELETE\s+FROM(?![\s\S]*\bWHERE\b))\b",
+    re.IGNORECASE | re.ASCII,
+)
 _HOLE = re.compile(r"%(?:\d+\$)?-?\d*(?P<what>[sIL])")
 _VERBS = {
     *(
@@ -85,6 +91,7 @@ def _language(found: Sequence[Token]) -> str:
 
 def _statements(body: Sequence[Token], read: Read, *, plpgsql: bool) -> Iterator[Made]:
     branches = plpgsql and any(token.key in _BRANCHES for token in body)
+    unread = False
     for piece in parts(body, ";"):
         for part in _within(piece) if plpgsql else [piece]:
             if not part:
@@ -97,7 +104,26 @@ def _statements(body: Sequence[Token], read: Read, *, plpgsql: bool) -> Iterator
                 # a SELECT INTO of PL/pgSQL fills a variable
                 selects = plpgsql and part[0].key in ("SELECT", "WITH")
                 found = [made for made in read(part) if not (selects and made["what"] == "create")]
+            unread = unread or any(made["what"] == "unread" and made["kind"] == "EXECUTE" for made in found)
             yield from (made | {"maybe": branches or made.get("maybe", False)} for made in found)
+    if unread:
+        yield from _texts(body)
+
+
+def _texts(body: Sequence[Token]) -> Iterator[Made]:
+    """What the texts of a body would lose, of which one is executed that cannot be told."""
+    for token in body:
+        match = _LOSS.search(token.value) if token.key == "'" else None
+        if match is None:
+            continue
+        made: Made = {"kind": "TABLE", "name": RUN_TIME, "at": token.at}
+        kind = (match["drop"] or "").upper()
+        if kind == "COLUMN":
+            yield made | {"what": "drop-column", "name": "a table", "column": RUN_TIME}
+        elif kind:
+            yield made | {"what": "drop", "kind": kind}
+        else:
+            yield made | {"what": "truncate" if match["truncate"] else "delete-all"}
 
 
 def _within(piece: Sequence[Token]) -> Iterator[Sequence[Token]]:

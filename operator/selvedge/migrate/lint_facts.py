@@ -20,6 +20,8 @@ __all__ = ["Fact", "facts", "facts_of"]
 
 LARGEST = 2_000_000
 """Characters of a statement that are still looked through: more is data, or is asked about as a whole."""
+_SMALL = 20_000
+"""Characters of an INSERT that may be more than data: it may select from a function."""
 
 _TWO_WORDS = {("MATERIALIZED", "VIEW"), ("FOREIGN", "TABLE"), ("EVENT", "TRIGGER"), ("ACCESS", "METHOD")}
 _MODIFIERS = ("GLOBAL", "LOCAL", "TEMPORARY", "TEMP", "UNLOGGED", "RECURSIVE", "UNIQUE", "CONSTRAINT", "DEFAULT")
@@ -69,7 +71,9 @@ def facts_of(statement: Statement) -> tuple[Fact, ...]:
     text = statement.text
     if statement.head[:1] == ("INSERT",):
         lowered = text.lower()
-        return (Fact("search-path"),) if any(name in lowered for name in _PATH_TEXTS) else ()
+        moved = [Fact("search-path")] if any(name in lowered for name in _PATH_TEXTS) else []
+        called = calls(tokens(text)) if len(text) <= _SMALL and "select" in lowered else ()
+        return (*moved, *(Fact(**made) for made in called))
     if statement.head[:1] == ("COPY",) and statement.head[1:2] != ("(",):
         return ()
     if len(text) <= LARGEST:

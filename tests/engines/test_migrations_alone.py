@@ -9,7 +9,8 @@ import pytest
 
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.migrate import MigrationState
+from selvedge.engines.postgres.migration_ledger import fingerprint
+from selvedge.migrate import MigrationState, load
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 from tests.waiting import until
 
@@ -154,3 +155,25 @@ async def retried(shop: Shop, files: dict[str, str]) -> None:
     result = await shop.up(files)
     if result.error is not None:
         raise result.error
+
+
+async def test_the_cursor_knows_which_statement_was_sent(shop: Shop) -> None:
+    """An index that is there is the work of the statement that was sent, and not of another in its place."""
+    text = "CREATE TABLE shop.t (a int, b int);\nCREATE INDEX CONCURRENTLY t_i ON shop.t ({});"
+    files = {NAME: text.format("a")}
+    assert (await shop.up(files)).error is None
+    (migration,) = load(files)
+    first, second = migration.script.statements
+    shop.query(
+        "UPDATE selvedge.history SET state = 'Partial', statements_done = 1, started = true, cursor_hash = %s",
+        f"{fingerprint([first])}+{fingerprint([second])}",
+    )
+    result = await shop.up({NAME: text.format("b")})
+    assert result.error is not None
+    assert 'relation "t_i" already exists (42P07)' in result.error.message
+    shop.query(
+        "UPDATE selvedge.history SET started = true, cursor_hash = %s",
+        f"{fingerprint([first])}+{fingerprint([second])}",
+    )
+    assert (await shop.up(files)).error is None, "as it was sent, it is done"
+    assert partial(shop) == [("Applied", 2, False)]

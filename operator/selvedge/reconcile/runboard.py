@@ -1,7 +1,7 @@
 """The status of a MigrationRun while it goes on: one row for each step, its progress, and the last word on it.
 
 The database's history is the truth. What stands here of an earlier pass is used for two things only: the rows of steps
-that are done stay visible after a restart, and an approval holds for the rest of the plan that it was given to.
+that are done stay visible after a restart, and what else an approval was given to (``inputs``) is known for its rest.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -9,11 +10,13 @@ import pytest
 
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import load, make_plan
+from selvedge.migrate.operation import Operation, Source, advice_of, foreseen, prepare
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
+    from selvedge.engines.postgres.migrations import PostgresMigrations
     from selvedge.migrate.protocol import Failure
 
 TABLES = "20250101000000_tables.sql"
@@ -47,16 +50,22 @@ def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
         yield shop
 
 
-async def preflight(shop: Shop, files: dict[str, str]) -> Failure | None:
-    async def ignore(_: str) -> None:
-        pass
-
+@asynccontextmanager
+async def opened(shop: Shop) -> AsyncIterator[PostgresMigrations]:
     async with (
         await psycopg.AsyncConnection.connect(shop.endpoint.conninfo(shop.database), autocommit=True) as connection,
         open_session(
             shop.target(), connection, database=shop.database, run_as=shop.run_as, owner=shop.owner
         ) as session,
     ):
+        yield session
+
+
+async def preflight(shop: Shop, files: dict[str, str]) -> Failure | None:
+    async def ignore(_: str) -> None:
+        pass
+
+    async with opened(shop) as session:
         plan = make_plan(load(files), await session.history())
         return await session.preflight(plan.steps, ignore)
 
@@ -78,3 +87,19 @@ async def test_what_is_refused_is_named_beforehand_and_what_is_not_is_not(shop: 
     shop.query(f'ALTER ROLE "{shop.owner}" BYPASSRLS')
     assert await preflight(shop, {**FILES, DATA: REFUSED[0]}) is None
     assert (await shop.up({**FILES, DATA: REFUSED[0]})).error is None
+
+
+async def test_it_is_advice_in_every_plan(shop: Shop) -> None:
+    """Nobody has to ask for it, and no approval is asked for again because of it."""
+    assert (await shop.up(FILES)).error is None
+    source = Source(load({**FILES, DATA: "UPDATE shop.t SET note = '';"}))
+    async with opened(shop) as session:
+        plain = await prepare(session, source, Operation())
+        told = await foreseen(session, plain)
+        assert told.digest == plain.digest
+        (first, *_) = advice_of(told, session.server_version)
+    assert first.startswith(
+        f"warning: would fail: {DATA}, line 1: table shop.t forces row-level security, which applies to role "
+        f"{shop.owner} (ForcedRLSBlocksMigrations) in: UPDATE shop.t SET note = ''; the table forces"
+    )
+    assert not [line for line in advice_of(plain, 18) if "would fail" in line]

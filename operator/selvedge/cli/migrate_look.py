@@ -17,7 +17,7 @@ from selvedge.cli.output import clean
 from selvedge.core.errors import InvalidError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
-from selvedge.migrate.operation import Operation, Prepared, advice_of, preflight, prepare
+from selvedge.migrate.operation import Operation, Prepared, advice_of, foreseen, preflight, prepare
 from selvedge.migrate.overview import SETTLED, overview
 from selvedge.migrate.scopes import InTurn, Part, scoped
 
@@ -127,7 +127,9 @@ def _prepare(
             prepared = scoped(await prepare(session, source, operation), place.scope)
             if look:
                 await preflight(session, prepared)
-            return prepared, advice_of(prepared, session.server_version) if with_advice else ()
+            if not with_advice:
+                return prepared, ()
+            return prepared, advice_of(await foreseen(session, prepared), session.server_version)
 
     with in_words_of(place):
         source = source_in(place, directory)

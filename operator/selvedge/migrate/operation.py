@@ -70,7 +70,8 @@ class Prepared:
     """An operation and its plan, as files and history are now.
 
     ``concerns`` say why a person has to approve, one sentence each; there are none where nobody has to. ``unmarked``
-    is what loses data although its file does not say that it may (``-- allow:``).
+    is what loses data although its file does not say that it may (``-- allow:``). ``foreseen`` is advice
+    that the server gave, see :func:`foreseen`.
     """
 
     operation: Operation
@@ -78,6 +79,7 @@ class Prepared:
     hooks: Hooks = field(default_factory=Hooks)
     concerns: tuple[str, ...] = ()
     unmarked: tuple[str, ...] = ()
+    foreseen: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -165,10 +167,11 @@ def advice_of(prepared: Prepared, server_version: int) -> tuple[str, ...]:
     """
     running = [step.migration for step in prepared.plan.steps if step.direction == "up"]
     if not running:
-        return ()
+        return prepared.foreseen
     from selvedge.migrate.lint import advice  # only where there is something to say
 
-    return tuple(f"{one.severity}: {one}" for one in advice(running, server_version=server_version))
+    found = advice(running, server_version=server_version)
+    return (*prepared.foreseen, *(f"{one.severity}: {one}" for one in found))
 
 
 def concerns_of(chosen: RunPlan) -> tuple[str, ...]:
@@ -198,6 +201,17 @@ async def preflight(session: MigrationSession, prepared: Prepared) -> None:
     failure = await session.preflight(prepared.plan.steps, waiting)
     if failure is not None:
         raise InvalidError(Reason.STATEMENT_FAILED, f"would fail: {failure}")
+
+
+async def foreseen(session: MigrationSession, prepared: Prepared) -> Prepared:
+    """The same with what a Postgres server is certain to refuse, as advice: one query. MongoDB has its preflight."""
+    if prepared.operation.engine != "Postgres" or not prepared.plan.steps:
+        return prepared
+    try:
+        await preflight(session, prepared)
+    except InvalidError as error:
+        return replace(prepared, foreseen=(f"warning: {error.message}",))
+    return prepared
 
 
 def check_approval(prepared: Prepared) -> None:

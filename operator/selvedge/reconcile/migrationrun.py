@@ -22,7 +22,7 @@ from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
-from selvedge.migrate.operation import Operation, Prepared, check_approval, perform, preflight, prepare
+from selvedge.migrate.operation import Operation, Prepared, check_approval, foreseen, perform, preflight, prepare
 from selvedge.migrate.operation import source_of as migrations_of
 from selvedge.migrate.placeholders import placeholder_values
 from selvedge.migrate.plan import REPAIRS
@@ -125,7 +125,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     async with server.migrating(), opened() as session:
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
-        await board.advise(prepared, session.server_version)
+        await board.advise(await foreseen(session, prepared), session.server_version)
         if spec.action is Action.PLAN and (obj["metadata"].get("annotations") or {}).get(PREFLIGHT) == "true":
             await preflight(session, prepared)
         if spec.action not in _LOOKS:

@@ -33,6 +33,7 @@ class Fresh:
         self._schemas: set[str] = set()
         self._columns: set[tuple[Key, str]] = set()
         self._worn: set[str] = set()
+        self._referred: set[str] = set()
         self._bodies: dict[str, tuple[Fact, ...]] = {}
         self._replaced: set[str] = set()
 
@@ -58,6 +59,8 @@ class Fresh:
         if fact.kind not in _ONE_NAMESPACE | _PARTS:
             # a routine and the like in a schema that is new; what depends on it may still be somebody's
             return not fact.sure and fact.name.rpartition(".")[0] in self._schemas
+        if fact.what in ("truncate", "delete-all") and _last(fact.name) in self._referred:
+            return False  # a row that goes may take rows of somebody else's table along
         if fact.what in _WRITES:
             # TRUNCATE … CASCADE empties what refers to the table, whosever it is
             return self._objects.get(self._key(fact.name), "VIEW") not in _THROUGH and not fact.sure
@@ -101,7 +104,7 @@ class Fresh:
             case "attach" if not self.has(fact.new):
                 self._spoil(fact.name)
             case "foreign-key" if not self.has(fact.name):
-                self._spoil(fact.kind)  # a row that goes there may take rows of this table along
+                self._referred.add(_last(fact.kind))
             case _:
                 self._learn_of_session(fact)
 
@@ -153,8 +156,9 @@ class Fresh:
         made = self._objects.get(self._key(fact.name), fact.kind if self.has(fact.name) else "")
         if moved and not made:
             self._schemas.discard(fact.new)
-        if last in self._worn:
-            self._worn.add(_last(new))
+        for marked in (self._worn, self._referred):
+            if last in marked:
+                marked.add(_last(new))
         self._forget(fact.name)
         self._forget(new)
         if made and fact.kind in _ONE_NAMESPACE and not fact.maybe:

@@ -126,6 +126,7 @@ KEEPS = [
     "CREATE FUNCTION f() RETURNS void LANGUAGE sql BEGIN ATOMIC DELETE FROM a; END",
     "DO $$ BEGIN EXECUTE 'DELETE FROM ' || quote_ident(t) || ' WHERE b'; END $$",
     "CREATE TEMP TABLE t (id int); DROP TABLE t",
+    "CREATE TABLE n (id int, c int); ALTER TABLE a ADD b int REFERENCES n; UPDATE n SET c = 1; DROP TABLE n CASCADE",
     "ALTER TABLE a ADD b int, ADD c int; UPDATE a SET b = x IS DISTINCT FROM y, c = 2 FROM d, e",
     "CREATE TABLE a.t (id int); ALTER TABLE a.t SET SCHEMA b; DROP TABLE b.t",
     "CREATE TABLE a.t (id int); CREATE TABLE b.t (id int); DROP TABLE a.t; DROP TABLE b.t",

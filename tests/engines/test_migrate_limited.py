@@ -108,3 +108,23 @@ def test_who_may_become_nobody_is_told_what_he_lacks(shop: Shop, admin: str) -> 
     # it is his now, and needs that right no more
     shop.query(grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM "))
     assert shop.migrate("down", *role, "--yes", user=admin, password=WORD).exit_code == 0
+
+
+def test_another_administrator_is_told_what_he_has_to_be_given(shop: Shop, admin: str) -> None:
+    """On 16 and newer he who made a role administers it, and nobody else: a login of the operator's that took over."""
+    assert shop.migrate("up", user=admin, password=WORD).exit_code == 0
+    other, login = f"{shop.name}_another", f"{shop.name}_migrator"
+    shop.query(f"CREATE ROLE {other} LOGIN CREATEROLE PASSWORD '{WORD}'")
+    refused = shop.migrate("down", "--yes", user=other, password=WORD).stderr
+    assert f"schema selvedge in database {shop.name} belongs to role {admin}" in refused
+    given = refused.partition(f"give it to {other} (")[2].partition(")")[0]
+    assert given.count(f'OWNER TO "{other}"') == 3, refused
+    shop.query(given)
+    if shop.endpoint.version != "15":
+        refused = shop.migrate("down", "--yes", user=other, password=WORD).stderr
+        for role in (login, shop.owner):
+            grant = f'GRANT "{role}" TO "{other}" WITH ADMIN OPTION'
+            assert grant in refused
+            shop.query(grant)
+    down = shop.migrate("down", "--yes", user=other, password=WORD)
+    assert down.exit_code == 0, down.stderr

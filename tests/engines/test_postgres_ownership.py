@@ -242,6 +242,18 @@ async def test_access_bounds_databases_roles_owners_and_extensions(
         assert closed.applied == ()
 
 
+async def test_default_privileges_do_not_open_the_claims(postgres: PostgresEndpoint, database: str) -> None:
+    """Who may use the schema to read the migrations' history could rewrite them."""
+    role = f"{database}_app"
+    run(postgres, f"CREATE ROLE {role}; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {role}, PUBLIC", database)
+    async with engine(postgres) as server:
+        await ready(server, member(database, {"schemas": [{"name": "shared"}]}, adoption="Allow"))
+    grantees = """SELECT DISTINCT a.grantee::regrole::text FROM pg_class c, aclexplode(c.relacl) a
+                  WHERE c.oid = 'selvedge.claims'::regclass"""
+    assert rows(postgres, grantees, dbname=database) == [(postgres.username,)]
+    run(postgres, f"DROP OWNED BY {role}; DROP ROLE {role}", database)
+
+
 async def test_settings_of_a_database_do_not_change_what_the_operator_does(
     postgres: PostgresEndpoint, database: str
 ) -> None:

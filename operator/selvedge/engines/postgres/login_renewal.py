@@ -27,6 +27,9 @@ SELECT json_build_object('exists', r.oid IS NOT NULL, 'comment', pg_catalog.shob
   'until', (pg_catalog.clock_timestamp() + {valid}::interval)::text,
   'superuser', me.rolsuper, 'bypassrls', me.rolbypassrls, 'createrole', me.rolcreaterole,
   'createdb', me.rolcreatedb,
+  'gives', EXISTS (SELECT FROM pg_catalog.pg_roles g WHERE g.rolname = {role}
+     AND (me.rolsuper OR pg_catalog.pg_has_role(me.oid, g.oid, 'MEMBER WITH ADMIN OPTION'))),
+  'administers', me.rolsuper OR pg_catalog.pg_has_role(me.oid, r.oid, 'MEMBER WITH ADMIN OPTION'),
   'connects', pg_catalog.has_database_privilege(coalesce(r.rolname, 'public'), d.oid, 'CONNECT'),
   'owner', CASE WHEN NOT pg_catalog.has_database_privilege(d.oid, 'CONNECT WITH GRANT OPTION')
              THEN pg_catalog.pg_get_userbyid(d.datdba) ELSE '' END,
@@ -59,7 +62,10 @@ async def renew(session: Session, login: OperatorLogin, role: str) -> str:
     NotPermittedError where the operator's login lacks a right.
     """
     look = _KNOWN.format(
-        valid=sql.Literal(_VALID_FOR), database=sql.Literal(login.database), name=sql.Literal(login.name)
+        valid=sql.Literal(_VALID_FOR),
+        database=sql.Literal(login.database),
+        name=sql.Literal(login.name),
+        role=sql.Literal(role),
     )
     known = cast("dict[str, Any]", (await session.run("login", look))[0][0][0])
     if known["exists"] and known["comment"] != login.comment:
@@ -73,12 +79,7 @@ async def renew(session: Session, login: OperatorLogin, role: str) -> str:
         await set_verifier(session, login.name, verifier.decode(), before=before, after=(sql.SQL("COMMIT"),))
     except psycopg.errors.InsufficientPrivilege as error:
         me = session.connection.info.user
-        needed = _revokes(sql.Identifier(login.name), role, known["members"])  # a superuser may have given it those
-        needed = needed or [
-            sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(sql.Identifier(role), sql.Identifier(me))
-        ]
-        if not known["createrole"]:
-            needed.insert(0, sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(me)))
+        needed = _needed(login.name, role, known, me, session.connection.info.server_version)
         statements = tuple(statement.as_string(None) for statement in needed)
         why = f"{error.diag.message_primary}; run {'; '.join(statements)}"
         message = f"the operator's login may not make login {login.name} a member of {role}: {why}"
@@ -121,6 +122,19 @@ def _statements(login: OperatorLogin, role: str, known: dict[str, Any], version:
 
         statements.append(as_role(connect, str(known["owner"])))
     return statements
+
+
+def _needed(login: str, role: str, known: dict[str, Any], me: str, version: int) -> list[sql.Composed]:
+    """What an administrator has to run where ``me`` may not make or renew the login."""
+    give = sql.SQL("GRANT {} TO {} WITH ADMIN OPTION")
+    needed = [] if known["createrole"] else [sql.SQL("ALTER ROLE {} CREATEROLE").format(sql.Identifier(me))]
+    if version >= 160000:  # before, CREATEROLE reaches every role that is no superuser
+        if known["exists"] and not known["administers"]:  # another login of the operator's made it
+            needed.append(give.format(sql.Identifier(login), sql.Identifier(me)))
+        if not known["gives"]:
+            needed.append(give.format(sql.Identifier(role), sql.Identifier(me)))
+    needed += _revokes(sql.Identifier(login), role, known["members"])  # a superuser may have given it those
+    return needed or [give.format(sql.Identifier(role), sql.Identifier(me))]
 
 
 def _memberships(login: sql.Identifier, role: str, members: list[list[str]], version: int) -> list[sql.Composable]:

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from selvedge.engines.postgres.acting import as_role
 from selvedge.engines.postgres.remedy import may_create
-from selvedge.engines.postgres.trust import check_trust
+from selvedge.engines.postgres.trust import check_trust, close
 
 if TYPE_CHECKING:
     import psycopg
@@ -36,13 +36,6 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %s),
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()
 """
 
-_GRANTEES = """
-SELECT DISTINCT a.grantee, r.rolname FROM pg_catalog.pg_class c
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace CROSS JOIN pg_catalog.aclexplode(c.relacl) a
-LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-WHERE n.nspname = %s AND c.relname = ANY (%s) AND a.grantee <> c.relowner
-"""
-
 
 async def create(admin: psycopg.AsyncConnection, schema: str, tables: tuple[str, str], *, borrows: bool) -> None:
     """Make what is missing, inside a transaction. Raises RefusedError where somebody else was faster; psycopg's errors.
@@ -62,8 +55,4 @@ async def create(admin: psycopg.AsyncConnection, schema: str, tables: tuple[str,
     await admin.execute(sql.SQL(_TABLES).format(**names))
     # what somebody made since we looked is none of ours; from here on nobody else can
     await check_trust(admin, schema, tables, writes=True)
-    # default privileges of the whole database reach these tables too
-    cursor = await admin.execute(_GRANTEES, [schema, list(tables)])
-    for oid, name in await cursor.fetchall():
-        who = sql.Identifier(name) if oid else sql.SQL("PUBLIC")
-        await admin.execute(sql.SQL("REVOKE ALL ON {history}, {events} FROM {who}").format(who=who, **names))
+    await admin.execute(close(schema, tables))

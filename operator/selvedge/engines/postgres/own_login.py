@@ -47,6 +47,8 @@ SELECT pg_catalog.has_schema_privilege(%(login)s, %(schema)s, 'USAGE')
   AND pg_catalog.has_table_privilege(%(login)s, %(history)s, 'INSERT')
   AND pg_catalog.has_table_privilege(%(login)s, %(history)s, 'UPDATE')
   AND pg_catalog.has_table_privilege(%(login)s, %(history)s, 'DELETE')
+  AND pg_catalog.has_table_privilege(%(login)s, %(events)s, 'SELECT')
+  AND pg_catalog.has_any_column_privilege(%(login)s, %(events)s, 'INSERT')
 """
 
 
@@ -115,8 +117,8 @@ class OwnLedger(Ledger):
         """Create the tables as the login, unless they are there and it may write them. Raises NotPermittedError."""
         shape, _ = await self.shape(admin, writes=True)
         if shape == SHAPE:
-            names = {"login": login, "schema": self.schema, "history": self._names["history"].as_string(admin)}
-            cursor = await admin.execute(_MAY_WRITE, names)
+            tables = {name: self._names[name].as_string(admin) for name in ("history", "events")}
+            cursor = await admin.execute(_MAY_WRITE, {"login": login, "schema": self.schema, **tables})
             row = await cursor.fetchone()
             if row is not None and row[0]:
                 return

@@ -20,6 +20,7 @@ from selvedge.engines.postgres.retirement import render_hand_over, render_retire
 from selvedge.engines.postgres.rls_sql import render_row_security
 from selvedge.engines.postgres.snapshot import claims_table
 from selvedge.engines.postgres.tables_render import render_table_change
+from selvedge.engines.postgres.trust import close
 
 _KINDS = {
     "type": sql.SQL("TYPE"),
@@ -334,5 +335,5 @@ def create_metadata(metadata_schema: str, *, schema_exists: bool) -> sql.Composa
     schema = sql.SQL("" if schema_exists else "CREATE SCHEMA {} ").format(name)
     return schema + sql.SQL(
         "CREATE TABLE {}.claims (object text PRIMARY KEY, cluster text NOT NULL, resource text NOT NULL, "
-        "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now())"
-    ).format(name)
+        "uid text NOT NULL, detail jsonb NOT NULL DEFAULT '{{}}', since timestamptz NOT NULL DEFAULT now()); {}"
+    ).format(name, close(metadata_schema, ["claims"]))

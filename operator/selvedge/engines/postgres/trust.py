@@ -68,6 +68,28 @@ ORDER BY o.rank, o.object
 """)
 
 
+#: Default privileges of the whole database reach the tables of this schema, too.
+_CLOSE = sql.SQL("""
+DECLARE given record;
+BEGIN
+  FOR given IN SELECT c.oid::pg_catalog.regclass AS name, CASE a.grantee WHEN 0 THEN 'PUBLIC'
+      ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END AS who
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    CROSS JOIN pg_catalog.aclexplode(c.relacl) a
+    WHERE n.nspname = {schema} AND c.relname = ANY ({tables}) AND a.grantee <> c.relowner GROUP BY 1, 2
+  LOOP
+    EXECUTE pg_catalog.format('REVOKE ALL ON %s FROM %s', given.name, given.who);
+  END LOOP;
+END
+""")
+
+
+def close(schema: str, tables: Iterable[str]) -> sql.Composed:
+    """The statement after which nobody but their owner has a right on tables that were just made."""
+    body = _CLOSE.format(schema=sql.Literal(schema), tables=sql.Literal(list(tables)))
+    return sql.SQL("DO {}").format(sql.Literal(body.as_string(None)))
+
+
 async def check_trust(
     connection: psycopg.AsyncConnection, schema: str, tables: Iterable[str], *, writes: bool = False
 ) -> None:

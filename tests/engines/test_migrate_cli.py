@@ -89,6 +89,25 @@ def test_every_operation(shop: Shop) -> None:
     assert shop.query("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
+def test_a_hook_that_is_owed(shop: Shop) -> None:
+    shop.write(**{"afterRun.sql": "SELECT 1 / 0;"})
+    assert shop.migrate("up").exit_code == 1
+    shop.write(**{"afterRun.sql": "CREATE TABLE after_run ();"})
+    planned = shop.migrate("plan")
+    assert planned.exit_code == 2
+    first, note, digest = planned.stdout.splitlines()
+    assert first == f"{shop.name}: the hook afterRun (version 20250102000000)"
+    assert note == "  note: the hook afterRun runs, to which an earlier run did not come"
+    assert digest.startswith("  digest: sha256:")
+    ran = shop.migrate("up")
+    assert ran.exit_code == 0, ran.output
+    assert "the hook afterRun runs, to which an earlier run did not come" in ran.stderr
+    assert shop.query("SELECT to_regclass('after_run')::text") == [("after_run",)]
+    again = shop.migrate("up", "-o", "json")
+    assert lines(again)[-1]["state"] == "Succeeded"
+    assert shop.migrate("plan").exit_code == 0
+
+
 def test_baseline_and_repair(shop: Shop) -> None:
     assert shop.migrate("baseline", "20250101000000").exit_code == 0
     assert shop.query("SELECT to_regclass('users')") == [(None,)]

@@ -123,16 +123,17 @@ def plan_lines(title: str, prepared: Prepared) -> Iterable[str]:
     """A plan for people: what would run, why somebody has to say yes, and the digest."""
     plan = prepared.plan
     now = f"version {plan.version}" if plan.version else "no migration has run"
-    if not plan.steps and not plan.drop_invalid_indexes:
+    if not prepared.does_something:
         yield f"{clean(title)}: nothing to do ({now})"
     else:
-        what = count(len(plan.steps), "step") if plan.steps else "drop invalid indexes"
+        alone = "drop invalid indexes" if plan.drop_invalid_indexes else "the hook afterRun"
+        what = count(len(plan.steps), "step") if plan.steps else alone
         yield f"{clean(title)}: {what} ({now})"
     yield from (line.rstrip() for line in aligned([_step_row(step) for step in plan.steps]))
     yield from (f"  needs approval: {clean(concern)}" for concern in prepared.concerns)
     yield from (f"  refused: {clean(finding)}" for finding in prepared.unmarked)
     yield from (f"  note: {clean(warning)}" for warning in plan.warnings)
-    if plan.steps or plan.drop_invalid_indexes:
+    if prepared.does_something:
         yield f"  digest: {prepared.digest}"
 
 

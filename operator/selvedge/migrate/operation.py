@@ -27,6 +27,7 @@ from selvedge.migrate.steps import RUNNING
 
 _NO_HOOKS = Hooks()
 _RUNS = ("Up", "Down", "To", "Redo", "Plan")
+_OWED = "the hook afterRun runs, to which an earlier run did not come"
 _WORDS: dict[Direction, str] = {
     "down": "is undone",
     "mark": "is marked as run without running it",
@@ -133,6 +134,7 @@ def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, .
     runs = any(step.direction in RUNNING for step in chosen.steps)
     if owed and not runs:
         hooks = Hooks(after_run=hooks.after_run)
+        chosen = replace(chosen, warnings=(*chosen.warnings, _OWED))
     if owed or runs:
         chosen = replace(chosen, hooks=hooks.lines, owes_after_run=owed)
     losses, unmarked = losses_of(chosen, hooks)

@@ -223,8 +223,6 @@ class Board:
             reason, message = Reason.VALIDATED, "the files and the database's history fit"
         elif prepared.plan.drop_invalid_indexes:
             message = f"invalid indexes were dropped: {', '.join(dropped)}" if dropped else "no index was invalid"
-        elif prepared.plan.owes_after_run and not number and action != "Plan":
-            message = "afterRun ran, to which an earlier run did not come"
         else:
             message = (
                 f"{count(number, 'migration')} {one if number == 1 else many}" if number else "nothing was left to do"

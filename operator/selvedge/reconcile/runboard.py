@@ -267,7 +267,9 @@ class Board:
             return
         good = ready.status is True
         message = ready.message if good or ready.message.endswith(_OVER) else ready.message + _OVER
-        await self.write(Outcome(good, _REASONS[ready.reason], message, retrying=False))
+        # an earlier version may have had another word for it
+        reason = _REASONS.get(ready.reason, Reason.APPLIED if good else Reason.STATEMENT_FAILED)
+        await self.write(Outcome(good, reason, message, retrying=False))
 
     async def write(self, outcome: Outcome) -> None:
         """Write the status, if that changes anything."""

@@ -120,6 +120,9 @@ async def test_what_is_over_stays_over(phase: str, status: str, reason: str, mes
     known["observedGeneration"] = 2
     await Board(context, obj).stay()
     assert len(context.written) == 1
+    obj["metadata"]["generation"], ready["reason"] = 3, "AsAnEarlierVersionSaidIt"
+    await Board(context, obj).stay()
+    assert context.written[1].reason == (Reason.APPLIED if phase == "Succeeded" else Reason.STATEMENT_FAILED)
 
 
 def test_an_approval_of_the_rest_is_for_the_same_values_and_hooks() -> None:

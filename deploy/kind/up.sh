@@ -32,12 +32,22 @@ secret() {
   fi
 }
 
-# certificate NAME: a key and a certificate for the Service of that name, once
+there() { kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; }
+
+# quietly COMMAND…: what openssl says while it works is shown only where it fails
+quietly() {
+  local said
+  said=$("$@" 2>&1) || { printf '%s\n' "$said" >&2; return 1; }
+}
+
+# valid NAME: whether that certificate is there, and will be tomorrow
+valid() { [ -s "$STATE/$1.crt" ] && quietly openssl x509 -noout -checkend 86400 -in "$STATE/$1.crt"; }
+
+# certificate NAME: a key and a certificate for the Service of that name
 certificate() {
-  [ -s "$STATE/$1.crt" ] && return
-  openssl req -newkey rsa:2048 -nodes -keyout "$STATE/$1.key" -subj "/CN=$1.databases.svc" -out "$STATE/$1.csr" 2>/dev/null
-  openssl x509 -req -in "$STATE/$1.csr" -CA "$STATE/ca.crt" -CAkey "$STATE/ca.key" -CAcreateserial -days 30 \
-    -extfile <(printf 'subjectAltName=DNS:%s.databases.svc' "$1") -out "$STATE/$1.crt" 2>/dev/null
+  quietly openssl req -newkey rsa:2048 -nodes -keyout "$STATE/$1.key" -subj "/CN=$1.databases.svc" -out "$STATE/$1.csr"
+  quietly openssl x509 -req -in "$STATE/$1.csr" -CA "$STATE/ca.crt" -CAkey "$STATE/ca.key" -CAcreateserial -days 365 \
+    -extfile <(printf 'subjectAltName=DNS:%s.databases.svc' "$1") -out "$STATE/$1.crt"
 }
 
 if [ -z "$dry" ]; then
@@ -59,16 +69,23 @@ say "passwords and certificates, in $STATE"
     [ -s "$STATE/$name.password" ] || openssl rand -hex 16 | tr -d '\n' > "$STATE/$name.password"
   done
   [ -s "$STATE/keyfile" ] || openssl rand -base64 512 > "$STATE/keyfile"
-  [ -s "$STATE/ca.crt" ] || openssl req -x509 -newkey rsa:2048 -nodes -days 30 -subj "/CN=Selvedge in kind" \
-    -keyout "$STATE/ca.key" -out "$STATE/ca.crt" 2>/dev/null
-  certificate postgres
-  certificate mongodb
+  if ! valid ca || ! valid postgres || ! valid mongodb; then
+    # the servers that run have the old ones, and lose what they hold when they are started anew
+    if there; then
+      echo "error: certificates in $STATE are missing or expire within a day: make kind-down, then make kind-up" >&2
+      exit 1
+    fi
+    quietly openssl req -x509 -newkey rsa:2048 -nodes -days 365 -subj "/CN=Selvedge in kind" \
+      -keyout "$STATE/ca.key" -out "$STATE/ca.crt"
+    certificate postgres
+    certificate mongodb
+  fi
   cat "$STATE/mongodb.crt" "$STATE/mongodb.key" > "$STATE/server.pem"
 )
 
 say "the image and the cluster"
 run make --no-print-directory image
-if [ -n "$dry" ] || ! kind get clusters 2> /dev/null | grep -qx "$CLUSTER"; then
+if [ -n "$dry" ] || ! there; then
   run kind create cluster --config deploy/kind/cluster.yaml --wait 2m
 fi
 run kind load docker-image "$IMAGE" --name "$CLUSTER"

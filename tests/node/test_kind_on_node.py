@@ -117,9 +117,9 @@ def _databases(node: NodeHandle, root: Path) -> None:
     (state / "postgres.password").write_text(node.postgres.password, encoding="utf-8")
     (state / "mongodb.password").write_text(node.mongodb.password, encoding="utf-8")
     (state / "ca.crt").write_text(node.postgres.ca, encoding="utf-8")
-    for name in ("postgres", "mongodb"):  # those of the servers that run are not the script's
-        for suffix in ("crt", "key"):
-            (state / f"{name}.{suffix}").write_text("not used here\n", encoding="utf-8")
+    for name in ("postgres", "mongodb"):  # those of the servers that run are not the script's: any that holds will do
+        (state / f"{name}.crt").write_text(node.postgres.ca, encoding="utf-8")
+        (state / f"{name}.key").write_text("not used here\n", encoding="utf-8")
     assert (node.postgres.username, node.mongodb.username) == ("postgres", "root")  # as in the official images
 
 

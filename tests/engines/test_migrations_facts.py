@@ -174,7 +174,10 @@ async def test_an_index_that_somebody_is_building_is_not_dropped(shop: Shop) -> 
     text = BUILD.replace("CONCURRENTLY", "CONCURRENTLY IF NOT EXISTS")
     with shop.endpoint.connect(shop.database) as other, other.transaction():
         other.execute("LOCK TABLE shop.a IN SHARE UPDATE EXCLUSIVE MODE")
-        result = await shop.up({**TABLE, B: text}, timeouts=Timeouts(lock_wait=0.1))
+        task = asyncio.create_task(shop.up({**TABLE, B: text}, timeouts=Timeouts(lock_wait=0.1)))
+        done, _ = await asyncio.wait({task}, timeout=30)
+        assert done, "the run waits for the lock of whoever is building the index: it did not see that somebody is"
+        result = await task
         assert f"session {other.info.backend_pid} may be building it" in str(result.error)
         assert shop.value("SELECT 'shop.a_id'::regclass::oid") == left
     result = await shop.up({**TABLE, B: text})

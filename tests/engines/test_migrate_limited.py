@@ -128,3 +128,22 @@ def test_another_administrator_is_told_what_he_has_to_be_given(shop: Shop, admin
             shop.query(grant)
     down = shop.migrate("down", "--yes", user=other, password=WORD)
     assert down.exit_code == 0, down.stderr
+
+
+def test_a_database_of_his_own(shop: Shop, admin: str) -> None:
+    """As a service's master user has it: he runs the migrations himself."""
+    shop.query(f"ALTER DATABASE {shop.name} OWNER TO {admin}")
+    for command in (("up",), ("to", "0", "--yes")):
+        result = shop.migrate(*command, user=admin, password=WORD)
+        assert result.exit_code == 0, (command, result.stderr)
+    assert shop.query(f"SELECT count(*) FROM pg_roles WHERE rolname = '{shop.name}_migrator'") == [(0,)]
+
+
+def test_a_history_in_public_is_the_database_owners(shop: Shop, admin: str) -> None:
+    """Whose public is, says whose the database is."""
+    place = ("--history-schema", "public", "--history-table", "ran")
+    assert f"schema public in database {shop.name} belongs to role {shop.owner}" in shop.migrate("up", *place).stderr
+    shop.query(f"ALTER DATABASE {shop.name} OWNER TO {shop.endpoint.username}; GRANT ALL ON SCHEMA public TO PUBLIC")
+    up = shop.migrate("up", "--role", shop.owner, *place)
+    assert up.exit_code == 0, up.stderr
+    assert shop.query("SELECT count(*) FROM public.ran") == [(2,)]

@@ -18,9 +18,7 @@ from selvedge.core.errors import InvalidError, NotPermittedError
 from selvedge.core.names import shorten
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
-from selvedge.engines.postgres.migration_creation import create
 from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
-from selvedge.engines.postgres.remedy import may_create
 from selvedge.engines.postgres.trust import check_trust, give
 from selvedge.migrate.history import AFTER_RUN, AFTER_RUN_DUE, EVENTS, MARKS, HistoryRow, RowState, line_of_event
 
@@ -134,6 +132,8 @@ class Ledger:
                 )
             shape, primary = await self.shape(admin, writes=True)
             if not shape:
+                from selvedge.engines.postgres.migration_creation import create  # once in a database's life
+
                 await create(admin, self.schema, self.tables, borrows=self.borrows)
                 await admin.execute(mark(self._tables))
             for statement in upgrade(shape or SHAPE, primary, self._tables):
@@ -152,6 +152,8 @@ class Ledger:
         self, admin: psycopg.AsyncConnection, login: str, why: str, shape: int, primary: str
     ) -> NotPermittedError:
         """The error for a right that the administrator lacks."""
+        from selvedge.engines.postgres.remedy import may_create  # with the changes of a whole schema: rarely needed
+
         me = admin.info.user
         needed = give(self.schema, self.tables, me) if shape else [may_create(me, admin.info.dbname)]
         statements = tuple(statement.as_string(admin) for statement in needed)

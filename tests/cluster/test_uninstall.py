@@ -58,10 +58,14 @@ def test_each_verb_of_the_job_is_needed(world: World, account: Path, kubectl: Ku
     spec = {"schemaRef": {"name": "shop"}, "username": world.role("app"), "roles": []}
     world.api.apply({"kind": "DatabaseUser", "metadata": {"name": "app"}, "spec": spec})
     held = {"DatabaseSchema": "shop", "DatabaseUser": "app"}
-    user, lease = f"system:serviceaccount:{world.namespace}:selvedge-release", world.operator.lease_name
-    for group, resource, verb in (each for right in (*LEASE_RIGHTS, *RELEASE_RIGHTS) for each in right.each()):
+
+    def hold() -> None:
         for kind, name in held.items():
             world.api.patch(kind, name, {"metadata": {"finalizers": ["selvedge.dev/cleanup"]}})
+
+    user, lease = f"system:serviceaccount:{world.namespace}:selvedge-release", world.operator.lease_name
+    for group, resource, verb in (each for right in (*LEASE_RIGHTS, *RELEASE_RIGHTS) for each in right.each()):
+        hold()
         if verb == "create":
             kubectl("delete", "lease", lease, "-n", world.namespace)
         _grant(kubectl, world, (group, resource, verb))
@@ -75,6 +79,7 @@ def test_each_verb_of_the_job_is_needed(world: World, account: Path, kubectl: Ku
             continue
         assert done.returncode == 1, (resource, verb, done.stdout)
         assert f"selvedge-release may not {verb} {resource}" in done.stderr
+    hold()
     _grant(kubectl, world)
     wait_for(lambda: world.api.may(user, "selvedge.dev", "databaseusers", "patch"))
     assert "2 resources let go" in _release(world, "--take-lease", account=account).stdout

@@ -113,6 +113,8 @@ def test_autoapply_after_a_failure(world: World):
     world.sql(f"CREATE SCHEMA nowhere AUTHORIZATION {world.role('owner')}")
     [name] = [one["metadata"]["name"] for one in world.api.list("MigrationRun")]
     world.api.delete("MigrationRun", name)
+    wait_for(lambda: first not in runs(world))
+    world.now("DatabaseSchema", "shop")
     world.ready("DatabaseSchema", "shop")
     assert first not in runs(world)
     assert versions(world) == ALL[:2]
@@ -125,6 +127,16 @@ def test_autoapply_after_a_failure(world: World):
     world.ready("DatabaseSchema", "shop")
     assert versions(world) == ALL
     assert sorted(filter(None, runs(world).values())) == ["Failed", "Succeeded", "Succeeded"]
+
+
+def test_another_environment_is_another_run(world: World):
+    sources(world, {**FILES, STOCK: f"-- env: staging\n{FILES[STOCK]}"})
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    assert versions(world) == ALL[:2]
+    shop(world, environment="staging")
+    world.ready("DatabaseSchema", "shop")
+    assert versions(world) == ALL
 
 
 @pytest.mark.long

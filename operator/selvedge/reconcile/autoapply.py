@@ -101,8 +101,9 @@ async def _digest(context: Context, obj: Object, target: str) -> str:
         seen = context.store.get(CONFIG_MAPS.plural, namespace, str(ref["name"]))
         versions.append(str(seen["metadata"].get("resourceVersion")) if seen else "")
     migrations = (obj.get("spec") or {}).get("migrations") or {}
-    # other values, hooks or schemas are another run, as other files are
-    beside = {name: migrations[name] for name in ("hooks", "placeholders", "schemas") if migrations.get(name)}
+    # other values, hooks or schemas are another run, as other files are, and so is what an environment leaves out
+    named = ("environment", "hooks", "placeholders", "schemas")
+    beside = {name: migrations[name] for name in named if migrations.get(name)}
     # the generation stands for the spec, which may hold the files themselves: the text is not kept for that
     state, uid = [str(obj["metadata"].get("generation")), *versions], str(obj["metadata"]["uid"])
     known = context.sources.get(uid)

@@ -12,14 +12,15 @@ from typing import Any
 from selvedge.api import crd
 from selvedge.api.resource import KINDS
 from selvedge.cli.findings import Finding, Ref, Report, Severity
+from selvedge.core.shards import Shard
 from selvedge.core.words import count, some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
-from selvedge.kube.resources import DATABASE_SERVERS, GROUP, LEASES, VERSION, Resource
+from selvedge.kube.resources import DATABASE_SERVERS, GROUP, LEASES, PODS, VERSION, Resource
+from selvedge.kube.shard_lease import lease_name
 
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition")
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
-PODS = Resource("", "v1", "pods", "Pod")
 
 _SELECTOR = "app.kubernetes.io/name=selvedge"
 _INSTALL = "install the chart, which brings them, or: selvedge crds | kubectl apply --server-side -f -"
@@ -170,8 +171,11 @@ def _lease_of(deployment: Mapping[str, Any]) -> tuple[str, str]:
     metadata, environment = deployment["metadata"], _environment(deployment)
     namespace = environment.get("SELVEDGE_LEASE_NAMESPACE") or str(metadata["namespace"])
     name = environment.get("SELVEDGE_LEASE_NAME") or "selvedge"
-    shard = environment.get("SELVEDGE_SHARD", "").partition("/")[0]
-    return namespace, f"{name}-shard-{shard}" if shard else name
+    try:
+        shard = Shard.parse(environment.get("SELVEDGE_SHARD") or "0/1")
+    except ValueError:
+        shard = None  # its pods do not start, which their Deployment is found for
+    return namespace, name if shard is None else lease_name(name, shard.index)
 
 
 async def _leader(kube: KubeClient, report: Report, named: list[tuple[str, str]]) -> Finding | None:

@@ -14,12 +14,11 @@ from selvedge.core.reasons import Reason
 from selvedge.core.words import count, some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
-from selvedge.kube.resources import DATABASE_SERVERS
+from selvedge.kube.resources import DATABASE_SERVERS, FINALIZER
 
 Objects = Mapping[str, list[dict[str, Any]]]
 
 SHORT = {"DatabaseServer": "dbsrv", "DatabaseSchema": "dbs", "DatabaseUser": "dbu", "MigrationRun": "mig"}
-FINALIZER = "selvedge.dev/cleanup"
 _SEVERITY = {Standing.RETRIED: Severity.ERROR, Standing.ACTION: Severity.ERROR, Standing.DECISION: Severity.DECISION}
 #: What is said of an object because of another that it needs.
 _BECAUSE = frozenset(

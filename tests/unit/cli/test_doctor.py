@@ -11,7 +11,7 @@ import pytest
 from selvedge.api import crd
 from selvedge.api.resource import KINDS
 from selvedge.cli import doctor_resources
-from selvedge.cli.doctor_cluster import Operator, _problem
+from selvedge.cli.doctor_cluster import Operator, _lease_of, _problem
 from selvedge.cli.findings import Finding, Ref, Report, Severity
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -210,3 +210,21 @@ def test_people_see_each_finding_with_its_next_step_the_gravest_first() -> None:
     ]
     assert not report.healthy
     assert report.document()["findings"][0]["details"] == list(details)
+
+
+@pytest.mark.parametrize(
+    ("shard", "lease"),
+    [
+        (None, "ours"),
+        ("", "ours"),
+        ("0/1", "ours"),
+        ("no shard", "ours"),
+        ("0/2", "ours-shard-0"),
+        ("1/2", "ours-shard-1"),
+    ],
+)
+def test_the_lease_is_the_one_that_the_operator_takes(shard, lease):
+    environment = [{"name": "SELVEDGE_LEASE_NAME", "value": "ours"}]
+    environment += [{"name": "SELVEDGE_SHARD", "value": shard}] if shard is not None else []
+    pod = {"spec": {"containers": [{"env": environment}]}}
+    assert _lease_of({"metadata": {"namespace": "ops"}, "spec": {"template": pod}}) == ("ops", lease)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -34,3 +35,21 @@ async def until(
         assert during is None or not during.done(), "it ended before"
         assert time.monotonic() < deadline, f"waited {seconds:g} s in vain"
         await asyncio.sleep(_PAUSE)
+
+
+@asynccontextmanager
+async def rounds_of_the_loop() -> AsyncIterator[Callable[[], int]]:
+    """How often somebody else on the event loop had a turn since; one who holds the loop up leaves that at 0."""
+    rounds = 0
+
+    async def others() -> None:
+        nonlocal rounds
+        while True:
+            await asyncio.sleep(0.001)  # a turn for each millisecond in which the loop is free
+            rounds += 1
+
+    beside = asyncio.create_task(others())
+    try:
+        yield lambda: rounds
+    finally:
+        beside.cancel()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,6 +25,7 @@ from selvedge.migrate.operation import (
 from selvedge.migrate.overview import Standing, overview
 from selvedge.migrate.plan import RunPlan, line_of, plan, state_line
 from selvedge.migrate.protocol import MigrationSession
+from tests.waiting import rounds_of_the_loop
 
 FILES = {
     "1_users.sql": "-- migrate:up\ncreate table users (id int);\n-- migrate:down\ndrop table users;\n",
@@ -243,19 +243,10 @@ async def test_a_large_source_leaves_the_event_loop_to_others() -> None:
     async def history() -> tuple[HistoryRow, ...]:
         return ()
 
-    rounds = 0
-
-    async def others() -> None:
-        nonlocal rounds
-        while True:
-            await asyncio.sleep(0.001)
-            rounds += 1
-
     source = source_of({"1_large.sql": "ALTER TABLE shop.orders ADD COLUMN a int;\n" * 10_000}, "Postgres")
-    beside = asyncio.create_task(others())
-    await asyncio.sleep(0.01)
-    before = rounds
-    prepared = await prepare(cast("MigrationSession", SimpleNamespace(history=history)), source, Operation())
-    beside.cancel()
+    session = cast("MigrationSession", SimpleNamespace(history=history))
+    async with rounds_of_the_loop() as rounds:
+        prepared = await prepare(session, source, Operation())
+        let_in = rounds()
     assert prepared.plan.steps[0].migration.steps == 10_000
-    assert rounds > before + 2
+    assert let_in > 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import gzip
 import io
@@ -15,6 +14,7 @@ import pytest
 from selvedge.core.errors import InvalidError
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.sources import _files_of, read_files, unpack
+from tests.waiting import rounds_of_the_loop
 
 TEXT = b"select 1;\n" * 1000
 
@@ -77,19 +77,9 @@ async def test_an_archive_of_many_files_leaves_the_event_loop_to_others():
     async def configmap(namespace: str, name: str) -> dict[str, Any]:
         return {"binaryData": {"migrations.tgz": encoded(packed)}}
 
-    rounds = 0
-
-    async def others() -> None:
-        nonlocal rounds
-        while True:
-            await asyncio.sleep(0.001)
-            rounds += 1
-
-    beside = asyncio.create_task(others())
-    await asyncio.sleep(0.01)
-    before = rounds
     context = cast("Context", SimpleNamespace(kube=SimpleNamespace(configmap=configmap)))
-    files = await read_files(context, "shop", {"configMaps": [{"name": "migrations"}]})
-    beside.cancel()
+    async with rounds_of_the_loop() as rounds:
+        files = await read_files(context, "shop", {"configMaps": [{"name": "migrations"}]})
+        let_in = rounds()
     assert len(files) == 2000
-    assert rounds > before + 3, "one round is let in while it is unpacked alone"
+    assert let_in > 3, "one round is let in while it is unpacked alone"

@@ -114,6 +114,7 @@ async def _parts(server: ServerTarget, unit: Unit) -> dict[str, float]:
         await engine.close()
     names = ("compile_unit", "parse_snapshot", "diff_database", "diff_cluster", "database_statement", "loads", "select")
     found: dict[str, float] = {}
+    # what is documented, get_stats_profile(), keeps one function of each name only; `stats` is not in typeshed
     for (_, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():  # type: ignore[attr-defined]
         if name in names:
             found[name] = round(max(found.get(name, 0.0), cumulative), 4)

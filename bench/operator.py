@@ -108,7 +108,7 @@ class Operator:
         while (found := self.sample(name)) < least:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} is {found:g} and not {least:g} after {timeout:.0f} s")
-            time.sleep(0.1)
+            time.sleep(0.1)  # the operator itself answers: asked more often, it would be measured at answering
 
     def settle(self, seconds: float, quiet: float = 1.0) -> None:
         """Wait until it used less than 2 % of a core for ``quiet`` seconds, at most ``seconds``; say so if it did not.
@@ -118,7 +118,7 @@ class Operator:
         deadline = time.monotonic() + seconds
         before = self.cpu_seconds()
         while time.monotonic() < deadline:
-            time.sleep(quiet)
+            time.sleep(quiet)  # the stretch over which its CPU time is taken
             now = self.cpu_seconds()
             if now - before < 0.02 * quiet:
                 return

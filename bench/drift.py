@@ -17,7 +17,6 @@ Figures = dict[str, Any]
 _INTERVAL = "30s"
 _INTERVAL_SECONDS = 30.0
 #: Status and event follow the repair; a kind of which nothing is told by then counts as not told.
-#: An event is posted after the status, in a request of its own: one that is not there after this was not told.
 _TOLD_SECONDS = 2.0
 #: Between two looks at everything that was damaged: each look is load on the server that is measured.
 _POLL_SECONDS = 0.2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from functools import cache
 from typing import Literal
 
 from selvedge.migrate import mongo
@@ -35,6 +36,14 @@ AFTER_RUN_DUE, AFTER_RUN = "AfterRunDue", "AfterRun"
 def line_of_event(key: str, checksum: str, event: str) -> str:
     """The line of a step that an event says is done, as :func:`selvedge.migrate.plan.line_of` makes it of one."""
     return f"{key} {checksum} {EVENTS[event]}\n"
+
+
+@cache
+def tool_version() -> str:
+    """The version of Selvedge that is written into every row."""
+    from importlib.metadata import version  # whoever only looks writes none
+
+    return version("selvedge")
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import UTC
-from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from bson import ObjectId
@@ -19,7 +18,7 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.mongodb.errors import NAMESPACE_EXISTS
 from selvedge.engines.mongodb.migration_commands import check_reply
 from selvedge.migrate.history import EVENTS as STEP_EVENTS
-from selvedge.migrate.history import HistoryRow, RowState, line_of_event
+from selvedge.migrate.history import HistoryRow, RowState, line_of_event, tool_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,7 +207,7 @@ class History:
             "downText": migration.stored_down,
             "appliedBy": self._who,
             "runUid": self._run,
-            "toolVersion": _tool(),
+            "toolVersion": tool_version(),
         }
 
     def _event(self, migration: Migration, event: str, **more: Any) -> Doc:
@@ -304,11 +303,3 @@ def _row(document: Doc) -> HistoryRow:
         duration=duration / 1000 if duration is not None else None,
         applied_by=document.get("appliedBy", ""),
     )
-
-
-@cache
-def _tool() -> str:
-    """The version that is written into every row."""
-    from importlib.metadata import version  # whoever only looks writes none
-
-    return version("selvedge")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -20,7 +19,16 @@ from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.locks import lock_statement
 from selvedge.engines.postgres.migration_shapes import SHAPE, mark, shape_of, upgrade
 from selvedge.engines.postgres.trust import check_trust, give
-from selvedge.migrate.history import AFTER_RUN, AFTER_RUN_DUE, EVENTS, MARKS, HistoryRow, RowState, line_of_event
+from selvedge.migrate.history import (
+    AFTER_RUN,
+    AFTER_RUN_DUE,
+    EVENTS,
+    MARKS,
+    HistoryRow,
+    RowState,
+    line_of_event,
+    tool_version,
+)
 
 if TYPE_CHECKING:
     from selvedge.migrate.load import Migration
@@ -288,7 +296,7 @@ class Ledger:
             "up": migration.up,
             "down": migration.stored_down,
             "run": self.run,
-            "tool": _tool(),
+            "tool": tool_version(),
         }
 
     @property
@@ -334,11 +342,3 @@ def _row(values: tuple[Any, ...]) -> HistoryRow:
         None if duration is None else duration / 1000,
         applied_by,
     )
-
-
-@cache
-def _tool() -> str:
-    """The version that is written into every row."""
-    from importlib.metadata import version  # whoever only looks writes none
-
-    return version("selvedge")

@@ -24,6 +24,6 @@ def server_behind(store: Store, plural: str, obj: Mapping[str, Any]) -> tuple[st
     if made and obj["metadata"].get("deletionTimestamp"):
         at, _, name = made.partition("/")
         return at, name
-    ref = str(((obj.get("spec") or {}).get("schemaRef") or {}).get("name"))
+    ref = str(((obj.get("spec") or {}).get("schemaRef") or {}).get("name") or "")
     schema = store.get(DATABASE_SCHEMAS.plural, namespace, ref)
     return unit_of(schema)[:2] if schema is not None else (namespace, ref)

@@ -39,7 +39,7 @@ def store() -> Store:
         (DATABASE_USERS.plural, obj("app", schemaRef={"name": "far"}), ("ops", "main")),
         (DATABASE_USERS.plural, obj("app", schemaRef={"name": "none"}), ("shop", "none")),
         (MIGRATION_RUNS.plural, obj("run", schemaRef={"name": "far"}), ("ops", "main")),
-        (MIGRATION_RUNS.plural, obj("run"), ("shop", "None")),
+        (MIGRATION_RUNS.plural, obj("run"), ("shop", "")),
     ],
 )
 def test_everything_belongs_to_one_server(store, plural, document, server):

@@ -14,9 +14,9 @@ import yaml
 
 from sandbox import PostgresEndpoint
 from selvedge.core.rights import named
+from tests.cluster.chart_support import render
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.test_chart import _render
 from tests.cluster.world import World, condition, wait_for
 from tests.conftest import Kubectl
 
@@ -37,14 +37,14 @@ def chart_rights(
     names = ",".join(watched or [namespace])
     only = [] if cluster_wide else [f"watchNamespaces={{{names}}}"]
     only += ["migrationImages.enabled=true"] if images else []
-    documents = _render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
+    documents = render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
     return [document for document in documents if document["kind"] in _RIGHTS and not _for_release(document)]
 
 
 def release_rights(namespace: str, *, cluster_wide: bool) -> list[Document]:
     """The account of the Job before an uninstallation, and what the chart binds to it."""
     only = [] if cluster_wide else [f"watchNamespaces={{{namespace}}}"]
-    documents = _render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
+    documents = render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
     return [document for document in documents if document["kind"] in _RIGHTS and _for_release(document)]
 
 

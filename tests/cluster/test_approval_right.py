@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_chart import _apply, _render
+from tests.cluster.chart_support import apply_objects, render
 from tests.waiting import wait_for
 
 _DIGEST = "sha256:" + "a" * 64
@@ -20,9 +20,9 @@ def team(kubectl, served):
     """A namespace in which `editor` has the cluster's role edit, and `approver` selvedge-approve beside it."""
     namespace = f"team-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", namespace)
-    documents = _render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=any")
+    documents = render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=any")
     policies = [d for d in documents if d["kind"] == "ClusterRole" or d["kind"].startswith("Validating")]
-    _apply(kubectl, policies, "--force-conflicts")
+    apply_objects(kubectl, policies, "--force-conflicts")
     for user, roles in {"editor": ["edit"], "approver": ["edit", "selvedge-approve"]}.items():
         for role in roles:
             _bind(kubectl, namespace, role, f"--user={user}")
@@ -176,9 +176,9 @@ def test_a_floor_does_not_go_by_deleting_the_server_and_making_it_again(kubectl,
 
 def test_a_namespace_takes_its_servers_with_it_whatever_their_floor(kubectl, served, name):
     kubectl("create", "namespace", name)
-    documents = _render(name, f"watchNamespaces={{{name}}}", "clusterUid=any", "rbac.userRoles=false")
+    documents = render(name, f"watchNamespaces={{{name}}}", "clusterUid=any", "rbac.userRoles=false")
     policies = [d for d in documents if d["kind"].startswith("Validating")]
-    _apply(kubectl, policies, "--force-conflicts")
+    apply_objects(kubectl, policies, "--force-conflicts")
     _bind(kubectl, name, "edit", "--user=editor")
     guarded = _server(name, "main", policy={"destructive": "RequireApproval"})
     try:

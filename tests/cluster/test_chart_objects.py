@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.test_chart import _render
+from tests.cluster.chart_support import render
 
 Document = dict[str, Any]
 
@@ -18,7 +18,7 @@ def _of(documents: list[Document], kind: str) -> list[Document]:
 @pytest.mark.parametrize("shards", [1, 3])
 def test_prometheus_finds_every_pod_once(shards: int) -> None:
     settings = ("serviceMonitor.enabled=true", "serviceMonitor.labels.team=data", f"shards={shards}")
-    documents = _render("ops", *settings)
+    documents = render("ops", *settings)
     (monitor,) = _of(documents, "ServiceMonitor")
     assert monitor["metadata"]["namespace"] == "ops"  # where it looks for Services
     assert monitor["metadata"]["labels"]["team"] == "data"
@@ -37,7 +37,7 @@ def test_prometheus_finds_every_pod_once(shards: int) -> None:
 
 @pytest.mark.parametrize("shards", [1, 3])
 def test_the_pods_of_one_lease_prefer_different_nodes_and_one_stays(shards: int) -> None:
-    documents = _render("ops", f"shards={shards}")
+    documents = render("ops", f"shards={shards}")
     deployments, budgets = _of(documents, "Deployment"), _of(documents, "PodDisruptionBudget")
     assert len(deployments) == len(budgets) == shards
     for deployment in deployments:
@@ -54,4 +54,4 @@ def test_the_pods_of_one_lease_prefer_different_nodes_and_one_stays(shards: int)
 
 
 def test_a_single_pod_has_no_budget_that_would_keep_its_node() -> None:
-    assert _of(_render("ops", "replicas=1"), "PodDisruptionBudget") == []
+    assert _of(render("ops", "replicas=1"), "PodDisruptionBudget") == []

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from tests.cluster.chart_support import render
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.rights import as_account
-from tests.cluster.test_chart import _render
 from tests.cluster.world import World, wait_for
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 def confined(kubectl, unwatched: World, kubeconfig: Path, tmp_path: Path) -> World:
     """A world whose operator is the chart's ServiceAccount of a release that watches this namespace alone."""
     namespace = unwatched.namespace
-    documents = _render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=test", "rbac.userRoles=false")
+    documents = render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=test", "rbac.userRoles=false")
     rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))
     path = tmp_path / "kubeconfig"

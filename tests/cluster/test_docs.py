@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from selvedge.migrate.load import load
-from tests.cluster.test_chart import CHART, _helm
+from tests.cluster.chart_support import CHART, helm
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs" / "guide").glob("*.md")])
@@ -86,7 +86,7 @@ def test_every_value_of_the_chart_is_taken(page, tmp_path):
     for number, found in enumerate(values(page)):
         path = tmp_path / f"{number}.yaml"
         path.write_text(yaml.safe_dump(found))
-        assert _helm("template", "selvedge", str(CHART), "--values", str(path)).stdout
+        assert helm("template", "selvedge", str(CHART), "--values", str(path)).stdout
 
 
 def test_every_migration_can_be_read():

@@ -13,11 +13,11 @@ import yaml
 
 from sandbox.pki import Authority
 from sandbox.ports import free_port
+from tests.cluster.chart_support import render
 from tests.cluster.kube_api import Document
 from tests.cluster.plugin import Plugin
 from tests.cluster.rights import as_account
 from tests.cluster.test_bad_servers import silent
-from tests.cluster.test_chart import _render
 from tests.cluster.world import World, wait_for
 
 Finding = dict[str, Any]
@@ -228,7 +228,7 @@ def test_the_rights_of_the_operators_account_are_asked_for(world: World, doctor:
     watched(world, "main-admin", "main-ca")
     world.ready("DatabaseServer", "main")
     namespace = world.namespace
-    documents = _render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=any", "rbac.userRoles=false")
+    documents = render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=any", "rbac.userRoles=false")
     rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))
     account = ("--service-account", f"{namespace}/selvedge")

@@ -12,8 +12,8 @@ import yaml
 
 from sandbox import Sandbox, run_kubectl
 from selvedge.cli.crds import files
+from tests.cluster.chart_support import apply_objects, render
 from tests.cluster.plugin import Plugin
-from tests.cluster.test_chart import _apply, _render
 from tests.cluster.world import wait_for
 
 pytestmark = pytest.mark.long
@@ -127,7 +127,7 @@ def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
     nothing = '{"metadata":{"finalizers":null}}'
     run_kubectl(own.kubeconfig, "patch", "dbu", "app", "-n", "shop", "--type=merge", "-p", nothing)
     assert "ApprovalNotEnforced" in [f["reason"] for f in doctor(own)[1]]
-    _apply(lambda *arguments, **options: run_kubectl(own.kubeconfig, *arguments, **options), _policies())
+    apply_objects(lambda *arguments, **options: run_kubectl(own.kubeconfig, *arguments, **options), _policies())
     assert "ApprovalNotEnforced" not in [f["reason"] for f in doctor(own)[1]]
     run_kubectl(own.kubeconfig, "scale", "deploy", "selvedge", "--replicas=0", "-n", "default")
     assert reasons(doctor(own)[1])["selvedge"] in ("ScaledToZero", "NoOperator")
@@ -135,7 +135,7 @@ def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
 
 
 def _policies() -> list[dict[str, Any]]:
-    return [document for document in _render("default") if document["kind"].startswith("Validating")]
+    return [document for document in render("default") if document["kind"].startswith("Validating")]
 
 
 def test_an_api_server_that_does_not_answer(own: Sandbox, tmp_path: Any) -> None:

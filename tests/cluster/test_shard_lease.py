@@ -18,8 +18,8 @@ from selvedge.kube.client import KubeClient
 from selvedge.kube.resources import LEASES
 from selvedge.kube.shard_lease import ShardLease, lease_for, lease_name
 from selvedge.telemetry.metrics import Metrics
+from tests.cluster.chart_support import render
 from tests.cluster.rights import as_account
-from tests.cluster.test_chart import _render
 from tests.cluster.test_lease import quick
 from tests.waiting import until
 
@@ -145,7 +145,7 @@ async def test_with_fewer_shards_a_pod_that_ends_may_still_give_its_leases_back(
     """helm takes a shard's rights in the moment in which it tells its pods to end."""
 
     def install(shards: int) -> None:
-        documents = _render(namespace, f"shards={shards}", "rbac.userRoles=false", "crds.install=false")
+        documents = render(namespace, f"shards={shards}", "rbac.userRoles=false", "crds.install=false")
         rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
         rights = [d for d in rights if "helm.sh/hook" not in d["metadata"].get("annotations", {})]
         kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))

@@ -19,9 +19,9 @@ from sandbox import PostgresServer
 from selvedge.config import Settings
 from selvedge.core.shards import Shard, shard_of
 from selvedge.kube.shard_lease import lease_name
+from tests.cluster.chart_support import render
 from tests.cluster.kube_api import Document
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.test_chart import _render
 from tests.cluster.world import World, verdict, wait_for
 
 #: Long enough for a busy machine, and short enough to wait for.
@@ -305,7 +305,7 @@ def _slow_run(schema: str) -> Document:
 
 def test_the_chart_runs_as_many_as_are_asked_for():
     """Each with its own pods, disruption budget and Lease, and with the rights on the Leases that it will take."""
-    documents = _render("ops", "shards=3")
+    documents = render("ops", "shards=3")
     deployments = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "Deployment"}
     assert set(deployments) == {f"selvedge-shard-{index}" for index in range(3)}
     rules = [rule for d in documents if d["kind"] == "Role" for rule in d["rules"] if rule["resources"] == ["leases"]]
@@ -327,8 +327,8 @@ def test_the_chart_runs_as_many_as_are_asked_for():
 
 
 def test_one_shard_is_named_as_none():
-    assert _render("ops", "shards=1") == _render("ops")
-    (deployment,) = (d for d in _render("ops") if d["kind"] == "Deployment")
+    assert render("ops", "shards=1") == render("ops")
+    (deployment,) = (d for d in render("ops") if d["kind"] == "Deployment")
     assert deployment["metadata"]["name"] == "selvedge"
     assert "SELVEDGE_SHARD" not in str(deployment)
     assert "selvedge.dev/shard" not in str(deployment)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.cluster.chart_support import CHART, helm
 from tests.cluster.release import KINDS, OLD_CHART, OPS, SECONDS, Release, Sightings, release
-from tests.cluster.test_chart import CHART, _helm
 from tests.cluster.world import wait_for
 
 #: What an upgrade cannot change of an object, or what a running operator and its users know it by.
@@ -25,7 +25,7 @@ _KEPT = {
 
 
 def _objects(chart: Path) -> dict[str, list[Any]]:
-    text = _helm("template", "selvedge", str(chart), "--namespace", "ops").stdout
+    text = helm("template", "selvedge", str(chart), "--namespace", "ops").stdout
     found: dict[str, list[Any]] = {}
     for document in yaml.safe_load_all(text):
         if document and "helm.sh/hook" not in (document["metadata"].get("annotations") or {}):
@@ -47,12 +47,12 @@ def test_the_chart_of_0_1_0_can_be_upgraded_in_place():
 
 def test_values_that_0_1_0_did_not_have_may_be_missing():
     """``helm upgrade --reuse-values`` gives the new templates the old chart's defaults."""
-    old, new = (yaml.safe_load(_helm("show", "values", str(chart)).stdout) for chart in (OLD_CHART, CHART))
+    old, new = (yaml.safe_load(helm("show", "values", str(chart)).stdout) for chart in (OLD_CHART, CHART))
     missing = [key for key in new if key not in old]
     assert {"shards", "uninstall"} <= set(missing)
     unset = [flag for key in missing for flag in ("--set", f"{key}=null")]
     command = ("template", "selvedge", str(CHART), "--namespace", "ops")
-    assert _helm(*command, *unset).stdout == _helm(*command).stdout
+    assert helm(*command, *unset).stdout == helm(*command).stdout
 
 
 @pytest.mark.long

@@ -146,9 +146,7 @@ class Fleet:
 
     def versions(self) -> dict[str, str]:
         """The resourceVersion of each resource: it moves with every write, by whomever."""
-        kinds = ("DatabaseServer", "DatabaseSchema")
-        found = [(kind, o["metadata"]) for kind in kinds for o in self.world.api.list(kind)]
-        return {f"{kind}/{metadata['name']}": metadata["resourceVersion"] for kind, metadata in found}
+        return self.world.api.versions("DatabaseServer", "DatabaseSchema")
 
     def passes(self, kind: str = "DatabaseSchema") -> float:
         """Passes over units, or over servers, that the running operator has ended."""

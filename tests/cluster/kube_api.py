@@ -21,6 +21,7 @@ import yaml
 
 Document = dict[str, Any]
 
+KINDS = ("DatabaseServer", "DatabaseSchema", "DatabaseUser", "MigrationRun")
 _PATHS = {
     "DatabaseServer": "/apis/selvedge.dev/v1alpha1/{}/databaseservers",
     "DatabaseSchema": "/apis/selvedge.dev/v1alpha1/{}/databaseschemas",
@@ -118,6 +119,11 @@ class KubeApi:
         """All objects of a kind in the namespace."""
         items: list[Document] = self._call("GET", self._path(kind))["items"]
         return items
+
+    def versions(self, *kinds: str) -> dict[str, str]:
+        """The resourceVersion of each object of these kinds, by KIND/NAME: it moves with every write, by whomever."""
+        found = [(kind, document["metadata"]) for kind in kinds for document in self.list(kind)]
+        return {f"{kind}/{metadata['name']}": metadata["resourceVersion"] for kind, metadata in found}
 
     def delete(self, kind: str, name: str = "") -> None:
         """Delete one object, or all of a kind."""

@@ -21,10 +21,10 @@ from typing import Any
 import yaml
 
 from sandbox import PostgresServer, Sandbox, tools
-from tests.cluster.kube_api import KubeApi
+from tests.cluster.kube_api import KINDS, KubeApi
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.rights import as_account
-from tests.cluster.world import World, verdict, wait_for
+from tests.cluster.world import World, unready, wait_for
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "selvedge"
@@ -34,7 +34,6 @@ OPS, SHOP = "ops", "shop"
 HANGING_SECONDS = 60.0
 #: For everything else that has to happen.
 SECONDS = 120.0
-KINDS = ("DatabaseServer", "DatabaseSchema", "DatabaseUser", "MigrationRun")
 WRITES = (
     "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_statements"
     " WHERE query ~* '^\\s*(INSERT|UPDATE|DELETE|MERGE|CREATE|ALTER|DROP|GRANT|REVOKE|COMMENT|TRUNCATE)'"
@@ -114,12 +113,10 @@ class Release:
 
     def all_ready(self) -> None:
         """Wait until everything is Ready for its present generation."""
-
-        def unready() -> dict[str, Any]:
-            found = {f"{k}/{o['metadata']['name']}": verdict(o) for k in KINDS for o in self.world.api.list(k)}
-            return {name: what for name, what in found.items() if what[0] != "True"}
-
-        wait_for(lambda: not unready(), SECONDS, what=lambda: (unready(), self.world.operator.logs()[-1500:]))
+        api, operator = self.world.api, self.world.operator
+        wait_for(
+            lambda: not unready(api, *KINDS), SECONDS, what=lambda: (unready(api, *KINDS), operator.logs()[-1500:])
+        )
 
     def passes(self, operator: OperatorProcess) -> None:
         """Wait until this operator has looked at every login, and twice at every database."""

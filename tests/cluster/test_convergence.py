@@ -130,9 +130,7 @@ def test_ready_never_appears_too_early_in_a_long_run_over_a_mongodb(mongo: World
 
 def versions(world: World) -> dict[str, str]:
     """The resourceVersion of everything of ours: it moves with every write, by whomever."""
-    kinds = ("DatabaseServer", "DatabaseSchema", "Secret")
-    found = [(kind, document["metadata"]) for kind in kinds for document in world.api.list(kind)]
-    return {f"{kind}/{metadata['name']}": metadata["resourceVersion"] for kind, metadata in found}
+    return world.api.versions("DatabaseServer", "DatabaseSchema", "Secret")
 
 
 @pytest.fixture

@@ -20,16 +20,15 @@ from selvedge.config import Settings
 from selvedge.core.shards import Shard, shard_of
 from selvedge.kube.shard_lease import lease_name
 from tests.cluster.chart_support import render
-from tests.cluster.kube_api import Document
+from tests.cluster.kube_api import KINDS, Document
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.world import World, verdict, wait_for
+from tests.cluster.world import World, unready, wait_for
 
 #: Long enough for a busy machine, and short enough to wait for.
 QUICK = {"SELVEDGE_LEASE_DURATION": "6s", "SELVEDGE_RENEW_DEADLINE": "4s", "SELVEDGE_RETRY_PERIOD": "500ms"}
 SECONDS = 120.0
 #: Nothing can be waited for where nobody may begin: after two Leases' time whoever wrongly could would lead.
 NOBODY_SECONDS = 2 * 6.0
-KINDS = ("DatabaseServer", "DatabaseSchema", "DatabaseUser", "MigrationRun")
 
 
 class Crew:
@@ -99,18 +98,12 @@ def declare(world: World, name: str, server: str, **spec: object) -> None:
 
 def all_ready(world: World) -> None:
     """Wait until every resource of the namespace is Ready for its present generation."""
-
-    def unready() -> dict[str, object]:
-        found = {f"{kind}/{o['metadata']['name']}": verdict(o) for kind in KINDS for o in world.api.list(kind)}
-        return {name: what for name, what in found.items() if what[0] != "True"}
-
-    wait_for(lambda: not unready(), SECONDS, what=unready)
+    wait_for(lambda: not unready(world.api, *KINDS), SECONDS, what=lambda: unready(world.api, *KINDS))
 
 
 def versions(world: World) -> dict[str, str]:
     """The resourceVersion of everything that an operator could write to."""
-    kinds = (*KINDS, "Secret")
-    return {f"{k}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for k in kinds for o in world.api.list(k)}
+    return world.api.versions(*KINDS, "Secret")
 
 
 def claims(world: World, database: str) -> list[tuple[object, ...]]:

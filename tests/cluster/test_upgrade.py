@@ -91,8 +91,7 @@ def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: 
 
 
 def _versions(here: Release) -> dict[str, str]:
-    listed = {kind: here.world.api.list(kind) for kind in (*KINDS, "Secret", "ConfigMap")}
-    return {f"{k}/{o['metadata']['name']}": o["metadata"]["resourceVersion"] for k, os in listed.items() for o in os}
+    return here.world.api.versions(*KINDS, "Secret", "ConfigMap")
 
 
 def _uids(here: Release) -> dict[str, str]:

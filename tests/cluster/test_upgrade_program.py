@@ -24,7 +24,7 @@ from sandbox.wallet import KINDS as WALLET_KINDS
 from sandbox.wallet import NAMESPACE, POSTGRES, Wallet
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.release import KINDS, OLD_CHART, ROOT, SECONDS, SHOP, Release, Sightings, release
-from tests.cluster.world import condition, verdict, wait_for
+from tests.cluster.world import condition, unready, verdict, wait_for
 
 #: The program of 0.1.0: the newest revision whose chart is the one of tests/fixtures/charts.
 REVISION = "1be946f59912e039bae6f3174114d7fae3edbfaf"
@@ -139,8 +139,8 @@ def _ready_throughout(here: Release) -> Iterator[None]:
 
 
 def _unready(here: Release) -> dict[str, Any]:
-    found = {f"{k}/{o['metadata']['name']}": verdict(o) for k in KINDS for o in here.world.api.list(k)}
-    return {name: what for name, what in found.items() if what[0] != "True" and not name.endswith(f"/{_PENDING}")}
+    found = unready(here.world.api, *KINDS)
+    return {name: what for name, what in found.items() if not name.endswith(f"/{_PENDING}")}
 
 
 def _looked_at(here: Release, operator: OperatorProcess, since: float = 0) -> None:

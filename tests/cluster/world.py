@@ -33,6 +33,14 @@ def verdict(document: Document | None) -> tuple[str, str, str]:
     return (ready["status"], ready["reason"], ready["message"]) if ready["current"] else ("", "", "")
 
 
+def unready(api: KubeApi, *kinds: str) -> dict[str, tuple[str, str, str]]:
+    """What of these kinds is not Ready for its present generation, by KIND/NAME, with its verdict."""
+    found = {
+        f"{kind}/{document['metadata']['name']}": verdict(document) for kind in kinds for document in api.list(kind)
+    }
+    return {name: seen for name, seen in found.items() if seen[0] != "True"}
+
+
 def secret(name: str, **values: str) -> Document:
     """A Secret."""
     data = {key.replace("__", "."): base64.b64encode(value.encode()).decode() for key, value in values.items()}

@@ -17,7 +17,7 @@ from sandbox.node import NodeHandle
 from sandbox.node_config import SOCKET
 from sandbox.node_wallet import install, served
 from tests.cluster.kube_api import Document, KubeApi
-from tests.cluster.world import secret, verdict, wait_for
+from tests.cluster.world import secret, unready, verdict, wait_for
 
 #: A Lease that is lost soon, for tests that wait until it is; the ratios are those of the defaults.
 QUICK = ("lease.duration=6s", "lease.renewDeadline=4s", "lease.retryPeriod=800ms")
@@ -161,12 +161,8 @@ class Deployed:
 
     def all_ready(self, timeout: float) -> None:
         """Wait until every DatabaseSchema is Ready for its present generation."""
-
-        def unready() -> dict[str, tuple[str, str, str]]:
-            found = {o["metadata"]["name"]: verdict(o) for o in self.api.list("DatabaseSchema")}
-            return {name: seen for name, seen in found.items() if seen[0] != "True"}
-
-        wait_for(lambda: not unready(), timeout, what=unready)
+        kind = "DatabaseSchema"
+        wait_for(lambda: not unready(self.api, kind), timeout, what=lambda: unready(self.api, kind))
 
     def ask(self, database: str, question: str) -> list[tuple[Any, ...]]:
         """Rows of a query as the administrator."""

@@ -79,6 +79,7 @@ def test_each_verb_of_the_job_is_needed(world: World, account: Path, kubectl: Ku
             continue
         assert done.returncode == 1, (resource, verb, done.stdout)
         assert f"selvedge-release may not {verb} {resource}" in done.stderr
+        assert ("1 resource let go" in done.stdout) is (verb == "patch")  # the other one
     hold()
     _grant(kubectl, world)
     wait_for(lambda: world.api.may(user, "selvedge.dev", "databaseusers", "patch"))

@@ -18,7 +18,7 @@ from selvedge.reconcile.context import Context
 from selvedge.reconcile.runboard import FINISHED, WAITING
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.sources import digest_of, read_files, source_of
-from selvedge.reconcile.store import Object, key_of
+from selvedge.reconcile.store import Object, Store, key_of
 
 SCHEMA_LABEL = "selvedge.dev/schema"
 _DIGITS = 10
@@ -33,8 +33,7 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
         digest = await _digest(context, obj, migrations.target_version)
     except TransientError as error:
         return error.message
-    run_name = f"{name[: 253 - _DIGITS - 1]}-{digest[:_DIGITS]}"
-    run = context.store.get(MIGRATION_RUNS.plural, namespace, run_name)
+    run_name, run = run_for(context.store, namespace, name, digest, migrations.environment)
     if run is None:
         back = _taken_back(context, obj)
         if back is not None and not migrations.target_version:
@@ -63,6 +62,20 @@ async def apply_migrations(context: Context, obj: Object, migrations: Migrations
     if status.get("phase") == WAITING:
         return f"MigrationRun {run_name} waits for a person: read its status, then set its spec.approvedPlan"
     return f"MigrationRun {run_name} has not finished"
+
+
+def run_for(store: Store, namespace: str, name: str, digest: str, environment: str) -> tuple[str, Object | None]:
+    """The run of this DatabaseSchema for a source and an environment, or the name that it is to have.
+
+    It is named after the source alone, as by versions that knew no other name; after the environment as well where
+    that name is taken by the run for another environment.
+    """
+    names = [f"{name[: 253 - _DIGITS - 1]}-{text[:_DIGITS]}" for text in (digest, digest_of({}, [digest, environment]))]
+    runs = [store.get(MIGRATION_RUNS.plural, namespace, each) for each in names]
+    for each, run in zip(names, runs, strict=True):
+        if run is not None and (run.get("spec") or {}).get("environment", "") == environment:
+            return each, run
+    return names[0 if runs[0] is None else 1], None
 
 
 def _taken_back(context: Context, obj: Object) -> Object | None:
@@ -101,9 +114,8 @@ async def _digest(context: Context, obj: Object, target: str) -> str:
         seen = context.store.get(CONFIG_MAPS.plural, namespace, str(ref["name"]))
         versions.append(str(seen["metadata"].get("resourceVersion")) if seen else "")
     migrations = (obj.get("spec") or {}).get("migrations") or {}
-    # other values, hooks or schemas are another run, as other files are, and so is what an environment leaves out
-    named = ("environment", "hooks", "placeholders", "schemas")
-    beside = {name: migrations[name] for name in named if migrations.get(name)}
+    # other values, hooks or schemas are another run, as other files are
+    beside = {name: migrations[name] for name in ("hooks", "placeholders", "schemas") if migrations.get(name)}
     # the generation stands for the spec, which may hold the files themselves: the text is not kept for that
     state, uid = [str(obj["metadata"].get("generation")), *versions], str(obj["metadata"]["uid"])
     known = context.sources.get(uid)

@@ -29,7 +29,8 @@ class _Pauses:
     """Seconds between attempts of a request, without end.
 
     A watch that gives up ends the process, and so with all namespaces where one was deleted or may not be read. What
-    has to end when the API server stays away is the Lease; what may not be read is told, and left out, by the listing.
+    has to end when the API server stays away is the Lease. A watched namespace that may not be listed is told, and left
+    out, by the listing; any other right that is missing is told whenever everything is listed again.
     """
 
     def __iter__(self) -> Iterator[float]:

@@ -119,7 +119,7 @@ class Context:
             finally:
                 self.writing.discard(uid)
             if written is not None:
-                self.store.put(resource.plural, written)
+                self.store.answered(resource.plural, written)
         for notice in (*notices, *_transition(before, outcome)):
             kind: Literal["Normal", "Warning"] = "Warning" if notice.warning else "Normal"
             await self.events.post(obj, notice.reason, notice.message, type=kind)

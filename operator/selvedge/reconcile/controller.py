@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from selvedge.core.backoff import delay
 from selvedge.core.errors import SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import (
@@ -22,6 +23,7 @@ from selvedge.kube.resources import (
     SECRETS,
     Resource,
 )
+from selvedge.kube.rights import tell_missing
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
 from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
@@ -49,6 +51,7 @@ _log = structlog.stdlib.get_logger("selvedge.reconcile")
 RECONCILE_NOW = "selvedge.dev/reconcile-now"
 _RELIST_SECONDS = 600.0
 _SETTLE_SECONDS = 1.0
+_MOST_SETTLE_SECONDS = 60.0
 _COUNT_SECONDS = 10.0
 _INTERNAL_RETRY = 60.0
 _EARLY_SECONDS = 5.0
@@ -288,17 +291,31 @@ class Controller:
 
     async def _sweep(self) -> None:
         """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""
+        failures = 0
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1)):
                     await self._interrupted.wait()
-                await asyncio.sleep(_SETTLE_SECONDS)  # the watches of all kinds come back one after the other
+                # the watches of all kinds come back one after the other
+                pause = delay(failures, base=_SETTLE_SECONDS, cap=_MOST_SETTLE_SECONDS, random=self.context.random)
+                await asyncio.sleep(max(_SETTLE_SECONDS, pause))
             self._interrupted.clear()
             try:
                 await self._listing.everything()
+                failures = 0
             except SelvedgeError as error:
                 _log.warning("the resources could not be listed; tried again soon", error=error.message)
+                failures += 1
                 self._interrupted.set()
+            if failures <= 1:
+                await self._tell_rights()
+
+    async def _tell_rights(self) -> None:
+        """A right that was taken away meanwhile is named: a watch that is refused only tries again."""
+        watched = self.context.settings.namespaces
+        served = tuple(namespace for namespace in watched if namespace not in self.context.left_out)
+        if served or not watched:
+            await tell_missing(self.context.kube, served)
 
     async def _count(self) -> None:
         """Keep the metric of the resources true: more often than it is scraped, and not at each change of thousands."""

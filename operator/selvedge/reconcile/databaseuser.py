@@ -91,7 +91,7 @@ async def _write_down(context: Context, obj: Object, place: Place) -> None:
     written = await context.kube.patch_status(DATABASE_USERS, *key_of(obj), where)
     if written is None or written["metadata"]["uid"] != obj["metadata"]["uid"]:
         raise TransientError(Reason.RECONCILING, "the resource is being deleted")
-    context.store.put(DATABASE_USERS.plural, written)
+    context.store.answered(DATABASE_USERS.plural, written)
 
 
 def _failed(

@@ -51,7 +51,8 @@ async def hold(context: Context, resource: Resource, obj: Object) -> None:
         version = obj["metadata"].get("resourceVersion")
         metadata = {"resourceVersion": version, "finalizers": [*without(obj), FINALIZER]}
         try:
-            context.store.put(resource.plural, await context.kube.patch(resource, *key_of(obj), {"metadata": metadata}))
+            written = await context.kube.patch(resource, *key_of(obj), {"metadata": metadata})
+            context.store.answered(resource.plural, written)
             return
         except KubeConflict:
             if attempt == _ATTEMPTS - 1:

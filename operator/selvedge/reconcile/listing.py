@@ -108,6 +108,7 @@ class Listing:
         del self._context.left_out[namespace]
         self._context.metrics.namespace(namespace, served=True)
         _log.info("a namespace that was left out may be read again", watched=namespace)
+        await self._read(namespace)  # what the watch told meanwhile was not listened to
 
     async def _read_or_leave_out(self, namespace: str) -> None:
         try:
@@ -121,16 +122,18 @@ class Listing:
 
     async def _read(self, namespace: str | None) -> None:
         for resource, selector in _LISTED:
-            keys: set[tuple[str, str]] = set()
+            # all pages of a list show what there was at its first: what is made meanwhile, the watch tells of
+            unseen = self._context.store.known(resource.plural, namespace)
             async for obj in self._context.kube.list(resource, namespace, selector):
-                keys.add(key_of(obj))
+                unseen.pop(key_of(obj), None)
                 self._sink.put(resource, obj)
-            for gone in self._context.store.keep_only(resource.plural, keys, namespace):
+            for gone in self._context.store.forget(resource.plural, unseen):
                 self._sink.gone(resource, gone)
 
     def _leave_out(self, namespace: str, error: SelvedgeError) -> None:
         known = namespace in self._context.left_out
         self._context.left_out[namespace] = error.message
+        self._forget(namespace)  # each time: a list that was under way may have brought some of it back
         if known:
             return
         self._context.metrics.namespace(namespace, served=False)
@@ -141,9 +144,9 @@ class Listing:
             watched=namespace,
             error=error.message,
         )
-        self._forget(namespace)
 
     def _forget(self, namespace: str) -> None:
         for resource, _ in _LISTED:
-            for gone in self._context.store.keep_only(resource.plural, (), namespace):
+            known = self._context.store.known(resource.plural, namespace)
+            for gone in self._context.store.forget(resource.plural, known):
                 self._sink.gone(resource, gone)

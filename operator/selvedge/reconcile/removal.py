@@ -100,4 +100,4 @@ async def _write(
             raise
     context.cleaned.discard(str(obj["metadata"]["uid"]))
     if written is not None and not written["metadata"].get("deletionTimestamp"):
-        context.store.put(resource.plural, written)
+        context.store.answered(resource.plural, written)

@@ -10,7 +10,7 @@ equal keys and short texts are kept once for all of them. That makes 4 KiB of th
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,17 @@ class Store:
             self._index(slim)
         return before
 
+    def answered(self, plural: str, obj: Mapping[str, Any]) -> None:
+        """Remember what the API server answered to a write of ours.
+
+        Not where it holds a change of somebody else's that the watch has yet to tell (another spec, a deletion, a wish
+        in an annotation), nor where the object is gone: what is known already is no change when the watch tells of it,
+        and nothing would be done about it.
+        """
+        known = self.get(plural, *key_of(obj))
+        if known is not None and _asked(known) == _asked(obj):
+            self.put(plural, obj)
+
     def remove(self, plural: str, namespace: str, name: str) -> Object | None:
         """Forget an object; returns it."""
         found = self._objects.get(plural, {}).pop((namespace, name), None)
@@ -71,11 +82,15 @@ class Store:
         """The databases of a server that DatabaseSchemas are about."""
         return sorted(key[2] for key, members in self._units.items() if key[:2] == server and members)
 
-    def keep_only(self, plural: str, keys: Collection[tuple[str, str]], namespace: str | None = None) -> list[Object]:
-        """Forget what a fresh LIST, of all namespaces or of one, does not show any more; returns it."""
-        known = self._objects.get(plural, {})
-        gone = [key for key in known if key not in keys and namespace in (None, key[0])]
-        found = [self.remove(plural, *key) for key in gone]
+    def known(self, plural: str, namespace: str | None = None) -> dict[tuple[str, str], str]:
+        """The uid of each object of a kind, in all namespaces or in one."""
+        found = self._objects.get(plural, {}).items()
+        return {key: str(obj["metadata"].get("uid")) for key, obj in found if namespace in (None, key[0])}
+
+    def forget(self, plural: str, uids: Mapping[tuple[str, str], str]) -> list[Object]:
+        """Forget these objects, as far as none of the same name was made since; returns them."""
+        now = self.known(plural)
+        found = [self.remove(plural, *key) for key, uid in uids.items() if now.get(key) == uid]
         return [obj for obj in found if obj is not None]
 
     def _index(self, obj: Object | None, *, remove: bool = False) -> None:
@@ -110,6 +125,12 @@ def _newer(obj: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
     # was there before it under its name: Kopf keeps the order of one uid only, and what it tells late is not news.
     new, old = (str(o["metadata"].get("resourceVersion", "")) for o in (obj, than))
     return not (new.isdecimal() and old.isdecimal()) or int(new) > int(old)
+
+
+def _asked(obj: Mapping[str, Any]) -> tuple[object, ...]:
+    """What others than this operator change: the operator writes status and finalizers."""
+    metadata = _read(obj["metadata"])
+    return tuple(metadata.get(name) for name in ("uid", "generation", "deletionTimestamp", "annotations"))
 
 
 def _slim(value: Any) -> Any:

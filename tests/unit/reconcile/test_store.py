@@ -124,12 +124,62 @@ def test_a_small_object_takes_no_more_than_so_much_memory() -> None:
     assert taken / number < _MOST_BYTES
 
 
-def test_what_a_list_of_one_namespace_does_not_show_is_forgotten_there_only():
+def test_what_is_known_in_one_namespace_is_forgotten_there_only() -> None:
     store = Store()
     for namespace in ("shop", "other"):
         store.put("databaseschemas", _schema(1, namespace=namespace))
         store.put("databaseschemas", _schema(2, namespace=namespace))
-    gone = store.keep_only("databaseschemas", {("shop", "small-1")}, "shop")
-    assert [obj["metadata"]["name"] for obj in gone] == ["small-2"]
+    unseen = store.known("databaseschemas", "shop")
+    unseen.pop(("shop", "small-1"))
+    assert [obj["metadata"]["name"] for obj in store.forget("databaseschemas", unseen)] == ["small-2"]
     assert len(list(store.all("databaseschemas"))) == 3
-    assert len(store.keep_only("databaseschemas", {("other", "small-1")})) == 2
+    assert len(store.forget("databaseschemas", store.known("databaseschemas"))) == 3
+
+
+def test_what_is_made_while_a_list_is_read_is_not_forgotten_for_not_being_in_it() -> None:
+    store = Store()
+    store.put("databaseschemas", _schema(1, 10))
+    unseen = store.known("databaseschemas")
+    store.put("databaseschemas", _schema(1, 12, uid="22222222-0000-4000-8000-000000000001"))
+    store.put("databaseschemas", _schema(2, 13))
+    assert store.forget("databaseschemas", unseen) == []
+    assert len(list(store.all("databaseschemas"))) == 2
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"generation": 2},
+        {"generation": 2, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        {"annotations": {"selvedge.dev/reconcile-now": "now"}},
+    ],
+    ids=lambda wanted: ", ".join(wanted),
+)
+def test_what_somebody_wants_is_a_change_also_where_the_answer_to_our_own_write_was_quicker(
+    wanted: dict[str, Any],
+) -> None:
+    """Else it would be known already when the watch tells of it, and nothing would be done."""
+    store = Store()
+    store.put("databaseschemas", _schema(1, 5, generation=1))
+    store.answered("databaseschemas", _schema(1, 11, **{"generation": 1, **wanted}))
+    before = store.put("databaseschemas", _schema(1, 10, **{"generation": 1, **wanted}))
+    assert before is not None
+    assert before["metadata"]["resourceVersion"] == "5"
+    found = store.get("databaseschemas", "shop", "small-1")
+    assert found is not None
+    assert wanted.items() <= found["metadata"].items()
+
+
+def test_the_answer_to_our_own_write_is_known_before_the_watch_tells_of_it() -> None:
+    store = Store()
+    store.put("databaseschemas", _schema(1, 5))
+    store.answered("databaseschemas", _schema(1, 6, finalizers=["selvedge.dev/cleanup"]))
+    found = store.get("databaseschemas", "shop", "small-1")
+    assert found is not None
+    assert found["metadata"]["finalizers"] == ["selvedge.dev/cleanup"]
+
+
+def test_the_answer_to_our_own_write_brings_nothing_back_that_is_gone() -> None:
+    store = Store()
+    store.answered("databaseschemas", _schema(1, 6))
+    assert store.get("databaseschemas", "shop", "small-1") is None

@@ -120,9 +120,12 @@ def _declare(here: Release) -> None:
     wallet = Wallet(cast("Sandbox", _View(here)), interval=_INTERVAL)
     wallet.secrets()
     wallet.migrations()
+    auto = "autoApply: true"
     for _, manifest in wallet.manifests():
-        wallet.apply(manifest)
+        # 0.1.0 names a run after its files alone: that of an environment is the same run for this version
+        wallet.apply(manifest.replace(auto, f"{auto}\n    environment: development"))
     wallet.wait_ready(WALLET_KINDS, timeout=120)
+    assert "development" in {run["spec"]["environment"] for run in here.world.api.list("MigrationRun")}
     schemas = {"schemas": [{"name": "stock"}]}
     here.world.schema(_PENDING, server="main-postgres", database=_PENDING, postgres=schemas, apply="OnApproval")
     wait_for(lambda: verdict(here.world.api.get("DatabaseSchema", _PENDING))[1] == "WaitingForApproval", SECONDS)

@@ -149,8 +149,9 @@ class Board:
             return
         self.earlier = [_ended(row) for row in known[: len(known) - number]]
         self.hidden = max(0, total - len(new) - len(self.earlier))
-        # what a person approved is the whole, and the whole is what the status shows
+        # what a person approved is the whole, and the whole is what the status shows, with what it was taken of beside
         self.digest = str(self._status.get("plan") or self.digest)
+        self.inputs = tuple(self._status.get("inputs") or ())
 
     async def advise(self, prepared: Prepared, server_version: int) -> None:
         """What the linter says of the plan; what it said of this very plan before is kept, done steps included."""

@@ -12,6 +12,8 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow
 from selvedge.migrate.operation import Operation, Prepared, source_of
 from selvedge.migrate.plan import line_of, plan
+from selvedge.migrate.scopes import InTurn, Part, scoped
+from selvedge.migrate.statusrows import digest_of_lines, line_of_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.runboard import Board
@@ -76,6 +78,40 @@ def test_an_approval_holds_for_the_rest_of_its_plan_and_for_nothing_else() -> No
     assert not board(status).approves(whole.digest, prepared(1, 2, files=marked), done), "how it runs was changed"
     status["inputs"] = ["history " + "0" * 64]
     assert not board(status).approves(whole.digest, rest, done), "the status was altered"
+
+
+def in_schemas(north: Prepared, south: Prepared) -> Prepared:
+    return InTurn((Part("north", scoped(north, "north")), Part("south", scoped(south, "south")))).prepared
+
+
+@pytest.mark.parametrize(
+    "passes",
+    [
+        [prepared(1, 2, 3), prepared(1, 2), prepared(1), prepared()],
+        [prepared(1, 2, 3, action="To", target="1"), prepared(1, 2, action="To", target="1")],
+        [
+            in_schemas(prepared(1, 2), prepared(1, 2)),
+            in_schemas(prepared(1), prepared(1, 2)),
+            in_schemas(prepared(), prepared(1, 2)),
+            in_schemas(prepared(), prepared(1)),
+        ],
+    ],
+)
+def test_an_approval_holds_however_often_the_rest_is_cut_off(passes: list[Prepared]) -> None:
+    """Each pass writes its status as it begins; the state that was approved is known from there alone."""
+    whole = passes[0]
+    status = told(whole)
+    lines = [line_of(step) for step in whole.plan.steps]
+    for rest in [*passes, passes[-1]]:
+        done = lines[: len(lines) - len(rest.plan.steps)]
+        again = board(status)
+        assert again.approves(whole.digest, rest, done), f"after {len(done)} steps"
+        again.begin(rest)
+        status |= again._shown_status("Running")
+        assert (status["plan"], status["inputs"]) == (whole.digest, list(whole.plan.inputs))
+        # as who approves computes it
+        shown = [*map(line_of_row, status["migrations"]), *(f"{line}\n" for line in status["inputs"])]
+        assert digest_of_lines(shown) == whole.digest
 
 
 def test_an_approval_that_was_used_is_used_up() -> None:

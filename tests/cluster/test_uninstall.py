@@ -178,6 +178,13 @@ def test_chart_first_and_installed_again(here: Release):
 def test_chart_first_then_the_namespace(here: Release):
     with Jobs(here):
         here.helm("uninstall", "selvedge")
+    # what was not released is said in the Job's log: helm asks for it before it deletes the Job
+    requests = here.sandbox.kubectl("get", "--raw", "/metrics").stdout.splitlines()
+    assert [
+        line
+        for line in requests
+        if "request_total" in line and 'resource="pods"' in line and 'subresource="log"' in line
+    ]
     here.stop()
     here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
     ends(lambda: here.gone(SHOP))

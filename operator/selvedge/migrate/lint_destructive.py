@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from selvedge.migrate.finding import Finding
 from selvedge.migrate.lint_data import level
@@ -57,6 +58,8 @@ _WIDE = {
     ("TIMESTAMPTZ",),
     ("TIMESTAMP", "WITH", "TIME", "ZONE"),
 }
+#: Facts of called routines that are looked at for one file: with each level of calls there may be ten times as many.
+_CALLED = 100_000
 RULES = frozenset(
     {
         *_DROPS.values(),
@@ -80,8 +83,10 @@ def losses(facts: Iterable[tuple[str, int, Fact]], fresh: Fresh) -> Iterator[Fin
     The facts are those of one file, in order, and ``fresh`` knows what the plan made before and learns from them.
     """
     fresh.begin()
+    left = _CALLED
     for file, line, fact in facts:
-        for one, called in _expanded(fact, fresh):
+        for one, called, size in _expanded(fact, fresh, left):
+            left -= size
             found = _loss(one, fresh)
             if found:
                 rule, message, step = found
@@ -92,12 +97,28 @@ def losses(facts: Iterable[tuple[str, int, Fact]], fresh: Fresh) -> Iterator[Fin
             fresh.learn(one)
 
 
-def _expanded(fact: Fact, fresh: Fresh, called: str = "", seen: tuple[str, ...] = ()) -> Iterator[tuple[Fact, str]]:
-    """A fact, and what the routines do that it calls, as far as the plan made them."""
-    yield fact, called
-    if fact.name not in seen:
-        for inner in fresh.body(fact):
-            yield from _expanded(inner, fresh, called or fact.name, (*seen, fact.name))
+def _expanded(fact: Fact, fresh: Fresh, left: int) -> Iterator[tuple[Fact, str, int]]:
+    """A fact, and what the routines do that it calls, as far as the plan made them, in the order in which it is done.
+
+    With each the routine that is called first, and 1 for what stands in a routine. What a routine does the second time
+    may lose what it made the first time, so each call is gone through, until none of ``left`` is left.
+    """
+    yield fact, "", 0
+    if fact.what != "call":
+        return
+    calls = {fact.name: fresh.body(fact)}
+    while calls:
+        one = next(calls[next(reversed(calls))], None)
+        if one is None:
+            calls.popitem()
+            continue
+        if not left:
+            yield replace(fact, what="unread", kind="CALLS"), "", 0
+            return
+        left -= 1
+        yield one, fact.name, 1
+        if one.what == "call" and one.name not in calls:
+            calls[one.name] = fresh.body(one)
 
 
 def _loss(fact: Fact, fresh: Fresh) -> tuple[str, str, str] | None:
@@ -139,6 +160,9 @@ def _loss(fact: Fact, fresh: Fresh) -> tuple[str, str, str] | None:
             )
         case "unread" if fact.kind == "SIZE":
             return UNREAD, f"a statement of {fact.name} is not looked through and may lose data", "split it"
+        case "unread" if fact.kind == "CALLS":
+            message = f"calls {fact.name}, of whose calls there are too many to look through: they may lose data"
+            return UNREAD, message, "call fewer"
     return None
 
 

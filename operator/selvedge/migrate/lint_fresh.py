@@ -7,6 +7,7 @@ long as the search path is what it was when the object was made: each file begin
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 from selvedge.migrate.lint_facts import Fact
 from selvedge.migrate.tokens import Reader
@@ -34,7 +35,7 @@ class Fresh:
         self._columns: set[tuple[Key, str]] = set()
         self._worn: set[str] = set()
         self._referred: set[str] = set()
-        self._bodies: dict[str, tuple[Fact, ...]] = {}
+        self._bodies: dict[str, dict[tuple[Fact, ...], None]] = {}
         self._replaced: set[str] = set()
 
     def begin(self) -> None:
@@ -68,9 +69,10 @@ class Fresh:
             return False
         return self.has_column(fact.name, fact.column) if fact.column else self.has(fact.name)
 
-    def body(self, fact: Fact) -> tuple[Fact, ...]:
-        """What a routine does that a fact calls, as far as the plan made it."""
-        return self._bodies.get(_last(fact.name), ()) if fact.what == "call" else ()
+    def body(self, fact: Fact) -> Iterator[Fact]:
+        """What a routine does that a fact calls, as far as the plan made it; if it was replaced, all that it may do."""
+        known = self._bodies.get(_last(fact.name), {}) if fact.what == "call" else {}
+        return itertools.chain.from_iterable(tuple(known))
 
     def made(self, fact: Fact) -> bool:
         """Whether a routine is new with this plan, and not one of those that were there under its name."""
@@ -84,7 +86,7 @@ class Fresh:
         """Take in what a statement made, dropped, renamed or mixed with what was there."""
         match fact.what:
             case "create" if fact.kind in _ROUTINES:
-                self._bodies[_last(fact.name)] = self._bodies.get(_last(fact.name), ()) + fact.inner
+                self._bodies.setdefault(_last(fact.name), {})[fact.inner] = None
                 if not fact.sure or fact.maybe:
                     self._replaced.add(_last(fact.name))
             case "create" if fact.sure and not fact.maybe:

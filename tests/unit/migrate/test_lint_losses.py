@@ -6,6 +6,8 @@ import pytest
 
 from selvedge.migrate import load, split_hooks
 from selvedge.migrate.lint import destructive
+from selvedge.migrate.lint_facts import Fact, facts
+from selvedge.migrate.lint_fresh import Fresh
 
 LOSES = {
     "DROP TABLE a": "drop-table",
@@ -337,3 +339,52 @@ def test_a_statement_too_large_to_be_looked_through_is_asked_about(text: str, ru
 def test_lines_in_a_block() -> None:
     (found,) = destructive(load({"1_a.sql": "SELECT 1;\nDO $$\nBEGIN\n  DROP TABLE a;\nEND $$;"}))
     assert found.line == 4
+
+
+def test_functions_that_call_each_other_are_looked_through_so_far_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With each level there may be ten times as many calls: 1 KB of them would be looked through for ever."""
+    looked: list[Fact] = []
+    learn = Fresh.learn
+    monkeypatch.setattr(Fresh, "learn", lambda self, fact: (looked.append(fact), learn(self, fact))[1])
+    text = "CREATE FUNCTION f0() RETURNS void LANGUAGE sql AS 'DELETE FROM a WHERE id = 1';\n"
+    for level in range(1, 13):
+        calls = f"SELECT f{level - 1}(); " * 10
+        text += f"CREATE FUNCTION f{level}() RETURNS void LANGUAGE sql AS '{calls}';\n"
+    found = destructive(load({"1_a.sql": f"{text}SELECT f2();"}))
+    assert found == (), "each call is gone through where they are few"
+    assert len(looked) < 1000
+    looked.clear()
+    found = destructive(load({"1_a.sql": f"{text}SELECT f12();"}))
+    assert [(one.line, one.rule) for one in found] == [(14, "unread")]
+    assert found[0].message == "calls f12, of whose calls there are too many to look through: they may lose data"
+    assert len(looked) < 110_000
+    assert destructive(load({"1_a.sql": f"-- allow: unread\n{text}SELECT f12();"})) == ()
+
+
+def test_a_long_chain_of_functions() -> None:
+    text = "CREATE FUNCTION f0() RETURNS void LANGUAGE sql AS 'DELETE FROM a';\n" + "".join(
+        f"CREATE FUNCTION f{one}() RETURNS void LANGUAGE sql AS 'SELECT f{one - 1}()';\n" for one in range(1, 2000)
+    )
+    (found,) = destructive(load({"1_a.sql": f"{text}SELECT f1999();"}))
+    assert "calls f1999, which deletes every row of a" in found.message
+
+
+def test_what_is_called_again_may_lose_what_it_did_not_lose_the_first_time() -> None:
+    text = """CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'DROP TABLE t';
+    CREATE FUNCTION g() RETURNS void LANGUAGE sql AS 'CREATE TEMP TABLE t (id int); SELECT f(); {}';
+    SELECT g();"""
+    assert destructive(load({"1_a.sql": text.format("")})) == ()
+    (found,) = destructive(load({"1_a.sql": text.format("SELECT f()")}))
+    assert "calls g, which drops table t" in found.message
+
+
+def test_a_function_that_is_replaced_does_what_each_of_its_texts_does_once() -> None:
+    fresh = Fresh()
+    one, other = (
+        facts(f"CREATE OR REPLACE FUNCTION f() RETURNS void LANGUAGE sql AS 'DELETE FROM {table}'")[0]
+        for table in ("a", "b")
+    )
+    for made in (one, other, one, one, other):
+        fresh.learn(made)
+    (call,) = (fact for fact in facts("SELECT f()") if fact.what == "call")
+    assert [fact.name for fact in fresh.body(call)] == ["a", "b"]

@@ -18,6 +18,7 @@ from selvedge.migrate.operation import Operation, Prepared, Source, newest_versi
 from selvedge.migrate.plan import line_of, states_line
 from selvedge.migrate.protocol import MigrationSession, Progress
 from selvedge.migrate.runner import OnProgress, RunResult
+from selvedge.migrate.statusrows import is_redone
 from selvedge.migrate.steps import first_row
 
 Opened = Callable[[str], AbstractAsyncContextManager[MigrationSession]]
@@ -61,7 +62,7 @@ async def prepare_part(session: MigrationSession, source: Source, operation: Ope
         prepared = scoped(await prepare(session, source, operation), scope)
         done = tuple(f"{line.removesuffix(chr(10))} {scope}\n" for line in await session.done())
     lines = tuple(line_of(step) for step in prepared.plan.steps)
-    if operation.action == "Redo" and lines and done[-len(lines) :] == lines:
+    if operation.action == "Redo" and is_redone(lines, done):
         # cut off in another schema: planned anew, this one would be redone once more
         prepared = replace(prepared, plan=replace(prepared.plan, steps=()))
     return Part(scope, prepared, done)

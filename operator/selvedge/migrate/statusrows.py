@@ -7,7 +7,7 @@ sees is what he approves, and a status that somebody altered has another digest.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 NO_STEPS = "drop invalid indexes\n"
@@ -34,3 +34,11 @@ def line_of_row(row: Mapping[str, Any]) -> str:
 def digest_of_lines(lines: Iterable[str]) -> str:
     """The digest of a plan with these lines."""
     return "sha256:" + hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def is_redone(lines: Sequence[str], done: Sequence[str]) -> bool:
+    """Whether a run whose steps were ``done`` has done both steps of the Redo whose ``lines`` are planned now.
+
+    The way up tells it alone: what was undone ran down by the history's text, and would run down by the file's now.
+    """
+    return len(lines) == 2 and list(done[-1:]) == list(lines[-1:])

@@ -22,7 +22,7 @@ from selvedge.migrate.operation import Prepared, advice_of, newest_version
 from selvedge.migrate.plan import line_of
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
-from selvedge.migrate.statusrows import digest_of_lines, place_of_row
+from selvedge.migrate.statusrows import digest_of_lines, is_redone, place_of_row
 from selvedge.migrate.steps import DONE, FINAL, first_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
@@ -115,8 +115,7 @@ class Board:
 
     def is_redone(self, prepared: Prepared, done: Sequence[str]) -> bool:
         """Whether this run did both steps of a Redo before; its rows then show them as done."""
-        steps = prepared.plan.steps
-        if len(steps) != 2 or list(done[-len(steps) :]) != [line_of(step) for step in steps]:
+        if not is_redone([line_of(step) for step in prepared.plan.steps], done):
             return False
         ends = {"up": MigrationState.APPLIED, "down": MigrationState.UNDONE}
         self.rows = [replace(row, state=ends[row.direction]) for row in self.rows]

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of
+from selvedge.migrate.history import HistoryRow
+from selvedge.migrate.operation import Operation, Prepared, check_approval, concerns_of, source_of
 from selvedge.migrate.plan import line_of
-from selvedge.migrate.scopes import InTurn, Part, check_scopes, scoped, told_of
+from selvedge.migrate.protocol import MigrationSession
+from selvedge.migrate.scopes import InTurn, Part, check_scopes, prepare_part, scoped, told_of
 from selvedge.migrate.statusrows import digest_of_lines, line_of_row
 from selvedge.migrate.steps import first_row
 from selvedge.reconcile.runboard import _shown
@@ -90,3 +94,31 @@ def test_the_approval_of_a_way_back_in_several_schemas_is_for_the_state_of_each(
     assert len(whole.plan.state) == 1
     assert InTurn((back("north", 1.0), back("south", 2.0))).prepared.digest != whole.digest
     assert InTurn((back("north", 1.0),)).prepared.plan.state == back("north", 1.0).prepared.plan.state
+
+
+async def test_a_redo_of_what_was_edited_both_ways_is_done_once() -> None:
+    """What is undone is what ran, by the history's own text; once it is redone, the file's way down is another."""
+    before = {"1_users.sql": FILES["1_users.sql"]}
+    after = {
+        "1_users.sql": "-- migrate:up\ncreate table users (id bigint);\n-- migrate:down\ndrop table if exists users;\n"
+    }
+    source, operation = source_of(after, "Postgres"), Operation("Redo", "1")
+
+    async def pass_over(history: tuple[HistoryRow, ...], *events: str) -> Part:
+        async def rows() -> tuple[HistoryRow, ...]:
+            return history
+
+        async def done() -> tuple[str, ...]:
+            return events
+
+        session = cast("MigrationSession", SimpleNamespace(history=rows, done=done))
+        return await prepare_part(session, source, operation, "north")
+
+    first = await pass_over(ran(before, "1"))
+    down, up = (line_of(replace(step, scope="")) for step in first.prepared.plan.steps)
+    assert len((await pass_over((), down)).prepared.plan.steps) == 1, "undone, and not run again yet"
+    second = await pass_over(ran(after, "1"), down, up)
+    assert second.prepared.plan.steps == ()
+    assert second.done == tuple(line_of(step) for step in first.prepared.plan.steps)
+    other = await pass_over(ran(after, "1"), down)
+    assert len(other.prepared.plan.steps) == 2, "somebody else ran it again"

@@ -25,7 +25,12 @@ FILES = {
 
 
 def prepared(
-    *ran: int, action: str = "Down", target: str = "0", files: dict[str, str] | None = None, at: float = 1.0
+    *ran: int,
+    action: str = "Down",
+    target: str = "0",
+    files: dict[str, str] | None = None,
+    ran_as: dict[str, str] | None = None,
+    at: float = 1.0,
 ) -> Prepared:
     source = source_of(files or FILES, "Postgres")
     history = [
@@ -38,7 +43,7 @@ def prepared(
             down=one.down,
             applied_at=at,
         )
-        for one in source_of(FILES, "Postgres").migrations
+        for one in source_of(ran_as or FILES, "Postgres").migrations
         if one.version in ran
     ]
     return Prepared(Operation(action, target), plan(source.migrations, history, action, target))
@@ -174,6 +179,22 @@ def test_an_approval_of_the_rest_is_for_the_same_values_and_hooks() -> None:
     assert board(status).approves(approved.digest, with_hook(rest, "select 1;"), done)
     assert not board(status).approves(approved.digest, with_hook(rest, "select 2;"), done)
     assert not board({**status, "inputs": []}).approves(approved.digest, with_hook(rest, "select 1;"), done)
+
+
+def test_a_redo_of_what_was_edited_both_ways_is_recognised_as_done() -> None:
+    """It was undone by the history's way down, and what would undo it now is the file's."""
+    text = "-- migrate:up\ncreate table c (id int);\n-- migrate:down\ndrop table if exists c;\n"
+    edited = {**FILES, "3_c.sql": text}
+    first = prepared(1, 2, 3, action="Redo", target="3", files=edited)
+    status, done = told(first, done=2), [line_of(step) for step in first.plan.steps]
+    second = prepared(1, 2, 3, action="Redo", target="3", files=edited, ran_as=edited)
+    assert line_of(second.plan.steps[0]) != done[0]
+    again = board(status)
+    again.begin(second)
+    assert not again.is_redone(second, done[:1]), "undone alone"
+    assert again.is_redone(second, done)
+    assert [str(row.state) for row in again.rows] == ["Undone", "Applied"]
+    assert again.approves(first.digest, replace(second, plan=replace(second.plan, steps=())), done)
 
 
 def test_what_was_done_before_a_restart_stays_in_view() -> None:

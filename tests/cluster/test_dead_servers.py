@@ -1,9 +1,11 @@
-"""Servers that are dead do not slow the others down: three hundred DatabaseSchemas, thirty of them on dead servers."""
+"""Servers that are dead hold nothing else up: three hundred DatabaseSchemas, thirty of them on dead servers.
+
+What they cost the others in time is measured (``bench/dead.py``), not tested.
+"""
 
 from __future__ import annotations
 
 import socket
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,8 +22,6 @@ _LIVING, _DEAD, _DATABASES, _TURNS = 270, 30, 6, 30
 _SECONDS = 300.0
 #: It leads on where the machine is too busy for a renewal in time: this is about something else.
 _PATIENT = {"SELVEDGE_LEASE_DURATION": "90s", "SELVEDGE_RENEW_DEADLINE": "80s", "SELVEDGE_RETRY_PERIOD": "2s"}
-#: Of the medians; twice as slow would be felt, and less is the noise of a machine that does other things too.
-_RATIO = 1.5
 
 
 @pytest.fixture
@@ -32,14 +32,13 @@ def silent() -> Iterator[int]:
 
 
 @pytest.mark.parametrize("operator_env", [_PATIENT], indirect=True)
-def test_those_on_living_servers_are_as_quick_as_without_the_dead_ones(world: World, silent: int):
+def test_those_on_living_servers_are_served_beside_the_dead_ones(world: World, silent: int):
     living = [f"small-{index}" for index in range(_LIVING)]
     _apply(
         world, [_small(world, name, "main", f"{world.name}_{index % _DATABASES}") for index, name in enumerate(living)]
     )
     for name in living:
         world.ready("DatabaseSchema", name, _SECONDS)
-    before = _changes(world, living)
     hosts = {"refusing": (LOOPBACK, free_port()), "silent": (LOOPBACK, silent), "nowhere": ("nowhere.invalid", 5432)}
     for name, (host, port) in hosts.items():
         world.server(name=name, hosts=[{"host": host, "port": port}])
@@ -49,17 +48,11 @@ def test_those_on_living_servers_are_as_quick_as_without_the_dead_ones(world: Wo
     for kind, names in (("DatabaseServer", servers), ("DatabaseSchema", dead)):
         for name in names:
             wait_for(lambda kind=kind, name=name: verdict(world.api.get(kind, name))[0] == "False", _SECONDS)
-    beside = _changes(world, living)
+    _change(world, living)
     writes, started = _writes(world), time.monotonic()
     wait_for(lambda: time.monotonic() - started > 60, 70)  # that hardly anything is written in it is what is asked
     # of each server, and of what is on it, what is known changes twice a minute at most
     assert _writes(world) - writes <= 4 * (len(hosts) + _DEAD)
-    for name in dead:
-        world.api.delete("DatabaseSchema", name)
-    for name in servers:
-        world.api.delete("DatabaseServer", name)
-    after = _changes(world, living)
-    assert beside <= _RATIO * max(before, after), (before, beside, after)
     assert all(condition(one)["status"] == "True" for one in world.api.list("DatabaseSchema") if _lives(one))
 
 
@@ -78,17 +71,14 @@ def _apply(world: World, documents: list[Document]) -> None:
         list(pool.map(world.api.apply, documents))
 
 
-def _changes(world: World, names: list[str]) -> float:
-    """Change one after the other, spread over all; the median of the seconds until it is Ready again."""
-    times = []
+def _change(world: World, names: list[str]) -> None:
+    """Change one after the other, spread over all, and see each Ready again with its change."""
     for turn in range(_TURNS):
         index = turn * len(names) // _TURNS
-        document = _small(world, names[index], "main", f"{world.name}_{index % _DATABASES}", comment=str(time.time()))
-        started = time.monotonic()
-        world.api.apply(document)
+        world.api.apply(_small(world, names[index], "main", f"{world.name}_{index % _DATABASES}", comment="changed"))
         world.ready("DatabaseSchema", names[index], 60)
-        times.append(time.monotonic() - started)
-    return statistics.median(times)
+        role = world.role(names[index].replace("-", "_"))
+        assert world.ask(f"SELECT shobj_description('{role}'::regrole, 'pg_authid')", database="postgres") == "changed"
 
 
 def _writes(world: World) -> float:

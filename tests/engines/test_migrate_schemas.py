@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from sandbox import PostgresEndpoint
+from selvedge.core.errors import TransientError
+from selvedge.core.reasons import Reason
+from selvedge.engines.postgres.migrator import open_session
+from selvedge.migrate.operation import Operation, source_of
+from selvedge.migrate.protocol import Progress
+from selvedge.migrate.scopes import InTurn, prepare_part
 from tests.engines.migrate_cli_support import ORDERS, USERS, Shop, fresh
+from tests.engines.migrations_support import fresh_shop
 
 BOTH = ("--schema", "one", "--schema", "two")
 
@@ -56,3 +66,71 @@ def test_one_approval_is_for_all_schemas(shop: Shop) -> None:
     alone = json.loads(shop.migrate("plan", "--action", "down", "--schema", "one", "-o", "json").stdout)
     assert shop.migrate("down", "--schema", "two", "--approve", alone["digest"]).exit_code == 1
     assert shop.migrate("down", "--schema", "one", "--approve", alone["digest"]).exit_code == 0
+
+
+LEAVES = {
+    "1_users.sql": "CREATE TABLE users (id int);\n",
+    "2_leave.sql": "-- allow: drop-schema\nDROP SCHEMA tenant CASCADE;\n",
+}
+
+
+async def test_a_schema_may_drop_itself_with_its_last_migration(postgres18: PostgresEndpoint) -> None:
+    """Its history stays, and says that nothing is left to do; what would run in it is refused."""
+
+    async def tell(row: Progress) -> None:
+        """Nobody looks."""
+
+    with fresh_shop(postgres18) as shop:
+        shop.query(f'CREATE SCHEMA tenant AUTHORIZATION "{shop.owner}"')
+        conninfo = postgres18.conninfo(shop.database)
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as admin:
+            opened = partial(
+                open_session,
+                shop.target(),
+                admin,
+                database=shop.database,
+                run_as=shop.owner,
+                owner=shop.owner,
+                run="run-uid",
+            )
+
+            async def turn(files: dict[str, str] = LEAVES, scope: str = "tenant", action: str = "Up") -> InTurn:
+                async with opened(scope=scope) as session:
+                    return InTurn(
+                        (await prepare_part(session, source_of(files, "Postgres"), Operation(action), scope),)
+                    )
+
+            first = await turn()
+            result = await first.perform(
+                lambda scope: opened(scope=scope), on_progress=tell, stop=asyncio.Event(), may_write=lambda: None
+            )
+            assert (result.error, result.applied, first.version) == (None, 2, "2")
+            # as the next pass finds it, where this one was cut off before its last word
+            second = await turn()
+            assert (second.prepared.plan.steps, second.version) == ((), "2")
+            for files, scope, action in (
+                ({**LEAVES, "3_late.sql": "CREATE TABLE late (id int);\n"}, "tenant", "Up"),
+                ({}, "tenent", "Down"),
+            ):
+                with pytest.raises(TransientError, match=f"schema {scope}, in which migrations are to run"):
+                    await turn(files, scope, action)
+            # somebody was faster: seen under the lock, before anything is made in the next schema of the path
+            shop.query("DELETE FROM selvedge.history WHERE version = 2")
+            late = await first.perform(
+                lambda scope: opened(scope=scope), on_progress=tell, stop=asyncio.Event(), may_write=lambda: None
+            )
+            assert isinstance(late.error, TransientError)
+            assert late.error.reason is Reason.WAITING_FOR_OBJECTS
+            assert shop.tables("public") == []
+
+
+def test_the_command_line_migrates_a_schema_that_drops_itself(shop: Shop) -> None:
+    leave = "20250103000000_leave.sql"
+    shop.write(**{leave: "-- allow: drop-schema\nDROP SCHEMA one CASCADE;\n"})
+    planned = json.loads(shop.migrate("plan", "--schema", "one", "-o", "json").stdout)
+    up = shop.migrate("up", "--schema", "one", "--approve", planned["digest"])
+    assert up.exit_code == 0, up.stderr
+    assert shop.query("SELECT count(*) FROM pg_namespace WHERE nspname = 'one'") == [(0,)]
+    for command in ("up", "status", "wait"):
+        again = shop.migrate(command, "--schema", "one")
+        assert again.exit_code == 0, f"{command}: {again.stdout} {again.stderr}"

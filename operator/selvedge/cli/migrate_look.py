@@ -114,7 +114,10 @@ def wait(place: Place, directory: str | None, version: str, environment: str, ti
 
 async def _history(place: Place) -> tuple[HistoryRow, ...]:
     async with opened(place) as session:
-        return await session.history()
+        history = await session.history()
+        if not history:
+            await session.check_place()
+        return history
 
 
 def _prepare(
@@ -149,6 +152,7 @@ async def _wait(place: Place, migrations: Sequence[Migration], version: str, env
                             f"{place.title}: {f'version {version} is' if version else 'all migrations are'} there"
                         )
                         return 0
+                    await session.check_place()
                     last = _tell(lacking, last)
                     await _pause(random, deadline)
         except TransientError as error:

@@ -112,11 +112,19 @@ def source_of(
 
 
 async def prepare(session: MigrationSession, source: Source, operation: Operation) -> Prepared:
-    """Plan the operation; writes nothing. Raises what ``plan`` raises."""
+    """Plan the operation; writes nothing.
+
+    Raises what ``plan`` raises, and TransientError where something is to run in a schema that is not there (yet).
+    """
     hook = source.hooks.after_run if operation.action in _RUNS else None
     owed = hook is not None and await session.owes_after_run()
+    history = await session.history()
     # to read megabytes of statements takes seconds, and whoever waits on this loop has a Lease to renew
-    return await asyncio.to_thread(_prepared, source, operation, await session.history(), owed=owed)
+    prepared = await asyncio.to_thread(_prepared, source, operation, history, owed=owed)
+    # where nothing is left to run, what ran may have dropped its own schema
+    if prepared.does_something or not (history or await session.done()):
+        await session.check_place()
+    return prepared
 
 
 def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, ...], *, owed: bool) -> Prepared:

@@ -125,6 +125,13 @@ class MigrationSession(Protocol):
         """What the database's history holds; writes nothing, and is empty where there is no history yet."""
         ...
 
+    async def check_place(self) -> None:
+        """Raise TransientError where a schema that the migrations run in is not there (yet).
+
+        The history is read without it: the last migration may have dropped its own schema.
+        """
+        ...
+
     async def done(self) -> tuple[str, ...]:
         """A line for each step that this run (``run``) did before, in order, as a plan's digest is taken of it.
 

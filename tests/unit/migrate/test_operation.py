@@ -244,7 +244,11 @@ async def test_a_large_source_leaves_the_event_loop_to_others() -> None:
         return ()
 
     source = source_of({"1_large.sql": "ALTER TABLE shop.orders ADD COLUMN a int;\n" * 10_000}, "Postgres")
-    session = cast("MigrationSession", SimpleNamespace(history=history))
+
+    async def check_place() -> None:
+        """It is there."""
+
+    session = cast("MigrationSession", SimpleNamespace(history=history, check_place=check_place))
     async with rounds_of_the_loop() as rounds:
         prepared = await prepare(session, source, Operation())
         let_in = rounds()

@@ -111,7 +111,10 @@ async def test_a_redo_of_what_was_edited_both_ways_is_done_once() -> None:
         async def done() -> tuple[str, ...]:
             return events
 
-        session = cast("MigrationSession", SimpleNamespace(history=rows, done=done))
+        async def check_place() -> None:
+            """It is there."""
+
+        session = cast("MigrationSession", SimpleNamespace(history=rows, done=done, check_place=check_place))
         return await prepare_part(session, source, operation, "north")
 
     first = await pass_over(ran(before, "1"))

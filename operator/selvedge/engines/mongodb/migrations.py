@@ -191,6 +191,9 @@ class MongoMigrations:
         except (PyMongoError, OSError) as error:
             raise await attempts[-1].failed(error) from None
 
+    async def check_place(self) -> None:
+        """Always there: a MongoDB database is made by what is written into it."""
+
     async def run_hook(self, hook: Migration, control: Control, *, event: str = "") -> None:
         """Refused: hooks are SQL."""
         raise InvalidError(Reason.UNSUPPORTED, f"{hook.file}: hooks are for Postgres; remove it")

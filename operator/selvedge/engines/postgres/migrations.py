@@ -129,9 +129,7 @@ class PostgresMigrations:
         self._random = Random()
 
     async def history(self) -> tuple[HistoryRow, ...]:
-        """The rows of the history; writes nothing. Raises TransientError where a schema is not there (yet)."""
-        if self._path:
-            await self._check_path()
+        """The rows of the history; writes nothing."""
         return await self._ledger.read(self._admin)
 
     async def done(self) -> tuple[str, ...]:
@@ -167,16 +165,16 @@ class PostgresMigrations:
             await waiting(str(holder or "another run of migrations"))
             await asyncio.sleep(self._random.uniform(*_POLL))
         await waiting("")
+        await self.check_place()
         await self._connect()
         await self._ledger.ensure(self._admin, self._login.name)
 
-    async def _check_path(self) -> None:
+    async def check_place(self) -> None:
         """The schemas exist: in one that does not, everything would be made in the next of the path."""
-        cursor = await self._admin.execute(_ABSENT, [list(self._path)])
-        if (row := await cursor.fetchone()) is not None:
+        if self._path and (name := await one(self._admin, _ABSENT, (list(self._path),))) is not None:
             raise TransientError(
                 Reason.WAITING_FOR_OBJECTS,
-                f"schema {row[0]}, in which migrations are to run, does not exist in database {self._database}; "
+                f"schema {name}, in which migrations are to run, does not exist in database {self._database}; "
                 "declare it",
             )
 

@@ -20,6 +20,8 @@ from selvedge.migrate.transactions import Script, prepare
 
 __all__ = ["Kind", "Migration", "load"]
 
+_DOWN = ', "down": '
+
 
 @dataclass(frozen=True)
 class Migration:
@@ -264,7 +266,13 @@ def _stored_json(down: str, directives: Directives) -> str:
         options["transaction"] = directives.transaction
     if directives.statement_timeout is not None:
         options["statementTimeout"] = f"{round(directives.statement_timeout * 1000)}ms"
-    return json.dumps(options)[:-1] + f', "down": {down}}}'
+    return json.dumps(options)[:-1] + f"{_DOWN}{down}}}"
+
+
+def embedded_down(stored: str) -> str:
+    """The way down in what :attr:`Migration.stored_down` made of it, to the letter; empty where it stands alone."""
+    # no string of JSON holds the separator: it would end at the first quote
+    return stored.partition(_DOWN)[2].removesuffix("}")
 
 
 def _text(file: str, content: str) -> str:

@@ -258,6 +258,7 @@ def test_all_in_one() -> None:
     check_together(make_plan(load(other), []).steps)
 
 
+DELETE = '{"delete": "a", "deletes": [{"limit": 1, "q": {"x": 1, "down": 1}}]}'
 KEPT = {
     "Postgres": [
         "-- migrate:up\nSELECT 1;\n-- migrate:down\nSELECT 2;",
@@ -267,14 +268,24 @@ KEPT = {
     "MongoDB": [
         '{"up": [{"create": "a"}], "down": [{"drop": "a"}]}',
         '{"transaction": false, "statementTimeout": "5s", "up": [{"create": "a"}], "down": [ {"drop": "a"} ]}',
+        *(
+            (f'{{{options}"up": [{{"insert": "a", "documents": [{{"down": 1}}]}}]}}', f"{space}{down}{space}")
+            for options in ("", '"transaction": true, "statementTimeout": "5s", ')
+            for down in (f"[{DELETE}]", f'{{"up": [ {DELETE} ]}}')
+            for space in ("", "\n", " \t\n ")
+        ),
     ],
 }
 
 
 @pytest.mark.parametrize(("engine", "text"), [(engine, text) for engine, texts in KEPT.items() for text in texts])
-def test_a_way_down_out_of_the_history_is_the_one_that_was_written_there(engine: Engine, text: str) -> None:
+def test_a_way_down_out_of_the_history_is_the_one_that_was_written_there(
+    engine: Engine, text: str | tuple[str, str]
+) -> None:
+    """``text`` is a file, or a pair of them: the way down is the second as it stands, white space and all."""
     extension = "sql" if engine == "Postgres" else "json"
-    [row] = ran(load({f"1_m.{extension}": text}, engine), 1)
+    parts = {"": text} if isinstance(text, str) else dict(zip((".up", ".down"), text, strict=True))
+    [row] = ran(load({f"1_m{part}.{extension}": text for part, text in parts.items()}, engine), 1)
     assert row.down is not None
     assert len(make_plan([], [row], "Down", engine=engine).steps) == 1
     for old, new in (("SELECT 2", "SELECT 3"), ('"a"', '"b"')):

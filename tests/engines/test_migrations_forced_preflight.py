@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from selvedge.engines.postgres import migration_forced
 from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate import load, make_plan
 from selvedge.migrate.operation import Operation, Source, advice_of, foreseen, prepare
+from selvedge.migrate.tokens import Token, tokens
 from tests.engines.migrations_support import SERVERS, Shop, fresh_shop, server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from sandbox import PostgresEndpoint
     from selvedge.engines.postgres.migrations import PostgresMigrations
     from selvedge.migrate.protocol import Failure
 
@@ -87,6 +91,38 @@ async def test_what_is_refused_is_named_beforehand_and_what_is_not_is_not(shop: 
     shop.query(f'ALTER ROLE "{shop.owner}" BYPASSRLS')
     assert await preflight(shop, {**FILES, DATA: REFUSED[0]}) is None
     assert (await shop.up({**FILES, DATA: REFUSED[0]})).error is None
+
+
+async def test_names_as_they_may_be_written(postgres18: PostgresEndpoint) -> None:
+    with fresh_shop(postgres18) as shop:
+        for name in ('"Or""der"', "Größe"):
+            shop.query(f"CREATE TABLE shop.{name} (id int)")
+            shop.query(f"ALTER TABLE shop.{name} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+        for name in ('"Or""der"', "GRößE", '"größe"'):
+            assert await preflight(shop, {DATA: f"UPDATE shop.{name} SET id = 1;"}) is not None, name
+
+
+async def test_megabytes_are_looked_through_beside_the_event_loop(
+    postgres18: PostgresEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And of their statements only those that may name a table of which rows are filtered."""
+    looked: list[tuple[str, bool]] = []
+
+    def look(text: str) -> tuple[Token, ...]:
+        looked.append((text, threading.current_thread() is threading.main_thread()))
+        return tokens(text)
+
+    with fresh_shop(postgres18) as shop:
+        shop.query(
+            "CREATE TABLE shop.hidden (id int);"
+            "ALTER TABLE shop.hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        )
+        monkeypatch.setattr(migration_forced, "tokens", look)
+        text = "UPDATE shop.free SET id = 2;\n" * 500
+        failure = await preflight(shop, {DATA: f"{text}UPDATE shop.Hidden SET id = 3;"})
+        assert failure is not None
+        assert failure.line == 501
+        assert looked == [("UPDATE shop.Hidden SET id = 3", False)]
 
 
 async def test_it_is_advice_in_every_plan(shop: Shop) -> None:

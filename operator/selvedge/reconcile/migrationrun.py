@@ -125,7 +125,10 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     async with server.migrating(), opened() as session:
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
-        await board.advise(await foreseen(session, prepared), session.server_version)
+        known = obj.get("status") or {}
+        # the board keeps what was said of this very plan
+        told = known.get("advice") is not None and known.get("plan") == board.digest
+        await board.advise(prepared if told else await foreseen(session, prepared), session.server_version)
         if spec.action is Action.PLAN and (obj["metadata"].get("annotations") or {}).get(PREFLIGHT) == "true":
             await preflight(session, prepared)
         if spec.action not in _LOOKS:

@@ -17,6 +17,8 @@ from tests.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sandbox import PostgresEndpoint
+
 NAME = "20250102000000_call.sql"
 PROCEDURE = """
 CREATE TABLE shop.log (n int, at bigint);
@@ -38,6 +40,12 @@ FILES = {"20250101000000_procedure.sql": PROCEDURE}
 @pytest.fixture(params=SERVERS)
 def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
     with fresh_shop(server(request)) as shop:
+        yield shop
+
+
+@pytest.fixture
+def newest(postgres18: PostgresEndpoint) -> Iterator[Shop]:
+    with fresh_shop(postgres18) as shop:
         yield shop
 
 
@@ -135,8 +143,8 @@ async def test_nobody_knows_whether_a_procedure_ended_whose_answer_was_lost(shop
     assert raised.value.reason is Reason.PARTLY_APPLIED
     assert str(raised.value) == (
         f"{NAME}, line 4: DO was sent and its answer was lost; what it committed stays, and nobody can tell whether it "
-        "ended: look, then remove the statement from the file if it did, or change its text (a space will do) to run "
-        "it again"
+        "ended: look, then remove the statement from the file if it did (leave a comment where it was the only one), "
+        "or change its text (a space will do) to run it again"
     )
     changed = text.format("DO $$ BEGIN INSERT INTO shop.log VALUES (7, 0); COMMIT; END $$;")
     assert (await shop.up({**FILES, NAME: changed})).error is None
@@ -149,6 +157,63 @@ async def test_a_procedure_is_removed_from_the_file_where_it_did_end(shop: Shop)
     assert partial(shop) == [("Partial", 1, True)]
     assert (await shop.up({**FILES, NAME: text})).error is None
     assert partial(shop) == [("Applied", 1, False)]
+
+
+@pytest.mark.parametrize("text", ["-- migrate:up transaction:false\n{}\n-- migrate:down\nSELECT 1;\n", "{}"])
+async def test_a_comment_stands_where_the_only_statement_did_end(newest: Shop, text: str) -> None:
+    await cut(newest, {**FILES, NAME: f"-- transaction: false\n{text.format(SLEEPING)}"})
+    assert partial(newest) == [("Partial", 0, True)]
+    assert (await newest.up({**FILES, NAME: text.format("-- was run")})).error is None
+    assert partial(newest) == [("Applied", 0, False)]
+
+
+CALL = "-- transaction: false\n{}INSERT INTO shop.log VALUES (8, 0);\nCALL shop.fill(3);\n"
+EACH = "afterEach.sql"
+
+
+async def _once(shop: Shop, files: dict[str, str]) -> None:
+    """The next run ends what is left, and calls nothing twice."""
+    assert partial(shop) == [("Partial", 2, False)]
+    assert (await shop.up(files)).error is None
+    assert partial(shop) == [("Applied", 2, False)]
+    assert shop.query("SELECT n FROM shop.log ORDER BY n") == [(1,), (2,), (3,), (8,)]
+
+
+async def test_a_procedure_that_ended_while_the_run_was_to_stop(newest: Shop) -> None:
+    shop = newest
+    asked = asyncio.Event()
+    body = "CREATE PROCEDURE shop.slow() LANGUAGE plpgsql AS $$ BEGIN CALL shop.fill(3); PERFORM pg_sleep(2); END $$;"
+    files = {"20250101000000_procedure.sql": PROCEDURE + body, NAME: CALL.format("").replace("fill(3)", "slow()")}
+    files[EACH] = "SELECT 1;"
+    running = asyncio.create_task(shop.do(files, "Up", stop=asked))
+    query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    await until(lambda: shop.query(query), running)
+    asked.set()
+    assert (await running).stopped
+    await _once(shop, files)
+
+
+async def test_a_procedure_that_ended_before_a_hook_waited_in_vain_for_a_lock(newest: Shop) -> None:
+    shop = newest
+    files = {**FILES, NAME: CALL.format("-- lock-timeout: 100ms\n")}
+    assert (await shop.up(FILES)).error is None
+    hooked = {**files, EACH: "LOCK TABLE shop.part;"}
+    with shop.endpoint.connect(shop.database) as other, other.transaction():
+        other.execute("LOCK TABLE shop.part")
+        result = await shop.up(hooked)
+    assert result.error is not None
+    assert "(55P03)" in result.error.message
+    await _once(shop, hooked)
+
+
+async def test_a_procedure_that_ended_before_a_verification_said_no(newest: Shop) -> None:
+    shop = newest
+    files = {**FILES, NAME: CALL.format("-- verify: SELECT count(*) = 5 FROM shop.log\n")}
+    for _ in range(2):
+        result = await shop.up(files)
+        assert result.error is not None
+        assert "the verification says f" in result.error.message
+    await _once(shop, {**FILES, NAME: CALL.format("-- verify: SELECT count(*) = 4 FROM shop.log\n")})
 
 
 async def retried(shop: Shop, files: dict[str, str]) -> None:

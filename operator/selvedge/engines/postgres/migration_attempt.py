@@ -187,6 +187,8 @@ class Attempt:
                     # The server's answer is known: an index that exists later was not made by this statement.
                     await self._cursor(done)
                     raise partly_done(error) if ends_transactions(statement) else error from None
+                if ends_transactions(statement):
+                    await self._cursor(end)  # it did end: nobody has to look, whatever fails behind it
                 await send(work, sql.SQL("BEGIN"))
             else:
                 await self._settings(begin=True)
@@ -196,7 +198,7 @@ class Attempt:
                     self._still_in_transaction(statement)
             await self._advance(end)
             done = end
-        if first == len(statements):  # there is none, or what was left was taken out of the file
+        if first == len(statements):  # there is none, what was left was taken out of the file, or only its end is left
             await send(work, sql.SQL("BEGIN"))
             await self._advance(first)
 
@@ -207,13 +209,14 @@ class Attempt:
                 Reason.PARTLY_APPLIED,
                 f"{self.file}, line {statement.line}: {statement.head[0]} was sent and its answer was lost; what it "
                 "committed stays, and nobody can tell whether it ended: look, then remove the statement from the file "
-                "if it did, or change its text (a space will do) to run it again",
+                "if it did (leave a comment where it was the only one), or change its text (a space will do) to run it "
+                "again",
             )
 
     async def _cursor(self, done: int, *, started: bool = False) -> None:
         await send(self.work, sql.SQL("BEGIN"))
         await self._settle()
-        await self._write(self._row(done, started=started), "None")
+        await self._write(self._row(done, RowState.PARTIAL, started=started), "None")
         await self.commit()
 
     async def _advance(self, done: int) -> None:
@@ -325,9 +328,9 @@ class Attempt:
         except psycopg.Error as error:
             raise commit_failed(self.file, self.line, error) from None
 
-    def _row(self, done: int, *, started: bool = False) -> HistoryRow:
+    def _row(self, done: int, state: RowState | None = None, *, started: bool = False) -> HistoryRow:
         total = len(self.statements)
-        state = RowState.APPLIED if done == total else RowState.PARTIAL
+        state = state or (RowState.APPLIED if done == total else RowState.PARTIAL)
         mark = fingerprint(self.statements[:done]) if state is RowState.PARTIAL else ""
         if started:
             mark += "+" + fingerprint(self.statements[done : done + 1])

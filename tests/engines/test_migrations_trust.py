@@ -109,11 +109,25 @@ def test_what_a_tenant_made_beforehand_is_refused(shop: Shop, made: str) -> None
         untouched(shop, tenant)
         assert result.exit_code == 1, (command, result.stdout)
         assert f"schema selvedge in database {shop.name} belongs to role {tenant}" in result.stderr, command
-        assert f'ALTER SCHEMA "selvedge" OWNER TO "{shop.endpoint.username}"' in result.stderr
+        assert f"if what is in it is yours, run this as {tenant}; if not, drop it" in result.stderr
+        assert "OWNER TO" not in result.stderr, "a superuser needs not have it"
     if made == "the schema alone":
         # not even the table is his: who owns the schema may drop it, and put something else in its place
         shop.query("CREATE TABLE selvedge.history (id int)")
         assert shop.migrate("up").exit_code == 1
+
+
+def test_an_operators_claims_are_not_given_away(newest: Shop) -> None:
+    """The schema in which they lie is not to be another administrator's, even if the history is."""
+    shop = newest
+    tenant, other = prepare(shop, TABLE), f"{shop.name}_other"
+    shop.query(f"CREATE ROLE {other} LOGIN CREATEROLE PASSWORD 'word'; GRANT CREATE ON DATABASE {shop.name} TO {other}")
+    said = shop.migrate("status", user=other, password="word").stderr
+    assert f'run this as {tenant}, or give it to {other} (ALTER SCHEMA "selvedge" OWNER TO "{other}"; ' in said
+    shop.query("CREATE TABLE selvedge.claims (id int)")
+    said = shop.migrate("status", user=other, password="word").stderr
+    assert f"run this as {tenant}; if not, drop it" in said
+    assert "OWNER TO" not in said
 
 
 def test_a_table_in_a_schema_of_ours(shop: Shop) -> None:

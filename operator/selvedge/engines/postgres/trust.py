@@ -49,8 +49,8 @@ CASE WHEN EXISTS (
 #: pg_database_owner is the database's owner.
 _LOOK = sql.SQL("""
 WITH me AS (
-  SELECT pg_catalog.bool_or(r.rolsuper OR r.rolcreaterole) AS strong, pg_catalog.min(r.oid) FILTER
-    (WHERE r.rolname = current_user) AS oid
+  SELECT pg_catalog.bool_or(r.rolsuper OR r.rolcreaterole) AS strong, pg_catalog.bool_or(r.rolsuper) AS super,
+    pg_catalog.min(r.oid) FILTER (WHERE r.rolname = current_user) AS oid
   FROM pg_catalog.pg_roles r WHERE r.rolname IN (current_user, session_user)),
 own AS (
   SELECT 0 AS rank, 'schema ' || n.nspname AS object, n.nspowner AS owner, NULL AS flaw
@@ -59,7 +59,9 @@ own AS (
   SELECT 1, 'table ' || n.nspname || '.' || c.relname, c.relowner, coalesce({flaw}, {code})
     FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
    WHERE n.nspname = {schema} AND c.relname = ANY ({tables}))
-SELECT o.object, o.flaw, r.rolname, current_user::text, me.strong, r.rolsuper OR r.oid = me.oid OR (NOT me.strong AND (
+SELECT o.object, o.flaw, r.rolname, current_user::text, me.strong, me.super OR EXISTS (
+    SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname = {schema} AND c.relname = 'claims'), r.rolsuper OR r.oid = me.oid OR (NOT me.strong AND (
     r.rolcreaterole OR r.oid = d.datdba OR pg_catalog.pg_has_role(me.oid, r.oid, 'MEMBER')))
 FROM own o CROSS JOIN me JOIN pg_catalog.pg_database d ON d.datname = pg_catalog.current_database()
 JOIN pg_catalog.pg_roles r ON r.oid = CASE WHEN pg_catalog.pg_get_userbyid(o.owner) = 'pg_database_owner'
@@ -102,13 +104,14 @@ async def check_trust(
     look = _LOOK.format(schema=sql.Literal(schema), tables=sql.Literal(tables), flaw=FLAW, code=_CODE)
     cursor = await connection.execute(look)
     where = f"in database {connection.info.dbname}"
-    for thing, flaw, owner, me, strong, trusted in await cursor.fetchall():
+    for thing, flaw, owner, me, strong, keeps, trusted in await cursor.fetchall():
         if not trusted and (strong or writes):
             statements = "; ".join(one.as_string(connection) for one in give(schema, tables, me))
+            # a superuser may do without, and an operator that keeps its claims in this schema may not
+            other = "" if keeps else f", or give it to {me} ({statements})"
             message = (
                 f"{thing} {where} belongs to role {owner}, who could have {me} run code of his: if what is in it is "
-                f"yours, run this as {owner}, or give it to {me} ({statements}); if not, drop it, or name another "
-                "schema"
+                f"yours, run this as {owner}{other}; if not, drop it, or name another schema"
             )
             raise RefusedError(Reason.CONFLICT, message)
         if flaw:

@@ -224,9 +224,17 @@ def test_a_login_of_ones_own_and_one_that_may_only_read(shop: Shop) -> None:
         f'GRANT USAGE ON SCHEMA "selvedge" TO "{reader}"; GRANT SELECT ON "selvedge"."history" TO "{reader}"'
     )
     shop.query(grants)
+    assert shop.migrate("plan", user=reader, password="its own word").exit_code == 0
+    shop.write(**{"afterRun.sql": "SELECT 1;\n"})
+    unread = shop.migrate("plan", user=reader, password="its own word")
+    assert unread.exit_code == 1
+    more = unread.stderr.split("; run ")[1].strip()
+    assert more.endswith(f'; GRANT SELECT ON "selvedge"."history", "selvedge"."events" TO "{reader}"')
     there = shop.migrate(*wait, user=reader, password="its own word")
     assert (there.exit_code, there.stdout) == (0, f"{shop.name}: version 20250102000000 is there\n")
     assert shop.migrate("wait", user=reader, password="its own word").exit_code == 0, "all files"
+    shop.query(more)
+    assert shop.migrate("plan", user=reader, password="its own word").exit_code == 0
     missing = shop.migrate(
         "wait", "--version", "20260101000000", "--timeout", "1s", user=reader, password="its own word"
     )

@@ -135,19 +135,28 @@ class OwnLedger(Ledger):
         try:
             return await super().read(connection)
         except psycopg.errors.InsufficientPrivilege as error:
-            login = connection.info.user
-            names = {"login": sql.Identifier(login), **self._names}
-            texts: tuple[LiteralString, ...] = (
-                "GRANT USAGE ON SCHEMA {schema} TO {login}",
-                "GRANT SELECT ON {history} TO {login}",
-            )
-            statements = tuple(sql.SQL(text).format(**names).as_string(connection) for text in texts)
-            raise NotPermittedError(
-                Reason.INSUFFICIENT_PRIVILEGES,
-                f"login {login} may not read the migrations' history: {error.diag.message_primary}; run "
-                f"{'; '.join(statements)}",
-                statements,
-            ) from None
+            raise self._unread(connection, error, "GRANT SELECT ON {history} TO {login}") from None
+
+    async def owes_after_run(self, connection: psycopg.AsyncConnection) -> bool:
+        """See :meth:`Ledger.owes_after_run`; raises NotPermittedError where the login may not read the events."""
+        try:
+            return await super().owes_after_run(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise self._unread(connection, error, "GRANT SELECT ON {history}, {events} TO {login}") from None
+
+    def _unread(
+        self, connection: psycopg.AsyncConnection, error: psycopg.Error, grant: LiteralString
+    ) -> NotPermittedError:
+        login = connection.info.user
+        names = {"login": sql.Identifier(login), **self._names}
+        texts: tuple[LiteralString, ...] = ("GRANT USAGE ON SCHEMA {schema} TO {login}", grant)
+        statements = tuple(sql.SQL(text).format(**names).as_string(connection) for text in texts)
+        return NotPermittedError(
+            Reason.INSUFFICIENT_PRIVILEGES,
+            f"login {login} may not read the migrations' history: {error.diag.message_primary}; run "
+            f"{'; '.join(statements)}",
+            statements,
+        )
 
     def _needed(self, admin: psycopg.AsyncConnection, login: str, *, there: bool) -> tuple[str, ...]:
         names = {"login": sql.Identifier(login), "database": sql.Identifier(admin.info.dbname), **self._names}

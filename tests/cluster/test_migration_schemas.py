@@ -160,7 +160,7 @@ SLOW = {
 
 
 def kill_in(world: World, done: int) -> None:
-    """Kill the operator inside the slow statement of the schema after ``done`` others, and start it again."""
+    """Kill the operator inside the slow statement with ``done`` tables of it there, and start it again."""
     query = b"SELECT 1 FROM pg_stat_activity WHERE usename = %s AND starts_with(query, %s) AND state = 'active'"
     with closing(world.endpoint.connect()) as watcher:
 
@@ -197,7 +197,8 @@ def test_a_killed_way_back_goes_on_with_the_approval_that_it_has(world: World):
     start(world, "back", action="To", target="20250101000000")
     world.until("MigrationRun", "back", "False", "WaitingForApproval")
     approve(world, "back")
-    kill_in(world, 2)
+    for left in (2, 1):
+        kill_in(world, left)
     run = world.ready("MigrationRun", "back", timeout=60)
     assert verdict(run)[1] == "Undone"
     assert shown(run) == [(tenant, name, "Undone") for tenant in TENANTS for name in ("slow", "items")]

@@ -85,15 +85,18 @@ def losses(facts: Iterable[tuple[str, int, Fact]], fresh: Fresh) -> Iterator[Fin
     fresh.begin()
     left = _CALLED
     for file, line, fact in facts:
+        said: set[Finding] = set()
         for one, called, size in _expanded(fact, fresh, left):
             left -= size
             found = _loss(one, fresh)
             if found:
                 rule, message, step = found
                 message = f"calls {called}, which {message}" if called else message
-                yield Finding(
-                    file, line, rule, "error", message, f"{step}, or write -- allow: {rule} at the top of the file"
-                )
+                step = f"{step}, or write -- allow: {rule} at the top of the file"
+                finding = Finding(file, line, rule, "error", message, step)
+                if finding not in said:
+                    said.add(finding)
+                    yield finding
             fresh.learn(one)
 
 

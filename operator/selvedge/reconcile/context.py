@@ -46,7 +46,8 @@ class Context:
     ``drifted`` are the uids and generations of the DatabaseSchemas whose drift was told of and is not repaired yet,
     ``unsaid`` the events of passes by uid whose status could not be written: they are posted with the next one,
     ``writing`` the uids whose status is being written, ``cleaned`` those that only have to be let go, ``left_out`` the
-    watched namespaces that may not be read, with the reason.
+    watched namespaces that may not be read, with the reason, ``awaited`` the servers whose next answer
+    somebody waits for.
     """
 
     settings: Settings
@@ -65,6 +66,7 @@ class Context:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     servers_tried: set[tuple[str, str]] = field(default_factory=set)
+    awaited: set[tuple[str, str]] = field(default_factory=set)
     failures: dict[Key, int] = field(default_factory=dict)
     drifted: dict[str, int] = field(default_factory=dict)
     unsaid: dict[str, tuple[Notice, ...]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from selvedge.core.backoff import delay
+from selvedge.core.breaker import BreakerState
 from selvedge.core.errors import SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import (
@@ -26,7 +27,7 @@ from selvedge.kube.resources import (
 from selvedge.kube.rights import tell_missing
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
-from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
+from selvedge.reconcile.databaseserver import reconcile_server, secrets_of, wake_units
 from selvedge.reconcile.databaseuser import reconcile_user
 from selvedge.reconcile.finalizer import holds, is_due
 from selvedge.reconcile.listing import KINDS, Listing
@@ -236,7 +237,8 @@ class Controller:
                     first = (rest[0], rest[1]) not in self.context.servers_tried
                     before = footing(self.context, (rest[0], rest[1]))
                     await reconcile_server(self.context, rest[0], rest[1])
-                    if first or footing(self.context, (rest[0], rest[1])) != before:
+                    awaited = self._answers_who_wait((rest[0], rest[1]))
+                    if first or awaited or footing(self.context, (rest[0], rest[1])) != before:
                         wake_users_of_server(self.context, (rest[0], rest[1]))
                         wake_removals(self.context, (rest[0], rest[1]))
                 elif kind == "unit":
@@ -288,6 +290,20 @@ class Controller:
                 await self.context.write_status(resource, obj, Outcome(False, Reason.INTERNAL_ERROR, message))
             except SelvedgeError as error:
                 _log.warning("the status could not be written", error=error.message)
+
+    def _answers_who_wait(self, key: tuple[str, str]) -> bool:
+        """Whether somebody waits for a server that answers; databases are woken here.
+
+        That its circuit was open is no sign of it: somebody else, who asked before it opened, may have closed it.
+        """
+        server = self.context.servers.get(key)
+        if key not in self.context.awaited or server is None:
+            return False
+        if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
+            return False
+        self.context.awaited.discard(key)
+        wake_units(self.context, *key)
+        return True
 
     async def _sweep(self) -> None:
         """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""

@@ -107,6 +107,7 @@ def _failed(
     pause = delay(attempt - 1, base=1.0, cap=300.0, random=context.random)
     if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
         # The server's own probe wakes everybody when it answers again: until then nobody asks, and nothing is written.
+        context.awaited.add(server.key)
         context.enqueue_after(("server", *server.key), server.breaker.retry_after(time.monotonic()))
         return 600.0, from_error(error)
     return pause, from_error(error, context.now() + timedelta(seconds=pause))

@@ -51,7 +51,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         context.failures.pop(key, None)
         first = (namespace, name) not in context.servers_tried
         if first or server is not known or not was_closed or _ready_before(obj) is not outcome.ready:
-            _wake_units(context, namespace, name)
+            wake_units(context, namespace, name)
         pause = interval * context.random.uniform(0.9, 1.1)
     except SelvedgeError as error:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
@@ -65,7 +65,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
             pause = 300.0
         outcome = from_error(error, context.now() + timedelta(seconds=pause))
         if attempt == 1:
-            _wake_units(context, namespace, name)
+            wake_units(context, namespace, name)
     context.servers_tried.add((namespace, name))
     _report(context, namespace, name, server, outcome, time.monotonic() - started, figures)
     if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
@@ -150,7 +150,8 @@ def _ready_before(obj: Object) -> bool | None:
     return None
 
 
-def _wake_units(context: Context, namespace: str, name: str) -> None:
+def wake_units(context: Context, namespace: str, name: str) -> None:
+    """Every database on a server is looked at."""
     for database in context.store.units_of((namespace, name)):
         context.enqueue(("unit", namespace, name, database))
 
@@ -177,10 +178,11 @@ def _report(
 async def _forget(context: Context, namespace: str, name: str) -> None:
     await context.servers.remove((namespace, name))
     context.servers_tried.discard((namespace, name))
+    context.awaited.discard((namespace, name))
     context.health.forget_server(f"{namespace}/{name}")
     context.metrics.forget_server(f"{namespace}/{name}")
     context.failures.pop(("server", namespace, name), None)
-    _wake_units(context, namespace, name)
+    wake_units(context, namespace, name)
 
 
 def secrets_of(obj: Object) -> set[tuple[str, str]]:

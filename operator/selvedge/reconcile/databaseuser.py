@@ -103,6 +103,7 @@ def _failed(
         return pause, from_error(error)
     if server is not None and server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
         # The server's own probe wakes everybody when it answers again: until then nobody asks, and nothing is written.
+        context.awaited.add(server.key)
         context.enqueue_after(("server", *server.key), server.breaker.retry_after(time.monotonic()))
         return 600.0, from_error(error)
     attempt = context.failures[key] = context.failures.get(key, 0) + 1

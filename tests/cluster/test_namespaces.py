@@ -163,7 +163,7 @@ def test_a_namespace_that_goes_while_the_operator_runs_does_not_concern_the_othe
     watched.operator.start()
     for world in watched.worlds:
         world.ready("DatabaseSchema", "shop", _SECONDS)
-    before = gone.sql("SELECT oid FROM pg_database")
+    before = gone.sql(f"SELECT oid FROM pg_database WHERE datname = '{gone.name}'")
     if how == "namespace":
         watched.take(gone)
     else:
@@ -176,7 +176,7 @@ def test_a_namespace_that_goes_while_the_operator_runs_does_not_concern_the_othe
     _stays(watched, 70.0, lambda: watched.operator.daemon.alive)
     assert watched.operator.http("/readyz")[0] == 200
     watched.changes(last, "two")
-    assert gone.sql("SELECT oid FROM pg_database") == before
+    assert gone.sql(f"SELECT oid FROM pg_database WHERE datname = '{gone.name}'") == before
     if how == "namespace":
         watched.give(gone)
         watched.declare(gone)

@@ -78,4 +78,4 @@ def _wait_told(here: World, names: list[str]) -> None:
         missing -= {sight.name for sight in list(here.watch.history) if sight.reason and not sight.ready}
         if time.monotonic() > deadline:
             raise TimeoutError(f"{len(missing)} of {len(names)} at dead servers say nothing after 120 s")
-        time.sleep(0.2)
+        time.sleep(0.2)  # between two looks at what the watch has shown

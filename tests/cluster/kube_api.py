@@ -157,7 +157,7 @@ class KubeApi:
                 # of a CustomResourceDefinition that was just changed: "storage is (re)initializing"
                 if error.code != http.client.TOO_MANY_REQUESTS or time.monotonic() > deadline:
                     raise
-                time.sleep(0.1)
+                time.sleep(0.1)  # before the same request again
 
     def _send(self, method: str, path: str, body: Document | None, content_type: str) -> Document:
         connection: http.client.HTTPSConnection | None = getattr(self._local, "connection", None)

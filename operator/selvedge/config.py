@@ -71,6 +71,8 @@ class Settings:
 
     On MongoDB it names the database that holds the claims on all others.
     """
+    history_table: str = "history"
+    """SELVEDGE_HISTORY_TABLE: table of that schema for migration history; its events stand in one named after it."""
 
     def __post_init__(self) -> None:
         """Check what holds between settings.
@@ -153,6 +155,12 @@ def _schema(text: str) -> str:
     return text
 
 
+def _table(text: str) -> str:
+    if not _IDENTIFIER.fullmatch(text) or text in ("claims", "events"):
+        raise ValueError("write a table of its own: lower-case letters, digits and _, not claims or events")
+    return text
+
+
 _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": _names,
     "lease_name": _name,
@@ -172,6 +180,7 @@ _PARSERS: dict[str, Callable[[str], object]] = {
     "workers": _integer(1, 1000),
     "reconcile_timeout": _seconds,
     "metadata_schema": _schema,
+    "history_table": _table,
 }
 
 # read by the sandbox and the tests, never by the operator

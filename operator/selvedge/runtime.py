@@ -89,7 +89,7 @@ async def _lead(
         settings=settings,
         kube=kube,
         store=Store(),
-        servers=Servers(metrics.observer, settings.metadata_schema),
+        servers=Servers(metrics.observer, settings),
         events=Events(kube, settings, redactor),
         metrics=metrics,
         health=health,

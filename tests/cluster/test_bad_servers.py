@@ -170,6 +170,45 @@ def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: boo
     assert time.monotonic() - began < 20
 
 
+def _until_probed(world: World, times: int) -> None:
+    """Wait until the server that is away was probed so often again."""
+    name, labels = "selvedge_reconcile_total", {"kind": "DatabaseServer", "result": "Unreachable"}
+    enough = world.operator.value(name, **labels) + times
+    wait_for(lambda: world.operator.value(name, **labels) >= enough, 40)
+
+
+def test_a_server_that_is_away_is_probed_without_reading_its_secrets_each_time(bare: World):
+    world = bare
+    world.server(hosts=[{"host": "localhost", "port": free_port()}])
+    world.until("DatabaseServer", "main", "False", "Unreachable")
+    _until_probed(world, 4)  # until its circuit is open for certain
+    reads = {"name": "selvedge_kubernetes_requests_total", "verb": "get", "resource": "secrets"}
+    before = world.operator.value(**reads)
+    _until_probed(world, 6)
+    assert world.operator.value(**reads) - before <= 2  # once, which may fall into this time: two Secrets
+    # what brings it back is not waited for: neither a change of the resource nor of a labelled Secret
+    world.api.apply(world.server_document(world.endpoint))
+    world.ready("DatabaseServer", "main", 10)
+
+
+def test_a_labelled_secret_that_names_another_host_is_read_at_once_while_the_server_is_away(bare: World):
+    world = bare
+
+    def credentials(port: int) -> Document:
+        user, password = world.endpoint.username, world.endpoint.password
+        document = secret("main-admin", username=user, password=password, host="localhost", port=str(port))
+        document["metadata"]["labels"] = {"selvedge.dev/watch": "true"}
+        return document
+
+    keys = {"host": "host", "port": "port"}
+    world.server(hosts=[], credentials={"secretRef": {"name": "main-admin"}, "keys": keys})
+    world.api.apply(credentials(free_port()))
+    world.until("DatabaseServer", "main", "False", "Unreachable")
+    _until_probed(world, 6)
+    world.api.apply(credentials(world.endpoint.port))
+    world.ready("DatabaseServer", "main", 10)
+
+
 def test_each_wrong_mongodb_server_says_what_is_wrong_and_others_go_on(mongo: World, mongodb, tmp_path, stack):
     world, mine = mongo, "correct-horse"
     ca = Authority(tmp_path / "pki", "Another CA").certificate_path.read_text(encoding="utf-8")

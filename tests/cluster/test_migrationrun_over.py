@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cluster.kube_api import Document
-from tests.cluster.test_migrationrun_actions import FILES, ORDERS, STOCK, USERS, approve, shop, sources, start, versions
+from tests.cluster.test_migrationrun_actions import (
+    FILES,
+    ORDERS,
+    STOCK,
+    USERS,
+    approve,
+    selvedge,
+    shop,
+    sources,
+    start,
+    versions,
+)
 from tests.cluster.world import World, condition, verdict, wait_for
 
 ALL = ["20250101000000", "20250102000000", "20250103000000"]
@@ -61,6 +74,24 @@ def test_an_approval_is_used_up(world: World):
     approve(world, "back", waits["status"]["plan"])
     world.ready("MigrationRun", "back")
     assert versions(world) == ALL[:2]
+
+
+@pytest.mark.parametrize("operator_env", [{"SELVEDGE_HISTORY_TABLE": "wallet_history"}], indirect=True, ids=["named"])
+def test_the_history_stands_where_the_operator_is_told_to_keep_it(world: World, tmp_path: Path):
+    sources(world, FILES)
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'selvedge' ORDER BY 1"
+    assert world.sql(tables) == [("claims",), ("wallet_history",), ("wallet_history_events",)]
+    start(world, "back", action="Down")
+    world.until("MigrationRun", "back", "False", "WaitingForApproval")
+    approve(world, "back")
+    world.ready("MigrationRun", "back")
+    assert world.sql("SELECT version::text FROM selvedge.wallet_history ORDER BY 1") == [(one,) for one in ALL[:2]]
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    told = selvedge(world, "status", "--history-table", "wallet_history", directory=tmp_path)
+    assert told.stdout.splitlines()[0].endswith("2 Applied, 1 Pending"), (told.stdout, told.stderr)
 
 
 def test_a_run_that_failed_does_not_start_again(world: World):

@@ -37,7 +37,7 @@ async def serving(shard: Shard) -> AsyncIterator[Context]:
             settings=settings,
             kube=kube,
             store=Store(),
-            servers=Servers(metrics.observer, settings.metadata_schema),
+            servers=Servers(metrics.observer, settings),
             events=Events(kube, settings, redactor),
             metrics=metrics,
             health=Health(redactor),

@@ -44,6 +44,7 @@ def test_every_setting_is_read():
             "SELVEDGE_WORKERS": "4",
             "SELVEDGE_RECONCILE_TIMEOUT": "2m",
             "SELVEDGE_METADATA_SCHEMA": "ops_selvedge",
+            "SELVEDGE_HISTORY_TABLE": "wallet_history",
             "PATH": "/bin",
         }
     )
@@ -66,6 +67,7 @@ def test_every_setting_is_read():
         workers=4,
         reconcile_timeout=120,
         metadata_schema="ops_selvedge",
+        history_table="wallet_history",
     )
 
 
@@ -85,6 +87,8 @@ def test_every_setting_is_read():
         ("SELVEDGE_METADATA_SCHEMA", "pg_selvedge"),
         ("SELVEDGE_METADATA_SCHEMA", 'a"; drop'),
         ("SELVEDGE_METADATA_SCHEMA", "admin"),
+        ("SELVEDGE_HISTORY_TABLE", "claims"),
+        ("SELVEDGE_HISTORY_TABLE", "History"),
         ("SELVEDGE_WORKER", "20"),
     ],
 )

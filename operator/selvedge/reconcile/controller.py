@@ -156,6 +156,7 @@ class Controller:
         elif resource is SECRETS:
             for server in self.context.store.all(DATABASE_SERVERS.plural):
                 if (namespace, name) in secrets_of(server):
+                    self.context.servers.read_again(key_of(server))
                     self.queue.add(("server", *key_of(server)))
             wake_users_of_secret(self.context, namespace, name)
         elif resource is CONFIG_MAPS:

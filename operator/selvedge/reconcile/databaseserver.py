@@ -38,11 +38,14 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     try:
         spec: DatabaseServerSpec = parse(obj, strict=False).spec
         interval = spec.monitoring.interval
-        keys = spec.credentials.keys
-        plain = [key for key in (keys.username, keys.host, keys.port) if key]
-        target = await read_target(spec, lambda secret: context.secret(namespace, secret, plain))
         known = context.servers.get((namespace, name))
-        server = await context.servers.put((namespace, name), spec, target, before)
+        if known is not None and known.may_keep(spec, started):
+            server = known
+        else:
+            keys = spec.credentials.keys
+            plain = [key for key in (keys.username, keys.host, keys.port) if key]
+            target = await read_target(spec, lambda secret: context.secret(namespace, secret, plain))
+            server = await context.servers.put((namespace, name), spec, target, before)
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)
         outcome, figures = _outcome(facts, before), facts.figures

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 from selvedge.api.databaseserver import DatabaseServerSpec, EngineType
+from selvedge.config import Settings
 from selvedge.core.breaker import BreakerState, CircuitBreaker
 from selvedge.core.errors import SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
@@ -36,6 +38,8 @@ _CONNECTION = frozenset(
 _TOGETHER = 32
 #: A server that is away is probed at least this often, by one connection: its users should not wait longer.
 _PROBE_CAP = 5.0
+#: While a server is away its Secrets are read this often; one with the label selvedge.dev/watch at each change as well.
+_SECRETS_SECONDS = 30.0
 
 
 @dataclass(slots=True)
@@ -52,6 +56,8 @@ class Server:
     last_error: str = ""
     blocked: SelvedgeError | None = None
     runs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
+    read_at: float = field(default_factory=time.monotonic)
+    """When its Secrets were read, as the monotonic clock counts."""
 
     @property
     def name(self) -> str:
@@ -95,6 +101,15 @@ class Server:
         if self.breaker.state(now) is not BreakerState.CLOSED:
             raise self.circuit_open(now)
 
+    def may_keep(self, spec: DatabaseServerSpec, now: float) -> bool:
+        """Whether a probe may log in with what the Secrets held a moment ago.
+
+        A server that is away is probed every few seconds, and reading its Secrets costs the API server more than the
+        probe costs anybody.
+        """
+        away = self.breaker.state(now) is not BreakerState.CLOSED
+        return away and self.spec == spec and now - self.read_at < _SECRETS_SECONDS
+
     def circuit_open(self, now: float) -> TransientError:
         """The error for who comes while the server is left alone."""
         rest = max(1, round(self.breaker.retry_after(now)))
@@ -118,10 +133,10 @@ class Server:
 class Servers:
     """All of them, by namespace and name."""
 
-    def __init__(self, observer: Callable[[str, str], Observer], metadata_schema: str) -> None:
+    def __init__(self, observer: Callable[[str, str], Observer], settings: Settings) -> None:
         self._servers: dict[ServerKey, Server] = {}
         self._observer = observer
-        self._metadata_schema = metadata_schema
+        self._settings = settings
         self._random = Random()
 
     def get(self, key: ServerKey) -> Server | None:
@@ -132,7 +147,7 @@ class Servers:
         """The server for this target: the known one where nothing changed, a new engine where something did."""
         known = self._servers.get(key)
         if known is not None and known.target == target:
-            known.spec = spec
+            known.spec, known.read_at = spec, time.monotonic()
             return known
         name = "/".join(key)
         observer = self._observer(name, spec.engine.value)
@@ -141,12 +156,18 @@ class Servers:
         runs = max(1, target.limits.max // 10)
         pooled = replace(target, limits=replace(target.limits, max=max(1, target.limits.max - 3 * runs)))
         if spec.engine is EngineType.POSTGRES:
-            engine = PostgresEngine(pooled, observer, metadata_schema=self._metadata_schema, system_identifier=system)
+            engine = PostgresEngine(
+                pooled,
+                observer,
+                metadata_schema=self._settings.metadata_schema,
+                history_table=self._settings.history_table,
+                system_identifier=system,
+            )
         else:
             # Imported when it is needed: its driver is 15 MiB of memory, and most operators have Postgres only.
             from selvedge.engines.mongodb.engine import MongoEngine
 
-            engine = MongoEngine(pooled, observer, metadata_schema=self._metadata_schema)
+            engine = MongoEngine(pooled, observer, metadata_schema=self._settings.metadata_schema)
         # A Postgres engine bounds its connections by itself, and units that wait together share a transaction.
         together = _TOGETHER if spec.engine is EngineType.POSTGRES else 0
         gate = asyncio.Semaphore(max(1, pooled.limits.max - 1, together))
@@ -156,6 +177,12 @@ class Servers:
         if known is not None:
             await known.engine.close()
         return server
+
+    def read_again(self, key: ServerKey) -> None:
+        """A Secret of this server changed: the next probe reads it, however short ago that was done."""
+        server = self._servers.get(key)
+        if server is not None:
+            server.read_at = -math.inf
 
     async def remove(self, key: ServerKey) -> None:
         """Close the connections of a server that was deleted or whose Secrets are gone."""

@@ -56,10 +56,12 @@ class PostgresEngine:
         observer: Observer,
         *,
         metadata_schema: str = "selvedge",
+        history_table: str = "history",
         system_identifier: str = "",
     ) -> None:
         self.target = target
         self.metadata_schema = metadata_schema
+        self._history_table = history_table
         self.pool = Connections(target, observer)
         self.turns = Turns(self)
         self._logins = PostgresLogins(self)
@@ -110,6 +112,7 @@ class PostgresEngine:
                     schema=schema,
                     run=run,
                     closed=closed,
+                    table=self._history_table,
                     scope=scope,
                 )
             else:
@@ -123,6 +126,7 @@ class PostgresEngine:
                     schema=schema,
                     run=run,
                     closed=closed,
+                    table=self._history_table,
                     scope=scope,
                 )
             async with opened as session:

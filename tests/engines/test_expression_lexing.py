@@ -89,6 +89,8 @@ def test_a_text_ends_where_it_ends_for_the_server(postgres: PostgresEndpoint, re
         "E'a''\\'",
         "0x1.E'\\' || ') or (1 = 1) --'",
         "1..E'\\' || ') or (1 = 1) --'",
+        ".1._$a$) or (1 = 1 or _$a$",
+        "...1._$a$) or (1 = 1 or _$a$",
         "1e5.E'\\' || ') or (1 = 1) --'",
         "\u00a0E'\\') or ('c'",
         "\u2003E'\\') or ('c",

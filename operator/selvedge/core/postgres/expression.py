@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 # White space is these six and nothing else: every character beyond ASCII, a no-break space among them, is a letter. A
 # vertical tab is white space from Postgres 16 on; 15 takes it for a fault, so nothing can hide behind the difference.
-# A number takes no letter that may begin a string: 0x1.E'' and 1..E'' are a number, dots and an E'' string.
+# A number takes no letter that may begin a string: 0x1.E'' and 1..E'' are a number, dots and an E'' string;
+# .1._$a$ is a number, a dot and a name.
 # Quoted texts are possessive: where one has no end, its beginning is not to be taken for a shorter one.
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\n\r\f\v]+)
@@ -27,11 +28,11 @@ _TOKEN = re.compile(
     | (?P<name>"(?:[^"]|"")++")
     | (?P<word>(?![eE]')[A-Za-z_\u0080-\U0010ffff][A-Za-z0-9_$\u0080-\U0010ffff]*)
     | (?P<parameter>\$[0-9]+)
-    | (?P<number>0[xXoObB][0-9A-Za-z_]*|[0-9][0-9_]*(?:\.(?!\.)[0-9_]*)?(?:[eE][+-]?[0-9]+)?)
+    | (?P<number>0[xXoObB][0-9A-Za-z_]*|(?:[0-9][0-9_]*(?:\.(?!\.)[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][+-]?[0-9]+)?)
     | (?P<open>[(\[])
     | (?P<close>[)\]])
     | (?P<end>;)
-    | (?P<other>(?![eE]')[^'"\\])""",
+    | (?P<other>\.\.|(?![eE]')[^'"\\])""",
     re.VERBOSE | re.DOTALL,
 )
 #: A string goes on behind white space with a line's end in it, and in an ``E''`` string so do the backslashes.

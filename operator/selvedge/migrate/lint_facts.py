@@ -21,7 +21,7 @@ __all__ = ["Fact", "facts", "facts_of"]
 LARGEST = 2_000_000
 """Characters of a statement that are still looked through: more is data, or is asked about as a whole."""
 _SMALL = 20_000
-"""Characters of an INSERT that may be more than data: it may select from a function."""
+"""Characters of an INSERT that may be more than data: it may call a function."""
 
 _TWO_WORDS = {("MATERIALIZED", "VIEW"), ("FOREIGN", "TABLE"), ("EVENT", "TRIGGER"), ("ACCESS", "METHOD")}
 _MODIFIERS = ("GLOBAL", "LOCAL", "TEMPORARY", "TEMP", "UNLOGGED", "RECURSIVE", "UNIQUE", "CONSTRAINT", "DEFAULT")
@@ -31,6 +31,8 @@ _SETTING_ROLES = ("ROLE", "USER", "DATABASE", "SYSTEM")
 _PATH_NAMES = {"search_path", "set_config", "pg_settings"}
 #: The same in a text that is only searched, lower case: plain searches, since it may have megabytes.
 _PATH_TEXTS = (*sorted(_PATH_NAMES), 'u&"')
+#: What an INSERT holds that is more than values: a query, or a name before a parenthesis. Most hold neither.
+_CALLS = re.compile(r"\bselect\b|\bvalues\b[^\0]*?[\w$\"]\s*\(")
 _HARM = re.compile(r"delete|update|truncate|drop|merge|alter|execute|call", re.IGNORECASE)
 
 
@@ -72,7 +74,7 @@ def facts_of(statement: Statement) -> tuple[Fact, ...]:
     if statement.head[:1] == ("INSERT",):
         lowered = text.lower()
         moved = [Fact("search-path")] if any(name in lowered for name in _PATH_TEXTS) else []
-        called = calls(tokens(text)) if len(text) <= _SMALL and "select" in lowered else ()
+        called = calls(tokens(text)) if len(text) <= _SMALL and _CALLS.search(lowered) else ()
         return (*moved, *(Fact(**made) for made in called))
     if statement.head[:1] == ("COPY",) and statement.head[1:2] != ("(",):
         return ()
@@ -114,6 +116,9 @@ def _other(word: str, reader: Reader, at: int) -> Iterator[Made]:
             yield {"what": "rollback", "at": at}
         case "CALL":
             yield {"what": "call", "kind": "PROCEDURE", "name": reader.name(), "at": at}
+            yield from calls(reader.rest())
+        case "INSERT":  # Postgres takes no DELETE or UPDATE in its query
+            yield from calls(found)
         case "SELECT" | "WITH" | "VALUES" | "(":
             yield from _select_into(found, at)
             yield from calls(found)

@@ -95,6 +95,11 @@ LOSES = {
     "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'DELETE FROM a'; SELECT f()": "delete-all",
     "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'; INSERT INTO b SELECT f()": "delete-all",
     "CREATE FUNCTION s.f() RETURNS int LANGUAGE sql BEGIN ATOMIC DELETE FROM a; END; SELECT s.f()": "delete-all",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'; INSERT INTO b VALUES (1), (f())": "delete-all",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'; DO $$ BEGIN INSERT INTO b SELECT f(); END $$": (
+        "delete-all"
+    ),
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'; CALL p(f())": "delete-all",
     "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN TRUNCATE a; END $$; CALL p()": "truncate",
     "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'DELETE FROM a'; DO $$ BEGIN PERFORM f(); END $$": "delete-all",
     """CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'DELETE FROM a'; CREATE FUNCTION g() RETURNS int LANGUAGE sql """

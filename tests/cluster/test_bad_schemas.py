@@ -203,7 +203,7 @@ def test_a_migration_that_fails_is_undone_and_named_with_file_line_and_statement
     )
     tables = shop.sql("SELECT tablename::text FROM pg_tables WHERE schemaname = 'shared'")
     assert {name for (name,) in tables} == {"users"}
-    assert len(shop.api.events("first", "StatementFailed")) == 1
+    assert len(wait_for(lambda: shop.api.events("first", "StatementFailed"))) == 1
     assert shop.api.get("DatabaseSchema", "shop")["status"]["conditions"][0]["status"] == "True"
     # corrected, a new run does what is left
     good = MIGRATIONS["20250102000000_items.sql"].replace("shared.nowhere", "shared.items")

@@ -42,7 +42,7 @@ def test_in_place_the_new_password_is_set_and_the_old_one_is_refused(world: Worl
         assert session.execute("SELECT 1").fetchone() == (1,), "sessions go on"
     assert logs_in(world, second)
     assert not logs_in(world, first)
-    assert [event["reason"] for event in world.api.events("app")].count("Rotated") == 1
+    assert len(wait_for(lambda: world.api.events("app", "Rotated"))) == 1
     rotate(world, "app", "monday")
     user(world, "app", rotation={"every": "31d"})
     found = world.ready("DatabaseUser", "app")

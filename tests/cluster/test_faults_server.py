@@ -70,7 +70,7 @@ def test_a_server_that_crashed_is_told_and_recovers_by_itself(own: World, server
     ready_again(own)
     assert own.ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'later'") == 1
     assert own.api.get("DatabaseSchema", "shop")["metadata"]["uid"] == uid
-    assert len(own.api.events("main", "Reachable")) == 1
+    assert len(wait_for(lambda: own.api.events("main", "Reachable"))) == 1
 
 
 def test_a_server_that_shuts_down_is_starting_then_away_then_back(own: World, server: PostgresServer):

@@ -193,7 +193,7 @@ def test_delete_removes_only_what_the_resource_made(world: World):
     assert world.ask("SELECT count(*) FROM old.things") == 0
     assert world.ask(f"SELECT has_schema_privilege('{foreign}', 'old', 'USAGE')") is False
     world.ready("DatabaseSchema", "beside")
-    assert len(world.api.events("shop", "Deleted")) == 1
+    assert len(wait_for(lambda: world.api.events("shop", "Deleted"))) == 1
     # and a database that it made goes as a whole
     world.schema("own", database=f"{world.name}_2", deletionPolicy="Delete", postgres={"schemas": [{"name": "a"}]})
     world.ready("DatabaseSchema", "own")
@@ -212,5 +212,5 @@ def test_with_the_server_gone_a_resource_is_let_go(world: World):
     world.until("DatabaseSchema", "shop", "False", "WaitingForServer")
     world.api.delete("DatabaseSchema", "shop")
     wait_for(lambda: world.api.get("DatabaseSchema", "shop") is None, DELETED_SECONDS)
-    assert len(world.api.events("shop", "Retained")) == 1
+    assert len(wait_for(lambda: world.api.events("shop", "Retained"))) == 1
     assert world.ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'a'") == 1

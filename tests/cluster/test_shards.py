@@ -159,7 +159,8 @@ def test_two_shards_share_the_work_and_each_resource_is_answered_by_one(crew: Cr
     wait_for(lambda: world.api.get("DatabaseSchema", "unit-0") is None, SECONDS)
     gone = f"SELECT count(*) FROM pg_database WHERE datname = '{world.name}_unit_0'"
     assert world.ask(gone, database="postgres") == 0
-    assert [len(world.api.events("unit-0", reason)) for reason in ("Deleted", "Retained")] == [2, 0]
+    wait_for(lambda: len(world.api.events("unit-0", "Deleted")) == 2, what=lambda: world.api.events("unit-0"))
+    assert world.api.events("unit-0", "Retained") == []
 
 
 @pytest.mark.long

@@ -147,3 +147,46 @@ def test_a_history_in_public_is_the_database_owners(shop: Shop, admin: str) -> N
     up = shop.migrate("up", "--role", shop.owner, *place)
     assert up.exit_code == 0, up.stderr
     assert shop.query("SELECT count(*) FROM public.ran") == [(2,)]
+
+
+def test_a_schema_that_is_there_has_to_let_the_login_in(shop: Shop) -> None:
+    """A right on the database would not help: the schema needs not be made."""
+    deployer, place = f"{shop.name}_deployer", ("--history-schema", "public", "--history-table", "ran")
+    shop.query(f"CREATE ROLE {deployer} LOGIN PASSWORD '{WORD}'; REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    lacking = shop.migrate("up", *place, user=deployer, password=WORD).stderr
+    statement = f'GRANT USAGE, CREATE ON SCHEMA "public" TO "{deployer}"'
+    assert lacking.strip().endswith(f"run {statement}"), lacking
+    shop.query(statement)
+    up = shop.migrate("up", *place, user=deployer, password=WORD)
+    assert up.exit_code == 0, up.stderr
+
+
+def test_the_operators_schema_is_no_place_for_a_logins_own_history(shop: Shop) -> None:
+    deployer = f"{shop.name}_deployer"
+    shop.query("CREATE SCHEMA selvedge; CREATE TABLE selvedge.claims (id int)")
+    shop.query(f"CREATE ROLE {deployer} LOGIN PASSWORD '{WORD}'; GRANT CREATE ON DATABASE {shop.name} TO {deployer}")
+    lacking = shop.migrate("up", user=deployer, password=WORD).stderr
+    assert "an operator keeps its claims in schema selvedge" in lacking, lacking
+    assert "name another schema" in lacking
+    assert "GRANT" not in lacking
+    shop.query(f"GRANT ALL ON SCHEMA public TO {deployer}")
+    up = shop.migrate("up", "--history-schema", "ran", user=deployer, password=WORD)
+    assert up.exit_code == 0, up.stderr
+
+
+def test_an_administrator_writes_the_operators_history_without_owning_it(shop: Shop, admin: str) -> None:
+    """What he is told to be given does not make the schema his, in which the operator's claims are."""
+    shop.query("CREATE SCHEMA selvedge; CREATE TABLE selvedge.claims (id int)")
+    assert shop.migrate("up").exit_code == 0
+    login = f"{shop.name}_migrator"
+    shop.query(f"GRANT USAGE ON SCHEMA selvedge TO {admin}; GRANT SELECT ON selvedge.history TO {admin}")
+    if shop.endpoint.version != "15":
+        for role in (login, shop.owner):
+            shop.query(f"GRANT {role} TO {admin} WITH ADMIN TRUE, INHERIT FALSE")
+    lacking = shop.migrate("down", "--yes", user=admin, password=WORD).stderr
+    assert "OWNER TO" not in lacking
+    statements = lacking.partition("; run ")[2].strip()
+    assert statements.count("WITH GRANT OPTION") == 2, lacking
+    shop.query(statements)
+    down = shop.migrate("down", "--yes", user=admin, password=WORD)
+    assert down.exit_code == 0, down.stderr

@@ -7,7 +7,7 @@ the schema is granted to the roles that migrations run as.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -91,6 +91,17 @@ SELECT pg_catalog.pg_get_userbyid(n.nspowner) FROM pg_catalog.pg_namespace n, pg
 WHERE n.nspname = %s AND l.rolname = %s AND n.nspowner <> l.oid AND pg_catalog.pg_has_role(l.oid, n.nspowner, 'MEMBER')
 """
 
+_PLACE = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = %(schema)s),
+  EXISTS (SELECT FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          WHERE n.nspname = %(schema)s AND c.relname = 'claims')
+"""
+
+_LENT = (
+    "GRANT USAGE ON SCHEMA {schema} TO {login} WITH GRANT OPTION",
+    "GRANT SELECT, INSERT, UPDATE, DELETE ON {history}, {events} TO {login} WITH GRANT OPTION",
+)
+
 
 class Ledger:
     """The two tables of one database; ``run`` is written into every row.
@@ -126,7 +137,7 @@ class Ledger:
             await self._ensure(admin, login)
         except psycopg.errors.InsufficientPrivilege as error:
             why = error.diag.message_primary or ""
-            raise self._lacking(admin, login, why, shape, primary) from None
+            raise await self._lacking(admin, login, why, shape, primary) from None
 
     async def _ensure(self, admin: psycopg.AsyncConnection, login: str) -> None:
         async with admin.transaction():
@@ -156,16 +167,32 @@ class Ledger:
                 )
             )
 
-    def _lacking(
+    async def _lacking(
         self, admin: psycopg.AsyncConnection, login: str, why: str, shape: int, primary: str
     ) -> NotPermittedError:
-        """The error for a right that the administrator lacks."""
+        """The error for a right that the administrator lacks, who has to give the migrations' login some of his own."""
+        me = admin.info.user
+        if not shape:
+            return await self._no_place(admin, me, why)
+        if shape < SHAPE:
+            needed: Iterable[sql.Composed] = give(self.schema, self.tables, me)
+        else:
+            needed = (self._sql(text, login=sql.Identifier(me)) for text in _LENT)
+        return keeping(me, why, tuple(statement.as_string(admin) for statement in needed))
+
+    async def _no_place(self, admin: psycopg.AsyncConnection, login: str, why: str) -> NotPermittedError:
+        """The error of a login that may not make the tables where they are to be."""
         from selvedge.engines.postgres.remedy import may_create  # with the changes of a whole schema: rarely needed
 
-        me = admin.info.user
-        needed = give(self.schema, self.tables, me) if shape else [may_create(me, admin.info.dbname)]
-        statements = tuple(statement.as_string(admin) for statement in needed)
-        return keeping(me, why, statements)
+        cursor = await admin.execute(_PLACE, {"schema": self.schema})
+        there, claims = await cursor.fetchone() or (False, False)
+        if claims:
+            where = f"an operator keeps its claims in schema {self.schema}, and would refuse tables of this login there"
+            message = f"login {login} may not keep the migrations' history: {why}; {where}: name another schema"
+            return NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, message)
+        create = self._sql("GRANT USAGE, CREATE ON SCHEMA {schema} TO {login}", login=sql.Identifier(login))
+        needed = create if there else may_create(login, admin.info.dbname)
+        return keeping(login, why, (needed.as_string(admin),))
 
     async def shape(self, connection: psycopg.AsyncConnection, *, writes: bool = False) -> tuple[int, str]:
         """The shape of both tables, 0 where one is missing, and the name of the primary key; see migration_shapes.

@@ -124,11 +124,13 @@ class OwnLedger(Ledger):
                 return
         await super().ensure(admin, login)
 
-    def _lacking(
+    async def _lacking(
         self, admin: psycopg.AsyncConnection, login: str, why: str, shape: int, primary: str
     ) -> NotPermittedError:
-        old = tuple(statement.as_string(admin) for statement in upgrade(shape or SHAPE, primary, self._tables))
-        return keeping(login, why, old + self._needed(admin, login, there=shape > 0))
+        if not shape:
+            return await self._no_place(admin, login, why)
+        old = tuple(statement.as_string(admin) for statement in upgrade(shape, primary, self._tables))
+        return keeping(login, why, old + self._needed(admin, login))
 
     async def read(self, connection: psycopg.AsyncConnection) -> tuple[HistoryRow, ...]:
         """See :meth:`Ledger.read`; raises NotPermittedError where the login may not."""
@@ -158,15 +160,13 @@ class OwnLedger(Ledger):
             statements,
         )
 
-    def _needed(self, admin: psycopg.AsyncConnection, login: str, *, there: bool) -> tuple[str, ...]:
-        names = {"login": sql.Identifier(login), "database": sql.Identifier(admin.info.dbname), **self._names}
-        texts: tuple[LiteralString, ...] = ("GRANT CREATE ON DATABASE {database} TO {login}",)
-        if there:
-            texts = (
-                "GRANT USAGE ON SCHEMA {schema} TO {login}",
-                "GRANT SELECT, INSERT, UPDATE, DELETE ON {history} TO {login}",
-                "GRANT SELECT, INSERT ON {events} TO {login}",
-            )
+    def _needed(self, admin: psycopg.AsyncConnection, login: str) -> tuple[str, ...]:
+        names = {"login": sql.Identifier(login), **self._names}
+        texts: tuple[LiteralString, ...] = (
+            "GRANT USAGE ON SCHEMA {schema} TO {login}",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON {history} TO {login}",
+            "GRANT SELECT, INSERT ON {events} TO {login}",
+        )
         return tuple(sql.SQL(text).format(**names).as_string(admin) for text in texts)
 
 

@@ -126,5 +126,5 @@ def give(schema: str, tables: Iterable[str], me: str) -> list[sql.Composed]:
     """The statements after which the schema and the tables are this role's."""
     owner = sql.Identifier(me)
     first = sql.SQL("ALTER SCHEMA {} OWNER TO {}").format(sql.Identifier(schema), owner)
-    rest = sql.SQL("ALTER TABLE {} OWNER TO {}")
+    rest = sql.SQL("ALTER TABLE IF EXISTS {} OWNER TO {}")
     return [first, *(rest.format(sql.Identifier(schema, table), owner) for table in tables)]

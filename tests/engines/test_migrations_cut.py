@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from selvedge.core.errors import TransientError
+from tests.engines.migrations_dump import dump
 from tests.engines.migrations_support import Shop, fresh_shop
 from tests.engines.test_migrations_kill import Child
 
@@ -35,7 +36,9 @@ UP = {
     "CREATE TRIGGER t BEFORE UPDATE ON shop.big FOR EACH ROW EXECUTE FUNCTION shop.f();",
     "07_drop_index": "DROP INDEX CONCURRENTLY shop.big_g;\nINSERT INTO shop.log (what) VALUES ('7');\n"
     "CREATE INDEX CONCURRENTLY IF NOT EXISTS big_h ON shop.big (h);",
-    "08_envelope": "BEGIN;\nINSERT INTO shop.log (what) VALUES ('8');\nSELECT pg_sleep(0.05);\nCOMMIT;",
+    "08_envelope": "BEGIN;\nINSERT INTO shop.log (what) VALUES ('8');\nSELECT pg_sleep(0.05);\n"
+    "COMMENT ON TABLE shop.log IS 'what was done';\nALTER TABLE shop.log ALTER what SET DEFAULT '-';\n"
+    "GRANT SELECT (what) ON shop.log TO PUBLIC;\nCREATE POLICY mine ON shop.log USING (n > 0);\nCOMMIT;",
     "09_partitions": "CREATE TABLE shop.p (d date) PARTITION BY RANGE (d);\n"
     "CREATE TABLE shop.p1 PARTITION OF shop.p FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');",
     "10_reindex": "REINDEX TABLE CONCURRENTLY shop.big;\nVACUUM shop.big;\nINSERT INTO shop.log (what) VALUES ('10');",
@@ -43,7 +46,9 @@ UP = {
     "CREATE TABLE shop.r (id int REFERENCES shop.u DEFERRABLE INITIALLY DEFERRED);\n"
     "INSERT INTO shop.r VALUES (1);\nINSERT INTO shop.u VALUES (1);",
     "12_statements": "-- transaction: false\nSET search_path = shop;\nINSERT INTO log (what) VALUES ('12a');\n"
-    "UPDATE big SET h = h + 1 WHERE g < 10;\nINSERT INTO log (what) VALUES ('12b');",
+    "UPDATE big SET h = h + 1 WHERE g < 10;\n"
+    "ALTER TABLE big ADD CONSTRAINT big_check CHECK (h >= 0) NOT VALID;\n"
+    "ALTER TABLE big VALIDATE CONSTRAINT big_check;\nINSERT INTO log (what) VALUES ('12b');",
 }
 DOWN = {
     "01_tables": "DROP TABLE shop.log;",
@@ -53,27 +58,32 @@ DOWN = {
     "05_indexes": "DROP INDEX CONCURRENTLY shop.big_gh;\nDROP INDEX CONCURRENTLY shop.big_g;",
     "06_function": "DROP TRIGGER t ON shop.big;\nDROP FUNCTION shop.f();",
     "07_drop_index": "DROP INDEX CONCURRENTLY shop.big_h;\nCREATE INDEX CONCURRENTLY big_g ON shop.big (g);",
-    "08_envelope": "DELETE FROM shop.log WHERE what = '8';",
+    "08_envelope": "DROP POLICY mine ON shop.log;\nDELETE FROM shop.log WHERE what = '8';",
     "09_partitions": "DROP TABLE shop.p;",
     "10_reindex": "DELETE FROM shop.log WHERE what = '10';\nVACUUM shop.log;",
     "11_deferred": "DROP TABLE shop.r;\nDROP TABLE shop.u;",
-    "12_statements": "DELETE FROM shop.log WHERE what LIKE '12_';\nSELECT pg_sleep(0.05);",
+    "12_statements": "ALTER TABLE shop.big DROP CONSTRAINT big_check;\nDELETE FROM shop.log WHERE what LIKE '12_';\n"
+    "SELECT pg_sleep(0.05);",
 }
 FILES = {f"{name}.sql": f"-- migrate:up\n{UP[name]}\n-- migrate:down\n{DOWN[name]}\n" for name in UP}
 FILES["R__view.sql"] = "CREATE OR REPLACE VIEW shop.v AS SELECT 1 AS one;"
 
+# what pg_dump does not write: indexes that are not valid, roles, and the rows of the history
 _STATE = """
-SELECT 'relation', pg_catalog.concat_ws(' ', c.relname, c.relkind, i.indisvalid) FROM pg_class c
-  LEFT JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relnamespace = 'shop'::regnamespace
-UNION ALL SELECT 'column', attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod)
-  FROM pg_attribute JOIN pg_class c ON c.oid = attrelid WHERE attnum > 0 AND c.relnamespace = 'shop'::regnamespace
-UNION ALL SELECT 'enum', enumlabel FROM pg_enum
-UNION ALL SELECT 'trigger', tgname FROM pg_trigger WHERE NOT tgisinternal
-UNION ALL SELECT 'function', proname FROM pg_proc WHERE pronamespace = 'shop'::regnamespace
+SELECT 'index', c.relname || ' ' || i.indisvalid || i.indisready || i.indislive FROM pg_class c
+  JOIN pg_index i ON i.indexrelid = c.oid WHERE c.relnamespace = 'shop'::regnamespace
+UNION ALL SELECT 'database', datacl::text FROM pg_database WHERE datname = current_database()
+UNION ALL SELECT 'role', concat_ws(' ', rolname, rolcanlogin, rolsuper, rolinherit, rolcreaterole, rolcreatedb,
+    rolreplication, rolbypassrls, rolconnlimit, rolpassword IS NULL,
+    ARRAY(SELECT setconfig::text FROM pg_db_role_setting WHERE setrole = r.oid), ARRAY(
+      SELECT concat_ws(' ', roleid::regrole, to_jsonb(m) - '{oid,roleid,member,grantor}'::text[])
+      FROM pg_auth_members m WHERE m.member = r.oid ORDER BY 1))
+  FROM pg_authid r WHERE starts_with(rolname, current_database())
 UNION ALL SELECT 'history', pg_catalog.concat_ws(' ', key, name, kind, checksum_up, checksum_down, md5(up_text),
-    md5(down_text), state, direction, statements_done, statements_total, cursor_hash, started, transaction_mode)
+    md5(down_text), state, direction, statements_done, statements_total, cursor_hash, started, transaction_mode,
+    applied_by, error)
   FROM selvedge.history
-UNION ALL SELECT 'event', event || ' ' || version || ' ' || name FROM selvedge.events
+UNION ALL SELECT 'event', concat_ws(' ', event, version, name, checksum, actor, key) FROM selvedge.events
 ORDER BY 1, 2
 """
 _DATA = """
@@ -154,7 +164,10 @@ async def cut(shop: Shop, at: int, *, arrives: bool, action: str = "Up", target:
 
 
 def looks(shop: Shop, *, data: bool = True) -> list[tuple[str, str]]:
-    return [*shop.query(_STATE), *(shop.query(_DATA) if data else [])]
+    """Schema, roles, history and rows, without the name that this shop alone has."""
+    rows = [("schema", line) for line in dump(shop).splitlines()] + shop.query(_STATE)
+    rows += shop.query(_DATA) if data else []
+    return [(what, text and text.replace(shop.database, "DB")) for what, text in rows]
 
 
 async def _cut_up(endpoint: PostgresEndpoint, at: int, expected: list[tuple[str, str]], *, arrives: bool) -> int:

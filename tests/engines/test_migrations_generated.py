@@ -1,7 +1,7 @@
 """Whole directories of migrations: up, all the way down, and up again is the same schema.
 
 Generated ones, from a seed that is printed (``SELVEDGE_MIGRATIONS_SEED`` sets it), and any directory that
-``SELVEDGE_MIGRATIONS_CORPUS`` names: it, or each directory below it that holds migrations.
+``SELVEDGE_MIGRATIONS_CORPUS`` names: it, or the topmost directories below it that hold migrations.
 """
 
 from __future__ import annotations
@@ -9,30 +9,30 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from psycopg import sql
 
-from sandbox import tools
-from selvedge.core.errors import InvalidError
 from selvedge.migrate import Migration, RunResult, load
-from selvedge.migrate.files import load_directory, read_directory
-from tests.engines.migrations_support import Shop
+from selvedge.migrate.files import read_directory
+from selvedge.migrate.names import is_migration_directory
+from tests.engines.migrations_dump import dump
+from tests.engines.migrations_support import SERVERS, Shop, server
 from tests.migrations_generator import generate, write
 
 SEED = int(os.environ.get("SELVEDGE_MIGRATIONS_SEED") or random.SystemRandom().randrange(10**6))
 CORPUS = os.environ.get("SELVEDGE_MIGRATIONS_CORPUS", "")
 NO_OWNERS = ("--no-owner", "--no-privileges")
-# pg_dump writes another random word at each run
-_RANDOM = re.compile(r"^\\(?:un)?restrict .*$", re.MULTILINE)
+NO_HISTORY = "--exclude-schema=selvedge"
+# names that a person takes for a migration's, whether we can read them or not
+_LIKE_A_FILE = re.compile(r"(?:[0-9]|R__|[VU][0-9]).*\.sql$", re.IGNORECASE)
 
 
-@pytest.fixture
-def shop(postgres: Any) -> Iterator[Shop]:
+@pytest.fixture(params=SERVERS)
+def shop(request: pytest.FixtureRequest) -> Iterator[Shop]:
+    postgres = server(request)
     name = f"generated_{os.urandom(5).hex()}"
     with postgres.connect() as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -49,11 +49,6 @@ def shop(postgres: Any) -> Iterator[Shop]:
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
 
 
-async def test_forty_up_down_up(shop: Shop, tmp_path: Path) -> None:
-    await up_down_up(shop, 40, SEED, tmp_path)
-
-
-@pytest.mark.long
 async def test_two_hundred_and_fifty_up_down_up(shop: Shop, tmp_path: Path) -> None:
     await up_down_up(shop, 250, SEED + int(shop.endpoint.version.partition(".")[0]), tmp_path)
 
@@ -62,32 +57,30 @@ async def up_down_up(shop: Shop, count: int, seed: int, directory: Path) -> None
     print(f"SELVEDGE_MIGRATIONS_SEED={seed}")
     write(generate(count, seed), directory)
     files = read_directory(directory).files
-    empty = dump(shop)
+    empty = dump(shop, NO_HISTORY)
     done(await shop.up(files), count)
-    first = dump(shop)
+    first = dump(shop, NO_HISTORY)
     assert len(first) > 50 * count
-    assert dump(shop, *NO_OWNERS) == dump_by_psql(shop, files)
+    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, files)
     done(await shop.do(files, "Down", target="0"), count)
-    assert dump(shop) == empty
+    assert dump(shop, NO_HISTORY) == empty
     done(await shop.up(files), count)
-    assert dump(shop) == first
+    assert dump(shop, NO_HISTORY) == first
 
 
 def directories() -> list[Path]:
-    """The corpus: one directory of migrations, or all that lie below it."""
-    if not CORPUS:
-        return []
-    root = Path(CORPUS)
-    below = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    return [root] if _holds_migrations(root) else [path for path in below if _holds_migrations(path)]
+    """The corpus: the topmost directories that look like migrations; what lies below one is its own affair."""
+    found = []
+    for name, below, files in os.walk(CORPUS):
+        below[:] = sorted(one for one in below if not one.startswith("."))
+        if any(_LIKE_A_FILE.match(file) for file in files) or any(_is_one_migration(Path(name, one)) for one in below):
+            found.append(Path(name))
+            below.clear()
+    return found
 
 
-def _holds_migrations(path: Path) -> bool:
-    try:
-        return bool(load_directory(path))
-    except InvalidError:
-        # what is wrong with it is the test's to say
-        return any(path.glob("*.sql"))
+def _is_one_migration(path: Path) -> bool:
+    return is_migration_directory(path.name) and any(path.glob("*.sql"))
 
 
 async def corpus_up_down_up(shop: Shop, directory: Path) -> None:
@@ -95,19 +88,22 @@ async def corpus_up_down_up(shop: Shop, directory: Path) -> None:
     files = read_directory(directory).files
     migrations = [one for one in load(files) if one.kind == "Versioned"]
     done(await shop.up(files), len(migrations))
-    first = dump(shop)
+    first = dump(shop, NO_HISTORY)
+    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, files)
     bottom = lowest(migrations)
     if bottom is not None:
         result = await shop.do(files, "Down", target=str(bottom))
         if result.error is not None:
             print(f"down ends: {result.error}")
         done(await shop.up(files))
-        assert dump(shop) == first
+        assert dump(shop, NO_HISTORY) == first
 
 
 if CORPUS:  # without one there is nothing to skip
+    FOUND = directories()
+    assert FOUND, f"SELVEDGE_MIGRATIONS_CORPUS={CORPUS} holds no migrations"
 
-    @pytest.mark.parametrize("directory", directories(), ids=lambda path: path.name)
+    @pytest.mark.parametrize("directory", FOUND, ids=[str(path.relative_to(CORPUS)) for path in FOUND])
     async def test_a_corpus_up_down_up(shop: Shop, directory: Path) -> None:
         await corpus_up_down_up(shop, directory)
 
@@ -139,13 +135,3 @@ def dump_by_psql(shop: Shop, files: dict[str, str]) -> str:
     finally:
         with shop.endpoint.connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(other.database)))
-
-
-def dump(shop: Shop, *options: str) -> str:
-    """The schema as pg_dump writes it, without our own history."""
-    endpoint = shop.endpoint
-    command = [tools.postgres_client() / "pg_dump", "--schema-only", "--exclude-schema=selvedge", *options]
-    command += ["--dbname", endpoint.conninfo(shop.database, password=None)]
-    environment = {**os.environ, "PGPASSWORD": endpoint.password}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
-    return _RANDOM.sub("", found.stdout)

@@ -25,4 +25,27 @@ def test_generated_files_are_what_they_say() -> None:
         and one.directives.transaction is None
         for one in migrations
     )
+    for what in ("PARTITION BY", "LANGUAGE plpgsql", "\nDO $do$"):
+        assert any(what in text for text in texts), what
+    for name, text in files.items():
+        if name.endswith("metadata.toml"):
+            assert text == "run_in_transaction = false\n"
+    by_name = {one.file: one for one in migrations}
+    without = [one for one in migrations if one.directives.transaction is False]
+    pairs = [one for one in without if one.file.endswith(".up.sql")]
+    assert any(files[one.file].lstrip("\ufeff").startswith("-- transaction: false") for one in pairs)
+    assert all(one.down_directives.transaction is False for one in pairs)
+    assert any(f"{one.file.rpartition('/')[0]}/metadata.toml" in files for one in without if "/" in one.file)
+    assert any(files[one.file].startswith("-- +goose NO TRANSACTION") for one in without)
+    for one in without:
+        assert not one.script.transactional, one.file
+    marked, wide = (
+        [by_name[name] for name, text in files.items() if name in by_name and sign(text)]
+        for sign in (lambda text: text.startswith("\ufeff"), lambda text: "\r\n" in text)
+    )
+    assert marked, "no file begins with a byte order mark"
+    assert wide, "no file has the line ends of Windows"
+    for one in (*marked, *wide):
+        assert not set("\r\ufeff") & set(one.up + (one.down or "")), one.file
+        assert one.script.statements
     assert generate(250, 1) == files

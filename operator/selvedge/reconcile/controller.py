@@ -90,6 +90,8 @@ class Controller:
         """The watch showed an object."""
         store = self.context.store
         if deleted:
+            if resource in KINDS:  # a Secret that only lost its label is told as deleted, and keeps its uid
+                self._listing.deleted(_uid(obj))
             known = store.get(resource.plural, *key_of(obj))
             if known is not None and _uid(known) != _uid(obj):
                 return  # made again under its name, and seen already: Kopf keeps the order of one uid only

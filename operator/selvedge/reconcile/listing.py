@@ -56,6 +56,13 @@ class Listing:
     def __init__(self, context: Context, sink: Sink) -> None:
         self._context = context
         self._sink = sink
+        self._readers = 0
+        self._deleted: set[str] = set()
+
+    def deleted(self, uid: str) -> None:
+        """The watch told of the end of a resource of ours: a list that is being read may still show it."""
+        if self._readers:
+            self._deleted.add(uid)
 
     async def prime(self) -> None:
         """List everything for the first time. Raises KubeError, also where not one namespace may be read."""
@@ -121,14 +128,25 @@ class Listing:
             self._context.metrics.namespace(namespace, served=True)
 
     async def _read(self, namespace: str | None) -> None:
-        for resource, selector in _LISTED:
-            # all pages of a list show what there was at its first: what is made meanwhile, the watch tells of
-            unseen = self._context.store.known(resource.plural, namespace)
-            async for obj in self._context.kube.list(resource, namespace, selector):
-                unseen.pop(key_of(obj), None)
-                self._sink.put(resource, obj)
-            for gone in self._context.store.forget(resource.plural, unseen):
-                self._sink.gone(resource, gone)
+        self._readers += 1
+        try:
+            for resource, selector in _LISTED:
+                await self._read_kind(resource, namespace, selector)
+        finally:
+            self._readers -= 1
+            if not self._readers:
+                self._deleted.clear()
+
+    async def _read_kind(self, resource: Resource, namespace: str | None, selector: str) -> None:
+        # all pages of a list show what there was at its first: what is made or deleted meanwhile, the watch tells of
+        unseen = self._context.store.known(resource.plural, namespace)
+        async for obj in self._context.kube.list(resource, namespace, selector):
+            if obj["metadata"].get("uid") in self._deleted:
+                continue
+            unseen.pop(key_of(obj), None)
+            self._sink.put(resource, obj)
+        for gone in self._context.store.forget(resource.plural, unseen):
+            self._sink.gone(resource, gone)
 
     def _leave_out(self, namespace: str, error: SelvedgeError) -> None:
         known = namespace in self._context.left_out

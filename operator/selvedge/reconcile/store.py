@@ -29,6 +29,8 @@ class Store:
 
     _objects: dict[str, dict[tuple[str, str], Object]] = field(default_factory=dict)
     _units: dict[tuple[str, str, str], set[tuple[str, str]]] = field(default_factory=dict)
+    _ahead: dict[tuple[str, tuple[str, str]], int] = field(default_factory=dict)
+    """The version of a status of ours that is known before the rest of its object."""
 
     def put(self, plural: str, obj: Mapping[str, Any]) -> Object | None:
         """Remember an object; returns the one that was there before. A version that is not newer is ignored."""
@@ -41,6 +43,9 @@ class Store:
         parts = () if plural in ("secrets", "configmaps") else ("spec", "status")
         slim = {name: _slim(obj[name]) for name in ("apiVersion", "kind", *parts) if name in obj}
         slim["metadata"] = _slim(_read(obj["metadata"]))
+        ahead = self._ahead.pop((plural, key), 0)
+        if before is not None and _version(slim) < ahead and _uid(before) == _uid(slim):
+            slim["status"], self._ahead[plural, key] = before["status"], ahead
         kind[key] = slim
         if plural == "databaseschemas":
             self._index(before, remove=True)
@@ -48,18 +53,25 @@ class Store:
         return before
 
     def answered(self, plural: str, obj: Mapping[str, Any]) -> None:
-        """Remember what the API server answered to a write of ours.
+        """Remember what the API server answered to a write of ours; nothing where the object is gone.
 
-        Not where it holds a change of somebody else's that the watch has yet to tell (another spec, a deletion, a wish
-        in an annotation), nor where the object is gone: what is known already is no change when the watch tells of it,
-        and nothing would be done about it.
+        Of one that holds a change of somebody else's (another spec, a deletion, a wish in an annotation) the status
+        only, from which the next write is counted: the rest is for the watch to tell. What is known already is no
+        change when the watch tells of it, and nothing would be done about it.
         """
-        known = self.get(plural, *key_of(obj))
-        if known is not None and _asked(known) == _asked(obj):
+        key = key_of(obj)
+        known = self.get(plural, *key)
+        if known is None:
+            return
+        if _others(known) == _others(obj):
             self.put(plural, obj)
+        elif _uid(known) == _uid(obj) and _newer(obj, known) and _version(obj) > self._ahead.get((plural, key), 0):
+            self._objects[plural][key] = {**known, "status": _slim(obj.get("status") or {})}
+            self._ahead[plural, key] = _version(obj)
 
     def remove(self, plural: str, namespace: str, name: str) -> Object | None:
         """Forget an object; returns it."""
+        self._ahead.pop((plural, (namespace, name)), None)
         found = self._objects.get(plural, {}).pop((namespace, name), None)
         if plural == "databaseschemas":
             self._index(found, remove=True)
@@ -127,7 +139,17 @@ def _newer(obj: Mapping[str, Any], than: Mapping[str, Any]) -> bool:
     return not (new.isdecimal() and old.isdecimal()) or int(new) > int(old)
 
 
-def _asked(obj: Mapping[str, Any]) -> tuple[object, ...]:
+def _uid(obj: Mapping[str, Any]) -> str:
+    return str(obj["metadata"].get("uid", ""))
+
+
+def _version(obj: Mapping[str, Any]) -> int:
+    """The resource version as a number; 0 for one that is none."""
+    text = str(obj["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdecimal() else 0
+
+
+def _others(obj: Mapping[str, Any]) -> tuple[object, ...]:
     """What others than this operator change: the operator writes status and finalizers."""
     metadata = _read(obj["metadata"])
     return tuple(metadata.get(name) for name in ("uid", "generation", "deletionTimestamp", "annotations"))

@@ -173,6 +173,48 @@ def test_what_somebody_wants_is_a_change_also_where_the_answer_to_our_own_write_
     assert wanted.items() <= found["metadata"].items()
 
 
+def _ready(store: Store) -> str:
+    found = store.get("databaseschemas", "shop", "small-1")
+    assert found is not None
+    return str(found["status"]["conditions"][0]["reason"])
+
+
+def test_the_next_status_is_counted_from_the_last_one_also_where_somebody_wants_something_meanwhile() -> None:
+    """Else what was written is believed not to be there, and stays: as drift that was repaired long ago."""
+    store = Store()
+    store.put("databaseschemas", _schema(1, 5))
+    answer = _schema(1, 12, generation=2)
+    answer["status"]["conditions"][0]["reason"] = "DriftDetected"
+    store.answered("databaseschemas", answer)
+    assert _ready(store) == "DriftDetected"
+    # the spec was changed before the status was written, and so the watch tells it
+    before = store.put("databaseschemas", _schema(1, 11, generation=2))
+    assert before is not None
+    assert before["metadata"]["generation"] == 1
+    assert _ready(store) == "DriftDetected"
+    answer["metadata"]["resourceVersion"] = "14"
+    answer["status"]["conditions"][0]["reason"] = "Verified"
+    store.put("databaseschemas", answer)
+    assert _ready(store) == "Verified"
+    store.put("databaseschemas", {**_schema(1, 15, generation=2), "status": {"conditions": [{"reason": "Other"}]}})
+    assert _ready(store) == "Other"
+
+
+@pytest.mark.parametrize("how", ["removed", "another of its name"])
+def test_a_status_that_was_known_early_is_not_that_of_the_next_of_its_name(how: str) -> None:
+    store = Store()
+    store.put("databaseschemas", _schema(1, 5))
+    answer = _schema(1, 30, generation=2)
+    answer["status"]["conditions"][0]["reason"] = "DriftDetected"
+    store.answered("databaseschemas", answer)
+    if how == "removed":
+        store.remove("databaseschemas", "shop", "small-1")
+    store.put("databaseschemas", _schema(1, 20, uid="22222222-0000-4000-8000-000000000001"))
+    assert _ready(store) == "Verified"
+    store.answered("databaseschemas", {**answer, "metadata": {**answer["metadata"], "resourceVersion": "31"}})
+    assert _ready(store) == "Verified"
+
+
 def test_the_answer_to_our_own_write_is_known_before_the_watch_tells_of_it() -> None:
     store = Store()
     store.put("databaseschemas", _schema(1, 5))

@@ -284,7 +284,8 @@ class Board:
         status: dict[str, Any] = {"phase": phase}
         if self.digest:
             done = self.hidden + len(self.earlier) + sum(row.state in DONE for row in self.rows)
-            rows = [_shown(row) | {"checksum": mark} for row, mark in zip(self.rows, self.checksums, strict=True)]
+            last = zip(self.rows[-_MAX_ROWS:], self.checksums[-_MAX_ROWS:], strict=True)
+            rows = [_shown(row) | {"checksum": mark} for row, mark in last]
             status["progress"] = f"{done}/{self._total}"
             status["plan"] = self.digest
             status["inputs"] = list(self.inputs) or None

@@ -48,6 +48,7 @@ class Source:
 class Operation:
     """What is asked for, in the words of a MigrationRun's spec.
 
+    ``resumes``: an earlier pass of this very run began; what its session says is done was done for it.
     ``approved`` is the digest of the plan that a person approved. ``actor`` and ``reason`` are written into the history
     where nothing else says why it changed.
     """
@@ -63,6 +64,7 @@ class Operation:
     approved: str = ""
     actor: str = ""
     reason: str = ""
+    resumes: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
 
 
@@ -119,15 +121,18 @@ async def prepare(session: MigrationSession, source: Source, operation: Operatio
     hook = source.hooks.after_run if operation.action in _RUNS else None
     owed = hook is not None and await session.owes_after_run()
     history = await session.history()
+    done = await session.done() if operation.resumes and operation.action == "Redo" else ()
     # to read megabytes of statements takes seconds, and whoever waits on this loop has a Lease to renew
-    prepared = await asyncio.to_thread(_prepared, source, operation, history, owed=owed)
+    prepared = await asyncio.to_thread(_prepared, source, operation, history, done, owed=owed)
     # where nothing is left to run, what ran may have dropped its own schema
     if prepared.does_something or not (history or await session.done()):
         await session.check_place()
     return prepared
 
 
-def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, ...], *, owed: bool) -> Prepared:
+def _prepared(
+    source: Source, operation: Operation, history: tuple[HistoryRow, ...], done: tuple[str, ...], *, owed: bool
+) -> Prepared:
     chosen = plan(
         source.migrations,
         history,
@@ -137,6 +142,7 @@ def _prepared(source: Source, operation: Operation, history: tuple[HistoryRow, .
         operation.environment,
         repair=operation.repair,
         engine=operation.engine,
+        done=done,
     )
     hooks = source.hooks
     runs = any(step.direction in RUNNING for step in chosen.steps)

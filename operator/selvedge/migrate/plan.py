@@ -22,6 +22,8 @@ ACTIONS = ("Up", "Down", "To", "Redo", "Baseline", "Repair", "Validate", "Plan",
 REPAIRS = ("Accept", "MarkApplied", "MarkUnapplied", "DropInvalidIndexes")
 """The kinds of repair; there are no others."""
 
+_FINISH = "finish it with the action Up, or undo it by hand and repair: MarkUnapplied"
+
 Direction = Literal["up", "down", "mark", "unmark", "accept"]
 """``up`` and ``down`` run statements. ``mark`` and ``unmark`` change the history alone: run, not run. ``accept`` takes
 the file's text over as the one that ran."""
@@ -87,6 +89,7 @@ def plan(
     *,
     repair: str = "",
     engine: Engine = "Postgres",
+    done: Sequence[str] = (),
 ) -> RunPlan:
     """Compare files with history and choose what runs.
 
@@ -96,7 +99,8 @@ def plan(
       included, which is a target itself as ``00``. A migration whose file is gone is undone by the text that the
       history kept.
     - ``To``: down or up, to exactly ``target``.
-    - ``Redo``: the newest one down and up again. Its own text may have changed.
+    - ``Redo``: the newest one down and up again. Its own text may have changed. What this very run undid, by ``done``
+      (:meth:`MigrationSession.done`), only goes up again.
     - ``Baseline``: everything up to ``target`` counts as run; nothing runs.
     - ``Repair``: one of :data:`REPAIRS`, named by ``repair``. ``Accept`` takes all changed texts over, or that of
       ``target``; the two marks need a target.
@@ -120,7 +124,7 @@ def plan(
     elif action == "To":
         chosen.to(target)
     elif action == "Redo":
-        chosen.redo(target)
+        chosen.redo(target, done)
     elif action == "Baseline":
         chosen.baseline(target)
     elif action == "Repair":
@@ -224,7 +228,7 @@ class _Chosen:
             self.book.check_files(left)
             self._forward(version, left)
 
-    def redo(self, target: str | int | None) -> None:
+    def redo(self, target: str | int | None, done: Sequence[str]) -> None:
         rows = self.book.versioned()
         version = self.book.any_version(target) if target not in (None, "") else rows[-1].version if rows else None
         if version is None:
@@ -232,13 +236,23 @@ class _Chosen:
         newest = rows[-1] if rows else None
         self.target = target_of(version)
         file = self.book.files.get(str(version))
-        if newest is not None and newest.version == version:
-            self.steps.append(Step(self.book.undo(newest, may_have_changed=True), "down"))
-        elif newest is not None and sort_key(newest.version) > sort_key(version):
+        if newest is not None and sort_key(newest.version) > sort_key(version):
             raise InvalidError(
                 Reason.INVALID_SPEC,
                 f"version {version} is not the newest that ran, {newest.version} is: redo is for the newest alone",
             )
+        undone = [line.split()[2] for line in done if line.split()[0] == str(version)][-1:] == ["down"]
+        if newest is None or newest.version != version:
+            if not undone:
+                raise InvalidError(
+                    Reason.INVALID_SPEC,
+                    f"version {version} did not run: there is nothing to redo; run it with the action Up",
+                )
+        elif newest.state is RowState.PARTIAL and newest.direction == "up":
+            if not undone:
+                raise self.book.half(newest, _FINISH)
+        else:
+            self.steps.append(Step(self.book.undo(newest, may_have_changed=True), "down"))
         if file is None:
             raise InvalidError(Reason.MIGRATION_MISSING, f"version {version} has no file to redo it from; put it back")
         file.check()
@@ -299,7 +313,7 @@ class _Chosen:
     def _backward(self, undone: Sequence[HistoryRow], *, everything: bool) -> None:
         for row in undone:
             if row.state is RowState.PARTIAL and row.direction == "up":
-                raise self.book.half(row, "finish it with the action Up, or undo it by hand and repair: MarkUnapplied")
+                raise self.book.half(row, _FINISH)
         self.steps += [Step(self.book.undo(row), "down") for row in reversed(undone)]
         if everything:
             # what they made stood on what is gone now: they run again with the next way up

@@ -197,6 +197,7 @@ def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Se
         actor=str(annotations.get(ACTOR, "")).strip() or f"MigrationRun {'/'.join(key_of(obj))}",
         reason=reason,
         timeouts=Timeouts(spec.timeouts.lock, spec.timeouts.statement, spec.timeouts.lock_wait),
+        resumes=bool(board.kept_target),
     )
 
 

@@ -10,6 +10,7 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.migrate import HistoryRow, Migration, RowState, RunPlan, load, make_plan
 from selvedge.migrate.names import Engine
+from selvedge.migrate.plan import line_of
 from selvedge.migrate.together import check_together
 
 BOTH = "-- migrate:up\nCREATE TABLE t{0} ();\n-- migrate:down\nDROP TABLE t{0};\n"
@@ -140,11 +141,30 @@ def test_redo_is_down_and_up_and_survives_a_crash_in_between() -> None:
     plan = make_plan(ALL, HISTORY, "Redo")
     assert shown(plan) == [f"down {THREE}", f"up {THREE}"]
     assert plan.target == "3"
-    assert shown(make_plan(ALL, ran(ALL, 1, 2), "Redo", plan.target)) == [f"up {THREE}"]
+    done = [line_of(plan.steps[0])]
+    assert shown(make_plan(ALL, ran(ALL, 1, 2), "Redo", plan.target, done=done)) == [f"up {THREE}"]
+    half = replace(HISTORY[2], state=RowState.PARTIAL, done=1, total=2)
+    assert shown(make_plan(ALL, [*HISTORY[:2], half], "Redo", plan.target, done=done)) == [f"up {THREE}"]
+    undone = replace(half, direction="down")
+    assert shown(make_plan(ALL, [*HISTORY[:2], undone], "Redo", plan.target)) == shown(plan)
     with pytest.raises(InvalidError, match="version 2 is not the newest that ran, 3 is"):
         make_plan(ALL, HISTORY, "Redo", "2")
     with pytest.raises(InvalidError, match="nothing to redo"):
         make_plan(ALL, [], "Redo")
+
+
+def test_redo_is_no_way_up_for_what_did_not_run() -> None:
+    """It asks nobody about its way up, and skips what is pending before it."""
+    down, up = map(line_of, make_plan(ALL, HISTORY, "Redo").steps)
+    elsewhere = line_of(make_plan(ALL, ran(ALL, 1, 2), "Redo").steps[0])
+    for done in ([], [down, up], [elsewhere]):
+        with pytest.raises(InvalidError, match=r"version 3 did not run: there is nothing to redo.* the action Up"):
+            make_plan(ALL, ran(ALL, 1), "Redo", "3", done=done)
+    with pytest.raises(InvalidError, match="version 1 did not run"):
+        make_plan(ALL, [], "Redo", "1")
+    half = replace(HISTORY[2], state=RowState.PARTIAL, done=1, total=2)
+    with pytest.raises(InvalidError, match=r"version 3 \(m\) is half applied, 1 of 2 statements: finish it"):
+        make_plan(ALL, [*HISTORY[:2], half], "Redo")
 
 
 def test_redo_of_a_changed_file_goes_back_by_what_ran() -> None:
@@ -352,7 +372,8 @@ def test_a_version_0_is_a_target_like_any_other() -> None:
     assert shown(make_plan(files, [], "Baseline", "0")) == [f"mark {INIT}"]
     redo = make_plan(files, ran(files, 0), "Redo")
     assert (shown(redo), redo.target) == ([f"down {INIT}", f"up {INIT}"], "00")
-    assert shown(make_plan(files, [], "Redo", redo.target)) == [f"up {INIT}"]
+    done = [line_of(redo.steps[0])]
+    assert shown(make_plan(files, [], "Redo", redo.target, done=done)) == [f"up {INIT}"]
     for action in ("Up", "Baseline"):
         with pytest.raises(InvalidError, match="target 0 is no version of the source"):
             make_plan(ALL, [], action, "0")

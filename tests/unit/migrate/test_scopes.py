@@ -102,9 +102,10 @@ async def test_a_redo_of_what_was_edited_both_ways_is_done_once() -> None:
     after = {
         "1_users.sql": "-- migrate:up\ncreate table users (id bigint);\n-- migrate:down\ndrop table if exists users;\n"
     }
-    source, operation = source_of(after, "Postgres"), Operation("Redo", "1")
+    source = source_of(after, "Postgres")
+    operation, resumed = Operation("Redo", "1"), Operation("Redo", "1", resumes=True)
 
-    async def pass_over(history: tuple[HistoryRow, ...], *events: str) -> Part:
+    async def pass_over(history: tuple[HistoryRow, ...], *events: str, operation: Operation = resumed) -> Part:
         async def rows() -> tuple[HistoryRow, ...]:
             return history
 
@@ -117,9 +118,13 @@ async def test_a_redo_of_what_was_edited_both_ways_is_done_once() -> None:
         session = cast("MigrationSession", SimpleNamespace(history=rows, done=done, check_place=check_place))
         return await prepare_part(session, source, operation, "north")
 
-    first = await pass_over(ran(before, "1"))
+    first = await pass_over(ran(before, "1"), operation=operation)
     down, up = (line_of(replace(step, scope="")) for step in first.prepared.plan.steps)
     assert len((await pass_over((), down)).prepared.plan.steps) == 1, "undone, and not run again yet"
+    with pytest.raises(InvalidError, match="schema north: version 1 did not run"):
+        await pass_over((), down, operation=operation)
+    with pytest.raises(InvalidError, match="schema north: version 1 did not run"):
+        await pass_over(())
     second = await pass_over(ran(after, "1"), down, up)
     assert second.prepared.plan.steps == ()
     assert second.done == tuple(line_of(step) for step in first.prepared.plan.steps)

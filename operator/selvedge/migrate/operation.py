@@ -157,8 +157,10 @@ def _prepared(
 
 def losses_of(chosen: RunPlan, hooks: Hooks = _NO_HOOKS) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What of the way up, and of hooks, loses data, one sentence each: all of it, and what its file does not allow."""
-    # what a redo loses, its way down has lost
-    running = [step.migration for step in chosen.steps if step.direction == "up" and chosen.action != "Redo"]
+    # what a redo of the same text loses, its way down has lost
+    lost = {(step.migration.key, step.migration.checksum) for step in chosen.steps if step.direction == "down"}
+    ups = [step.migration for step in chosen.steps if step.direction == "up"]
+    running = [one for one in ups if (one.key, one.checksum) not in lost]
     if chosen.hooks:
         running += hooks.all
     if not running:

@@ -163,6 +163,9 @@ def _allow(board: Board, prepared: Prepared, done: Sequence[str]) -> None:
     approved = prepared.operation.approved
     if approved and board.approves(approved, prepared, done):
         operation = replace(prepared.operation, approved=prepared.digest)
+        if prepared.plan.action == "Redo" and approved != prepared.digest:
+            # the marks were looked at with the whole, of which the text that ran before is known no more
+            prepared = replace(prepared, unmarked=())
         check_approval(replace(prepared, operation=operation))
     else:
         check_approval(prepared)

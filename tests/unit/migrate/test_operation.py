@@ -51,7 +51,7 @@ def ran(files: dict[str, str], *keys: str, **changes: Any) -> tuple[HistoryRow, 
     )
 
 
-def planned(files: dict[str, str], history: tuple[HistoryRow, ...] = (), **choices: str) -> RunPlan:
+def planned(files: dict[str, str], history: tuple[HistoryRow, ...] = (), **choices: Any) -> RunPlan:
     return plan(source_of(files, "Postgres").migrations, history, **choices)
 
 
@@ -133,6 +133,18 @@ def test_what_loses_data_is_a_concern_and_refused_without_a_word_in_its_file() -
     shown, unmarked = losses_of(planned(marked))
     assert (len(shown), unmarked) == (1, ())
     assert losses_of(planned({"1_users.sql": FILES["1_users.sql"]})) == ((), ())
+
+
+def test_what_a_redo_loses_anew_is_a_concern() -> None:
+    history = ran(FILES, "1", "2")
+    assert losses_of(planned(FILES, history, action="Redo")) == ((), ()), "its way down has lost it"
+    changed = {**FILES, "2_gone.sql": FILES["2_gone.sql"].replace("drop table old;", "drop table users;", 1)}
+    redo = planned(changed, history, action="Redo")
+    shown, unmarked = losses_of(redo)
+    assert len(shown) == len(unmarked) == 1
+    assert shown[0].startswith("2_gone.sql, line 2: ")
+    rest = planned(changed, history[:1], action="Redo", target="2", done=[line_of(redo.steps[0])])
+    assert losses_of(rest) == (shown, unmarked), "nobody knows what ran before"
 
 
 def test_going_back_and_repairs_are_concerns_and_a_baseline_is_not() -> None:

@@ -10,11 +10,12 @@ import pytest
 from selvedge.core.errors import InvalidError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow
-from selvedge.migrate.operation import Operation, Prepared, source_of
+from selvedge.migrate.operation import Operation, Prepared, losses_of, source_of
 from selvedge.migrate.plan import line_of, plan
 from selvedge.migrate.scopes import InTurn, Part, scoped
 from selvedge.migrate.statusrows import digest_of_lines, line_of_row
 from selvedge.reconcile.context import Context
+from selvedge.reconcile.migrationrun import _allow
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.runboard import Board
 
@@ -33,7 +34,13 @@ def prepared(
     at: float = 1.0,
 ) -> Prepared:
     source = source_of(files or FILES, "Postgres")
-    history = [
+    return Prepared(
+        Operation(action, target), plan(source.migrations, history(*ran, files=ran_as, at=at), action, target)
+    )
+
+
+def history(*ran: int, files: dict[str, str] | None = None, at: float = 1.0) -> list[HistoryRow]:
+    return [
         HistoryRow(
             one.version,
             one.name,
@@ -43,10 +50,9 @@ def prepared(
             down=one.down,
             applied_at=at,
         )
-        for one in source_of(ran_as or FILES, "Postgres").migrations
+        for one in source_of(files or FILES, "Postgres").migrations
         if one.version in ran
     ]
-    return Prepared(Operation(action, target), plan(source.migrations, history, action, target))
 
 
 def board(status: dict[str, Any] | None = None) -> Board:
@@ -195,6 +201,27 @@ def test_a_redo_of_what_was_edited_both_ways_is_recognised_as_done() -> None:
     assert again.is_redone(second, done)
     assert [str(row.state) for row in again.rows] == ["Undone", "Applied"]
     assert again.approves(first.digest, replace(second, plan=replace(second.plan, steps=())), done)
+
+
+def test_the_rest_of_a_redo_runs_by_the_approval_of_the_whole_alone() -> None:
+    """A file that loses data, and ran with it: once it is undone, nobody knows any more that it is the same."""
+    lossy = {**FILES, "3_c.sql": "-- migrate:up\ndrop table b;\n-- migrate:down\ncreate table b ();\n"}
+    whole = prepared(1, 2, 3, action="Redo", target="3", files=lossy, ran_as=lossy)
+    assert losses_of(whole.plan) == ((), ())
+    status, done = told(whole, done=1), [line_of(whole.plan.steps[0])]
+
+    def rest(files: dict[str, str]) -> Prepared:
+        migrations = source_of(files, "Postgres").migrations
+        found = replace(whole, plan=plan(migrations, history(1, 2), "Redo", "3", done=done))
+        shown, unmarked = losses_of(found.plan)
+        assert len(shown) == len(unmarked) == 1
+        return replace(found, concerns=shown, unmarked=unmarked, operation=Operation("Redo", approved=whole.digest))
+
+    _allow(board(status), rest(lossy), done)
+    other = {**lossy, "3_c.sql": lossy["3_c.sql"].replace("drop table b", "drop table a")}
+    with pytest.raises(RefusedError) as refused:
+        _allow(board(status), rest(other), done)
+    assert refused.value.reason is Reason.DESTRUCTIVE_REFUSED
 
 
 def test_what_was_done_before_a_restart_stays_in_view() -> None:

@@ -100,7 +100,12 @@ class Attempt:
             await self.within("PerMigration", begin=True)
             await self.commit()
         else:
-            await self._resume(row)
+            try:
+                await self._resume(row)
+            except StatementFailedError as error:
+                if not self.work.closed:
+                    await self._note(str(error))
+                raise
 
     async def hook(self, event: str = "") -> None:
         """A script that is no migration, in a transaction of its own and, but for an ``event``, without a trace."""
@@ -217,6 +222,14 @@ class Attempt:
         await send(self.work, sql.SQL("BEGIN"))
         await self._settle()
         await self._write(self._row(done, RowState.PARTIAL, started=started), "None")
+        await self.commit()
+
+    async def _note(self, why: str) -> None:
+        """Whoever looks at the row of what is partly done finds the reason there."""
+        await send(self.work, sql.SQL("ROLLBACK; BEGIN"))
+        await self._settle()
+        await self.ground.holds(self.work)
+        await self.ground.ledger.failed(self.work, self.migration, why)
         await self.commit()
 
     async def _advance(self, done: int) -> None:

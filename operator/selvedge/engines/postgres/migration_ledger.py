@@ -60,14 +60,17 @@ ON CONFLICT (scope, key) DO UPDATE SET name = excluded.name, checksum_up = exclu
   state = excluded.state, direction = excluded.direction, statements_done = excluded.statements_done,
   statements_total = excluded.statements_total, cursor_hash = excluded.cursor_hash, started = excluded.started,
   transaction_mode = excluded.transaction_mode, duration_ms = excluded.duration_ms, run_uid = excluded.run_uid,
-  tool_version = excluded.tool_version, applied_at = pg_catalog.clock_timestamp(), applied_by = excluded.applied_by
+  tool_version = excluded.tool_version, applied_at = pg_catalog.clock_timestamp(), applied_by = excluded.applied_by,
+  error = NULL
 """
 
 # What ran stays as it is written: only how far it is on its way back changes.
 _UNDOING = """
 UPDATE {history} SET state = 'Partial', direction = 'down', statements_done = %(done)s, statements_total = %(total)s,
-  cursor_hash = %(cursor)s, started = %(started)s WHERE scope = %(scope)s AND key = %(key)s
+  cursor_hash = %(cursor)s, started = %(started)s, error = NULL WHERE scope = %(scope)s AND key = %(key)s
 """
+
+_FAILED = "UPDATE {history} SET error = %s WHERE scope = %s AND key = %s AND state = 'Partial'"
 
 _ACCEPT = """
 UPDATE {history} SET name = %(name)s, checksum_up = %(checksum)s, checksum_down = %(down_checksum)s, up_text = %(up)s,
@@ -263,6 +266,10 @@ class Ledger:
         """Say how far a migration is on its way down."""
         values = {"done": row.done, "total": row.total, "cursor": row.cursor, "started": row.started}
         await connection.execute(self._sql(_UNDOING), {**values, "scope": self.scope, "key": migration.key})
+
+    async def failed(self, connection: psycopg.AsyncConnection, migration: Migration, why: str) -> None:
+        """Say in the row of a migration that is partly done why; it stands there until the next thing is done."""
+        await connection.execute(self._sql(_FAILED), [why[:1000], self.scope, migration.key])
 
     async def undone(self, connection: psycopg.AsyncConnection, migration: Migration) -> None:
         """The migration is gone from the history; the event stays."""

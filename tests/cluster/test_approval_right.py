@@ -7,8 +7,11 @@ import uuid
 from typing import Any
 
 import pytest
+import yaml
 
+from sandbox.kubectl import run_kubectl
 from tests.cluster.chart_support import apply_objects, render
+from tests.cluster.rights import as_account
 from tests.waiting import wait_for
 
 _DIGEST = "sha256:" + "a" * 64
@@ -119,8 +122,7 @@ def test_a_plan_of_a_migration_run_is_approved_by_who_may(kubectl, team, name):
 
 
 def test_a_login_that_was_there_before_is_taken_over_by_who_may(kubectl, team, name):
-    user = _schema(team, name) | {"kind": "DatabaseUser", "spec": {"schemaRef": {"name": "shop"}}}
-    assert _as(kubectl, "editor", "create", user) == "", "that it goes with its resource is its default"
+    assert _as(kubectl, "editor", "create", _user(team, name)) == "", "that it goes with its resource is its default"
     assert "editor may not set spec.adoption of databaseusers" in _patch(
         kubectl, "editor", team, name, {"adoption": "Allow"}, "dbu"
     )
@@ -129,67 +131,138 @@ def test_a_login_that_was_there_before_is_taken_over_by_who_may(kubectl, team, n
 
 
 def test_the_floor_of_a_server_is_lowered_by_who_may(kubectl, team, name):
-    spec = {
-        "engine": "Postgres",
-        "hosts": [{"host": "db.example.com"}],
-        "credentials": {"secretRef": {"name": "db"}},
-        "policy": {"destructive": "Refuse"},
-    }
-    assert _as(kubectl, "editor", "create", _schema(team, name) | {"kind": "DatabaseServer", "spec": spec}) == ""
+    assert _as(kubectl, "editor", "create", _server(team, name, policy={"destructive": "Refuse"})) == ""
     for looser in ({"policy": {"destructive": "Allow"}}, {"policy": None}):
         said = _patch(kubectl, "editor", team, name, looser, "dbsrv")
         assert "editor may not set spec.policy.destructive" in said
     assert _patch(kubectl, "approver", team, name, {"policy": None}, "dbsrv") == ""
 
 
-def test_gitops_by_a_service_account_with_the_verb(kubectl, team, name):
-    kubectl("create", "serviceaccount", "gitops", "-n", team)
-    user = f"system:serviceaccount:{team}:gitops"
-    _bind(kubectl, team, "edit", f"--serviceaccount={team}:gitops")
+def _account(kubectl, namespace: str, name: str, team: str, *roles: str) -> str:
+    """A ServiceAccount with these roles in the namespace ``team``; the name that the API server has for it."""
+    kubectl("create", "serviceaccount", name, "-n", namespace)
+    for role in roles:
+        _bind(kubectl, team, role, f"--serviceaccount={namespace}:{name}")
+    return f"system:serviceaccount:{namespace}:{name}"
+
+
+def test_gitops_by_a_service_account_with_the_verb(kubectl, team, namespace, name):
+    user = _account(kubectl, namespace, name, team, "edit")
     document = _schema(team, name, approvedPlan=_DIGEST)
     assert f"{user} may not set spec.approvedPlan" in _as(kubectl, user, "create", document)
-    _bind(kubectl, team, "selvedge-approve", f"--serviceaccount={team}:gitops")
+    _bind(kubectl, team, "selvedge-approve", f"--serviceaccount={namespace}:{name}")
     assert _as(kubectl, user, "create", document) == ""
+
+
+def test_an_account_that_approves_is_safe_from_editors_in_another_namespace_only(
+    kubectl, kubeconfig, team, namespace, name, tmp_path
+):
+    """Kubernetes' own role ``edit`` may act as every ServiceAccount of its namespace."""
+    developer = tmp_path / "kubeconfig"
+    _account(kubectl, namespace, "developer", team, "edit")
+    developer.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace, "developer")))
+    document = json.dumps(_schema(team, name, approvedPlan=_DIGEST))
+
+    def tries(*arguments: str, user: str = "") -> str:
+        flags = [f"--as={user}"] if user else []
+        return run_kubectl(developer, *arguments, *flags, input=document, check=False).stderr
+
+    assert "developer may not set spec.approvedPlan" in tries("create", "--validate=false", "-f", "-")
+    apart = _account(kubectl, namespace, "gitops", team, "edit", "selvedge-approve")
+    assert "cannot impersonate" in tries("create", "--validate=false", "-f", "-", user=apart)
+    assert 'cannot create resource "serviceaccounts/token"' in tries("create", "token", "gitops", "-n", namespace)
+    beside = _account(kubectl, team, name, team, "edit", "selvedge-approve")
+    assert tries("create", "--validate=false", "-f", "-", user=beside) == ""
+    assert tries("create", "token", name, "-n", team) == ""
 
 
 def _server(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
     hosts = [{"host": "db.example.com"}]
-    return {
-        "apiVersion": "selvedge.dev/v1alpha1",
-        "kind": "DatabaseServer",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {"engine": "Postgres", "hosts": hosts, "credentials": {"secretRef": {"name": "admin"}}, **spec},
-    }
+    guarded = {"engine": "Postgres", "hosts": hosts, "credentials": {"secretRef": {"name": "admin"}}, **spec}
+    return _schema(namespace, name) | {"kind": "DatabaseServer", "spec": guarded}
 
 
-def test_a_floor_does_not_go_by_deleting_the_server_and_making_it_again(kubectl, team, name):
-    guarded = _server(team, name, policy={"destructive": "Refuse"})
+def _user(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    return _schema(namespace, name) | {"kind": "DatabaseUser", "spec": {"schemaRef": {"name": "shop"}, **spec}}
+
+
+@pytest.mark.parametrize(
+    ("make", "strict", "field"),
+    [
+        (_server, {"policy": {"destructive": "Refuse"}}, "policy.destructive"),
+        (_server, {"policy": {}}, "policy.destructive"),
+        (_schema, {"apply": "OnApproval"}, "apply"),
+        (_schema, {"destructive": "Refuse"}, "destructive"),
+        (_schema, {"adoption": "Refuse"}, "adoption"),
+        (_schema, {"apply": "OnApproval", "destructive": "Refuse"}, "destructive, spec.apply"),
+        (_user, {"adoption": "Refuse"}, "adoption"),
+    ],
+)
+def test_a_gate_does_not_go_by_deleting_its_resource_and_making_it_again(kubectl, team, name, make, strict, field):
+    guarded = make(team, name, **strict)
+    plural = f"{guarded['kind'].lower()}s"
     assert _as(kubectl, "editor", "create", guarded) == ""
-    told = _as(kubectl, "editor", "delete", guarded)
-    assert f"editor may not delete, with the floor of its spec.policy, databaseservers {team}/{name}" in told
+    needs = f": that needs the verb approve on {plural}.selvedge.dev (ClusterRole selvedge-approve)"
+    refused = f"editor may not delete, with the gate of its spec.{field}, {plural} {team}/{name}{needs}"
+    assert refused in _as(kubectl, "editor", "delete", guarded)
+    forced = ("replace", "--force", "-f", "-", "--as=editor")
+    assert refused in kubectl(*forced, input=json.dumps(make(team, name)), check=False).stderr
     assert _as(kubectl, "approver", "delete", guarded) == ""
-    for loose in ({}, {"policy": {"destructive": "Allow"}}):
-        open_to_all = _server(team, name, **loose)
-        assert _as(kubectl, "editor", "create", open_to_all) == ""
-        assert _as(kubectl, "editor", "delete", open_to_all) == ""
 
 
-def test_a_namespace_takes_its_servers_with_it_whatever_their_floor(kubectl, served, name):
+@pytest.mark.parametrize(
+    ("make", "spec"),
+    [
+        (_server, {}),
+        (_server, {"policy": {"destructive": "Allow"}}),
+        (_schema, {}),
+        (_schema, {"apply": "Auto", "destructive": "RequireApproval", "adoption": "RequireApproval"}),
+        (_user, {}),
+    ],
+)
+def test_what_guards_no_more_than_the_defaults_is_deleted_by_whoever_may_delete(kubectl, team, name, make, spec):
+    document = make(team, name, **spec)
+    for user in ("editor", "system:serviceaccount:kube-system:generic-garbage-collector"):
+        assert _as(kubectl, "editor", "create", document) == ""
+        assert _as(kubectl, user, "delete", document) == ""
+
+
+def test_a_finalizer_is_taken_away_and_a_run_is_removed_without_the_verb(kubectl, team, name):
+    """What the operator does: its account may not approve either."""
+    guarded = _schema(team, name, apply="OnApproval")
+    guarded["metadata"]["finalizers"] = ["selvedge.dev/cleanup"]
+    assert _as(kubectl, "editor", "create", guarded) == ""
+    kubectl("delete", "dbs", name, "-n", team, "--wait=false", "--as=approver")
+    patch = json.dumps({"metadata": {"finalizers": None}})
+    kubectl("patch", "dbs", name, "-n", team, "--type=merge", "-p", patch, "--as=editor")
+    assert "NotFound" in kubectl("get", "dbs", name, "-n", team, check=False).stderr
+    spec = {"schemaRef": {"name": "shop"}, "destructive": "Refuse"}
+    run = _schema(team, name) | {"kind": "MigrationRun", "spec": spec}
+    assert _as(kubectl, "editor", "create", run) == ""
+    assert _as(kubectl, "editor", "delete", run) == ""
+
+
+def test_a_namespace_takes_its_resources_with_it_whatever_they_guard(kubectl, served, name):
     kubectl("create", "namespace", name)
     documents = render(name, f"watchNamespaces={{{name}}}", "clusterUid=any", "rbac.userRoles=false")
     policies = [d for d in documents if d["kind"].startswith("Validating")]
     apply_objects(kubectl, policies, "--force-conflicts")
     _bind(kubectl, name, "edit", "--user=editor")
-    guarded = _server(name, "main", policy={"destructive": "RequireApproval"})
+    guarded = [
+        _server(name, "main", policy={"destructive": "RequireApproval"}),
+        _schema(name, "shop", apply="OnApproval", destructive="Refuse"),
+        _user(name, "app", adoption="Refuse"),
+    ]
     try:
-        wait_for(lambda: _refused(kubectl, guarded))
+        for document in guarded:
+            wait_for(lambda document=document: _refused(kubectl, document))
         kubectl("delete", "namespace", name, "--timeout=60s")
     finally:
         for document in policies:
             kubectl("delete", document["kind"], document["metadata"]["name"], "--wait=false")
 
 
-def _refused(kubectl, server: dict[str, Any]) -> bool:
-    """Whether the policy holds already; the server is there in any case."""
-    kubectl("apply", "-f", "-", input=json.dumps(server))
-    return "may not delete" in _as(kubectl, "editor", "delete", server)
+def _refused(kubectl, document: dict[str, Any]) -> bool:
+    """Whether the policy holds already; the resource is there in any case."""
+    kubectl("apply", "-f", "-", input=json.dumps(document))
+    return "may not delete" in _as(kubectl, "editor", "delete", document)

@@ -132,6 +132,11 @@ RULES = {
         "spec.database",
         "a MongoDB database's name has no space and none of . / \\ $ * < > : | ?: choose another name",
     ),
+    "naming conventions for MongoDB": (
+        altered(MONGO, migrations={"source": {"configMaps": [{"name": "m"}]}, "conventions": {}}),
+        "spec",
+        "naming conventions are for Postgres: leave migrations.conventions out",
+    ),
     "interval of a second": (
         altered(SCHEMA, interval="1s"),
         "spec.interval",

@@ -116,6 +116,29 @@ def test_a_plan_says_what_running_code_meets(world: World):
     assert all(line in shown for line in said)
 
 
+def test_names_are_those_that_the_schema_says(world: World):
+    named = "CREATE TABLE shared.sales (id int, day date);\nCREATE INDEX {} ON shared.sales (day);\n"
+    sources(world, {"20250101000000_sales.sql": named.format("sales_day_idx")})
+    conventions = {"index": "{table}_{columns}_idx"}
+    shop(world, conventions=conventions)
+    world.ready("DatabaseSchema", "shop")
+    [made] = world.api.list("MigrationRun")
+    assert not [line for line in made["status"].get("advice") or () if "(naming)" in line]
+    # other conventions are no other run: they are advice, and no part of what a digest is taken of
+    shop(world, conventions={**conventions, "pluralTables": False})
+    world.ready("DatabaseSchema", "shop")
+    assert len(world.api.list("MigrationRun")) == 1
+
+    late = {"20250102000000_late.sql": named.format("idx_late_day").replace("sales", "late")}
+    late = {"20250101000000_sales.sql": named.format("sales_day_idx"), **late}
+    start(world, "names", action="Plan", source={"inline": {"files": late}})
+    told = [line for line in world.ready("MigrationRun", "names")["status"]["advice"] if "(naming)" in line]
+    assert told == [
+        "advice: 20250102000000_late.sql, line 2: index idx_late_day of table late is named otherwise; "
+        "name it late_{columns}_idx (naming)"
+    ]
+
+
 def test_an_index_build_that_waits_is_named_as_such(world: World):
     sources(world, {"20250101000000_sales.sql": "CREATE TABLE shared.sales (id int);\n"})
     shop(world, autoApply=False)

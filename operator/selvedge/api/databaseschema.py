@@ -46,6 +46,7 @@ from selvedge.api.mongodb import (
     ValidationAction,
     ValidationLevel,
 )
+from selvedge.api.naming import NamingConventions
 from selvedge.api.postgres import (
     Extension,
     GrantMode,
@@ -160,6 +161,9 @@ class Migrations(Model):
     schemas: tuple[SchemaName, ...] = listed(MOST_SCHEMAS)
     """Postgres: run the files in each of these schemas, one after the other, each with a history of its own, such as
     one for each tenant. They have to exist."""
+    conventions: NamingConventions | None = None
+    """Postgres: the names that the linter advises in every run on this database; Fashion Wallet's where it is left
+    out. Advice alone: nothing is refused for its name."""
 
 
 class DatabaseSchemaSpec(Checked):
@@ -229,6 +233,11 @@ class DatabaseSchemaSpec(Checked):
             "size(self.migrations.schemas) == 0",
             "a MongoDB database has no schemas: leave migrations.schemas out",
             lambda self: self.mongodb is None or self.migrations is None or not self.migrations.schemas,
+        ),
+        Rule(
+            "!has(self.mongodb) || !has(self.migrations) || !has(self.migrations.conventions)",
+            "naming conventions are for Postgres: leave migrations.conventions out",
+            lambda self: self.mongodb is None or self.migrations is None or self.migrations.conventions is None,
         ),
         Rule(
             "!has(self.interval) || !self.interval.matches('^(0+(s|m|h|d)|0*[0-9]s|0*[0-9]{1,4}ms)$')",

@@ -13,12 +13,14 @@ from selvedge.migrate.lint_facts import Fact
 
 RULE = "naming"
 _SNAKE = re.compile(r"[a-z][a-z0-9_]*")
+_CAMEL = re.compile(r"(?<=[a-z])[A-Z]")
+_BRACES = re.compile(r"\{[^{}]*\}?|\}")
 _CONSTRAINTS = ("primary-key", "foreign-key", "check", "unique")
 
 
 @dataclass(frozen=True, slots=True)
 class Conventions:
-    """The names that are asked for; an empty template or tuple asks for nothing.
+    """The names that are asked for; an empty template or tuple asks for nothing. The defaults are Fashion Wallet's.
 
     Templates know ``{table}``, ``{columns}``, ``{column}`` and ``{foreign}``; whatever stands for the last three is any
     word in small letters, since an expression has no name of its own.
@@ -39,13 +41,16 @@ class Conventions:
 
     @classmethod
     def from_mapping(cls, given: Mapping[str, object]) -> Conventions:
-        """Conventions from a file or resource: each key a field. Raises InvalidError (InvalidSpec)."""
+        """Conventions from a file or resource: each key a field, as here or in camelCase. Raises InvalidError."""
         defaults = cls()
         known = {one.name: getattr(defaults, one.name) for one in fields(cls)}
         found: dict[str, object] = {}
-        for key, value in given.items():
+        for written, value in given.items():
+            key = _CAMEL.sub(lambda letter: f"_{letter[0].lower()}", str(written))
             if key not in known:
-                raise _invalid(f"conventions: {key!r} is not known; use one of {', '.join(sorted(known))}")
+                raise _invalid(f"conventions: {written!r} is not known; use one of {', '.join(sorted(known))}")
+            if key in found:
+                raise _invalid(f"conventions: {key} is there twice, as {written} too: remove one")
             if isinstance(known[key], tuple):
                 if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
                     raise _invalid(f"conventions: {key} is a list of texts")
@@ -53,8 +58,16 @@ class Conventions:
             elif type(value) is not type(known[key]):
                 raise _invalid(f"conventions: {key} is {'true or false' if isinstance(known[key], bool) else 'a text'}")
             else:
+                _check_template(key, value)
                 found[key] = value
         return cls(**found)  # type: ignore[arg-type]  # each was compared with the default's type
+
+
+def _check_template(key: str, value: object) -> None:
+    words = ("{table}",) if key == "foreign_key_column" else ("{table}", "{columns}", "{column}", "{foreign}")
+    for word in _BRACES.findall(value) if isinstance(value, str) else ():
+        if word not in words:
+            raise _invalid(f"conventions: {key} has {word} in it, which stands for nothing: use {', '.join(words)}")
 
 
 def check_names(found: Iterable[tuple[str, int, Fact]], conventions: Conventions) -> Iterator[Finding]:
@@ -86,7 +99,10 @@ def _table(table: str, wanted: Conventions) -> Iterator[tuple[str, str]]:
         yield f"table {table} is not in snake_case", "use small letters, digits and _"
     last = table.rpartition("_")[2]
     if wanted.plural_tables and not last.endswith("s") and last not in wanted.plural_exceptions:
-        yield f"table {table} is not in the plural", "name it after many rows, or add the word to plural_exceptions"
+        yield (
+            f"table {table} is not in the plural",
+            "name it after many rows, or except its last word (pluralExceptions)",
+        )
 
 
 def _column(fact: Fact, wanted: Conventions) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from selvedge.core.errors import InvalidError, RefusedError
 from selvedge.core.reasons import Reason
@@ -24,6 +25,9 @@ from selvedge.migrate.plan import Direction, RunPlan, Step, plan
 from selvedge.migrate.protocol import MigrationSession, Timeouts
 from selvedge.migrate.runner import OnProgress, RunResult, run
 from selvedge.migrate.steps import RUNNING
+
+if TYPE_CHECKING:
+    from selvedge.migrate.conventions import Conventions
 
 _NO_HOOKS = Hooks()
 _RUNS = ("Up", "Down", "To", "Redo", "Plan")
@@ -50,7 +54,7 @@ class Operation:
 
     ``resumes``: an earlier pass of this very run began; what its session says is done was done for it.
     ``approved`` is the digest of the plan that a person approved. ``actor`` and ``reason`` are written into the history
-    where nothing else says why it changed.
+    where nothing else says why it changed. ``conventions`` are those that advice speaks of, ``None`` the default ones.
     """
 
     action: str = "Up"
@@ -66,6 +70,7 @@ class Operation:
     reason: str = ""
     resumes: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
+    conventions: Conventions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,7 @@ def advice_of(prepared: Prepared, server_version: int) -> tuple[str, ...]:
         return prepared.foreseen
     from selvedge.migrate.lint import advice  # only where there is something to say
 
-    found = advice(running, server_version=server_version)
+    found = advice(running, server_version=server_version, conventions=prepared.operation.conventions)
     return (*prepared.foreseen, *(f"{one.severity}: {one}" for one in found))
 
 

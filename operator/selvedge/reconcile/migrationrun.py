@@ -22,6 +22,7 @@ from selvedge.core.conditions import find
 from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS
+from selvedge.migrate.conventions import Conventions
 from selvedge.migrate.operation import Operation, Prepared, check_approval, foreseen, perform, preflight, prepare
 from selvedge.migrate.operation import source_of as migrations_of
 from selvedge.migrate.placeholders import placeholder_values
@@ -75,13 +76,13 @@ async def reconcile_run(context: Context, namespace: str, name: str) -> None:
             outcome = board.failed(error, context.now() + timedelta(seconds=pause))
             context.enqueue_after(key, pause)
         await board.write(outcome)
-    await _forget(context, obj, board)
     context.metrics.reconciled("MigrationRun", label, time.monotonic() - started)
     schema = context.store.get(DATABASE_SCHEMAS.plural, namespace, str(obj["spec"]["schemaRef"]["name"]))
     # Tables that grants wait for may exist now, and the schema's own status speaks of the run. Not after a pass that
     # came to nothing: the schema's pass wakes the runs that wait, and the two would wake each other for ever.
     if schema is not None and (board.moved or board.phase != before):
         context.enqueue(("unit", *unit_of(schema)))
+    await _forget(context, obj, board)  # last: a Job that cannot be deleted keeps nobody waiting
 
 
 async def _run(context: Context, obj: Object, board: Board) -> None:
@@ -94,6 +95,7 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
     operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
+    operation = replace(operation, conventions=_conventions(schema))
     source = await asyncio.to_thread(
         migrations_of,
         await _files(context, obj, schema_obj, spec, board),
@@ -271,6 +273,12 @@ def _placeholders(spec: MigrationRunSpec, schema: DatabaseSchemaSpec) -> dict[st
     if given is None and schema.migrations is not None:
         given = schema.migrations.placeholders
     return None if given is None else placeholder_values(given, given)
+
+
+def _conventions(schema: DatabaseSchemaSpec) -> Conventions | None:
+    """The names that advice speaks of; None for the default ones."""
+    given = schema.migrations.conventions if schema.migrations is not None else None
+    return None if given is None else Conventions.from_mapping(given.model_dump())
 
 
 def _hooks(spec: MigrationRunSpec, schema: DatabaseSchemaSpec) -> dict[str, str]:

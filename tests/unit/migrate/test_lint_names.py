@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from selvedge.api.naming import NamingConventions
 from selvedge.core.errors import InvalidError
 from selvedge.migrate.conventions import Conventions
 from tests.unit.migrate.lint_support import own
@@ -49,9 +50,7 @@ def test_names_that_keep_the_conventions(text: str) -> None:
 
 
 def test_conventions_are_configurable() -> None:
-    wanted = Conventions.from_mapping(
-        {"index": "{table}_{columns}_idx", "plural_tables": False, "boolean_prefixes": []}
-    )
+    wanted = Conventions.from_mapping({"index": "{table}_{columns}_idx", "pluralTables": False, "boolean_prefixes": []})
     text = "CREATE TABLE item (paid boolean); CREATE INDEX item_paid_idx ON item (paid)"
     assert not own(text, wanted)
     for given, why in (
@@ -59,6 +58,19 @@ def test_conventions_are_configurable() -> None:
         ({"index": 1}, "index is a text"),
         ({"plural_tables": "yes"}, "plural_tables is true or false"),
         ({"boolean_prefixes": "is_"}, "boolean_prefixes is a list of texts"),
+        ({"snake_case": True, "snakeCase": True}, "snake_case is there twice"),
+        ({"index": "idx_{tabel}"}, "index has {tabel} in it, which stands for nothing"),
+        ({"index": "idx_{table"}, "index has {table in it"),
+        ({"foreign_key_column": "{column}_id"}, "foreign_key_column has {column} in it"),
     ):
         with pytest.raises(InvalidError, match=why):
             Conventions.from_mapping(given)
+
+
+def test_the_resource_s_conventions_are_the_linter_s() -> None:
+    assert Conventions.from_mapping(NamingConventions().model_dump()) == Conventions()
+    given = NamingConventions.model_validate({"uniqueIndex": "", "foreignKeySuffixes": ["_from"]})
+    wanted = Conventions.from_mapping(given.model_dump())
+    assert (wanted.unique_index, wanted.foreign_key_suffixes, wanted.index) == ("", ("_from",), Conventions().index)
+    with pytest.raises(ValueError, match="index"):
+        NamingConventions.model_validate({"index": "idx_{tabel}"})

@@ -1,10 +1,12 @@
-"""``python -m sandbox.chart_reference [--check]``: docs/reference/chart.md from the comments of the chart's values.
+"""``python -m sandbox.chart_reference [--check]``: one explanation of each of the chart's values.
 
-A value's comment begins with ``# --`` and stands right above it, as helm-docs reads them.
+A value's comment begins with ``# --`` and stands right above it, as helm-docs reads them. It becomes a row of
+docs/reference/chart.md, and the value's ``description`` in values.schema.json, which editors show.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,11 @@ import yaml
 
 _ROOT = Path(__file__).parents[1]
 VALUES = _ROOT / "charts" / "selvedge" / "values.yaml"
+SCHEMA = VALUES.with_name("values.schema.json")
 PAGE = _ROOT / "docs" / "reference" / "chart.md"
+
+#: Helm gives every chart this one; no values.yaml names it.
+_HELMS = {"global"}
 
 _HEAD = """# Values of the Helm chart
 
@@ -29,6 +35,29 @@ def page(values: str) -> str:
     """The page's text. Raises ValueError, naming it, for a value that nobody explained."""
     rows = [f"| `{name}` | `{default}` | {text} |\n" for name, default, text in _rows(values)]
     return _HEAD + "".join(rows)
+
+
+def described(values: str, schema: str) -> str:
+    """The schema's text with each value's comment as its description.
+
+    Raises ValueError, naming it, for a value that only one of the two has. What people put into a map is their own.
+    """
+    whole = json.loads(schema)
+    _describe(whole, yaml.safe_load(values), dict(_comments(values)), "")
+    return json.dumps(whole, indent=2, ensure_ascii=False) + "\n"
+
+
+def _describe(schema: dict[str, Any], values: dict[str, Any], explained: dict[str, str], prefix: str) -> None:
+    known: dict[str, Any] = schema["properties"]
+    for key in sorted((known.keys() - (set() if prefix else _HELMS)) ^ values.keys()):
+        there, missing = (SCHEMA, VALUES) if key in known else (VALUES, SCHEMA)
+        raise ValueError(f"{prefix}{key} is in {there.name} and not in {missing.name}: add it there, or remove it")
+    for key, value in values.items():
+        name, old = f"{prefix}{key}", known[key]
+        if name in explained:
+            known[key] = {"description": explained[name], **{word: old[word] for word in old if word != "description"}}
+        if old.get("additionalProperties") is False:
+            _describe(known[key], value, explained, f"{name}.")
 
 
 def _rows(values: str) -> Iterator[tuple[str, str, str]]:
@@ -70,15 +99,17 @@ def _comments(values: str) -> Iterator[tuple[str, str]]:
 
 
 def main() -> int:
-    """Write the page, or with ``--check`` say that it is out of date."""
-    text = page(VALUES.read_text(encoding="utf-8"))
-    if "--check" in sys.argv[1:]:
-        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-            print(f"{PAGE} differs from {VALUES}: run `make crds`", file=sys.stderr)
-            return 2
-        return 0
-    PAGE.write_text(text, encoding="utf-8")
-    return 0
+    """Write page and schema, or with ``--check`` say which is out of date."""
+    values = VALUES.read_text(encoding="utf-8")
+    made = {PAGE: page(values), SCHEMA: described(values, SCHEMA.read_text(encoding="utf-8"))}
+    status = 0
+    for path, text in made.items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            print(f"{path} differs from {VALUES}: run `make crds`", file=sys.stderr)
+            status = 2
+    return status
 
 
 if __name__ == "__main__":

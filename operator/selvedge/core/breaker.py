@@ -25,13 +25,17 @@ class CircuitBreaker:
     """
 
     __slots__ = (
+        "_closed",
         "_failures",
+        "_flapped",
         "_grown",
         "_opened",
         "_pause",
         "_probe_since",
         "_random",
+        "calm",
         "cap",
+        "flap_cap",
         "pause",
         "probe_timeout",
         "threshold",
@@ -43,23 +47,32 @@ class CircuitBreaker:
         threshold: int = 3,
         pause: float = 5.0,
         cap: float = 300.0,
+        calm: float = 60.0,
+        flap_cap: float = 60.0,
         probe_timeout: float = 60.0,
         random: Random | None = None,
     ) -> None:
         """Open after ``threshold`` consecutive failures for ``pause`` seconds, doubling up to ``cap``.
 
+        A server that lets the probe in and hardly anybody else (all its connections are in use) opens it again and
+        again. Where that happens within ``calm`` seconds after a pause, the next one is twice as long, up to
+        ``flap_cap``: everybody comes when it closes.
         With ``random`` each pause is shortened by up to a fifth, so that breakers that opened together do not probe
         together. A probe that reports nothing within ``probe_timeout`` seconds counts as lost, and another may start.
         """
         self.threshold = threshold
         self.pause = pause
         self.cap = cap
+        self.calm = calm
+        self.flap_cap = flap_cap
         self.probe_timeout = probe_timeout
         self._random = random
         self._failures = 0
         self._opened: float | None = None
         self._pause = 0.0
         self._grown = 0.0
+        self._flapped = 0.0
+        self._closed = float("-inf")
         self._probe_since: float | None = None
 
     def state(self, now: float) -> BreakerState:
@@ -89,8 +102,10 @@ class CircuitBreaker:
         return True
 
     def success(self) -> None:
-        """A connection was made: closed, and the pause starts small again."""
+        """A connection was made: closed, and the pause starts small again if it stays so."""
         self._failures = 0
+        if self._opened is not None:
+            self._closed = self._opened + self._pause
         self._opened = None
         self._pause = 0.0
         self._probe_since = None
@@ -106,7 +121,12 @@ class CircuitBreaker:
         if state is BreakerState.OPEN or (state is BreakerState.CLOSED and self._failures < self.threshold):
             return
         # the length before jitter is what doubles, or the pauses would drift downwards
-        self._grown = min(self.cap, self._grown * 2 if self._opened is not None else self.pause)
+        if self._opened is None:
+            again = now - self._closed < self.calm
+            self._flapped = min(self.flap_cap, self._flapped * 2) if again else self.pause
+            self._grown = self._flapped
+        else:
+            self._grown = min(self.cap, self._grown * 2)
         self._pause = self._grown * (1.0 - (self._random.random() / 5 if self._random else 0.0))
         self._opened = now
         self._probe_since = None

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 from random import Random
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from selvedge.core.breaker import BreakerState, CircuitBreaker
 
 
@@ -50,9 +53,60 @@ def test_the_pause_doubles_with_each_failed_probe_up_to_the_cap():
     now += 60
     assert breaker.allow(now)
     breaker.success()
+    now += breaker.calm
     for _ in range(3):
         breaker.failure(now)
     assert breaker.retry_after(now) == 5
+
+
+def test_a_circuit_that_does_not_stay_closed_is_closed_more_and_more_seldom():
+    """The probe has a connection, and whoever comes after it gets none."""
+    breaker = CircuitBreaker(pause=1, cap=5)
+    now, pauses = 100.0, []
+    for _ in range(9):
+        for _ in range(breaker.threshold):
+            breaker.failure(now)
+        pauses.append(breaker.retry_after(now))
+        now += pauses[-1]
+        breaker.success()
+        now += 2
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    # away as a whole it is probed as any other: a probe that fails wakes nobody
+    for _ in range(breaker.threshold):
+        breaker.failure(now)
+    now += breaker.retry_after(now)
+    breaker.failure(now)
+    assert breaker.retry_after(now) == 5
+    now += 5
+    breaker.success()
+    now += breaker.calm
+    for _ in range(breaker.threshold):
+        breaker.failure(now)
+    assert breaker.retry_after(now) == 1
+
+
+@given(
+    steps=st.lists(st.tuples(st.sampled_from(["failure", "success"]), st.floats(0, 20)), max_size=200),
+    options=st.fixed_dictionaries({"pause": st.floats(0.1, 5), "cap": st.floats(5, 300)}),
+)
+def test_whatever_happens_it_closes_with_the_next_success_and_is_open_for_no_longer_than_its_caps(steps, options):
+    breaker, now, last = CircuitBreaker(**options), 0.0, None
+    for what, seconds in steps:
+        now += seconds
+        before = breaker.state(now)
+        breaker.failure(now) if what == "failure" else breaker.success()
+        after = breaker.state(now)
+        if what == "success":
+            assert after is BreakerState.CLOSED
+            continue
+        assert 0 <= breaker.retry_after(now) <= max(options["cap"], breaker.flap_cap)
+        if before is BreakerState.CLOSED and after is BreakerState.OPEN:
+            rest = breaker.retry_after(now)
+            if last is not None and now - last[0] < last[1] + breaker.calm - 1e-6:
+                assert rest >= min(breaker.flap_cap, 2 * last[1]) - 1e-6, "it closed a moment ago"
+            last = now, rest
+        elif before is BreakerState.HALF_OPEN:
+            last = None
 
 
 def test_late_failures_of_attempts_that_began_before_do_not_lengthen_the_pause():

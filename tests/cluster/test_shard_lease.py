@@ -65,7 +65,7 @@ async def test_all_shards_of_one_count_lead_together_and_renew_it_only_once(cont
     common = await kube.get(LEASES, namespace, "selvedge")
     assert common["spec"]["holderIdentity"] == "3 shards"
     held = [await kube.get(LEASES, namespace, f"selvedge-shard-{index}") for index in range(3)]
-    assert [lease["spec"]["holderIdentity"] for lease in held] == [f"{index}/3" for index in range(3)]
+    assert [lease["spec"]["holderIdentity"] for lease in held] == [f"{index}/3 of 3 shards" for index in range(3)]
     before = [requests(metrics) for _, metrics in made]
     # longer than a Lease lasts: it is renewed, by whoever is first
     for _ in range(16):
@@ -99,6 +99,30 @@ async def test_another_way_of_dividing_waits_until_the_last_has_ended(contender)
     assert whole.held is not three.held
     for task in waiting:
         task.cancel()
+
+
+async def test_the_common_lease_is_given_back_to_another_number_of_shards_whose_first_wait_already(
+    contender, namespace
+):
+    """They hold the Leases of their shards by then, under the same names."""
+    (first, _), (second, _), (waits, _) = [await contender(shard) for shard in ("0/2", "1/2", "0/3")]
+    async with asyncio.timeout(30):
+        await asyncio.gather(first.acquire(), second.acquire())
+    kube = first._kube
+
+    async def holders() -> dict[str, str]:
+        found = {name: await kube.get(LEASES, namespace, name) for name in ("selvedge", lease_name("selvedge", 0))}
+        return {name: lease["spec"]["holderIdentity"] for name, lease in found.items()}
+
+    waiting = asyncio.create_task(waits.acquire())
+    await first.release()
+    await until(lambda: waits._own.held, waiting)
+    assert await holders() == {"selvedge": "2 shards", "selvedge-shard-0": "0/3 of 3 shards"}
+    assert not waiting.done()
+    await second.release()
+    assert (await holders())["selvedge"] in ("", "3 shards")
+    await waiting
+    assert waits.held
 
 
 async def test_a_shard_that_lost_its_own_lease_leads_no_more(contender, namespace):

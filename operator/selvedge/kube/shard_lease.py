@@ -8,6 +8,7 @@ waits until the last process of this way has ended. Two ways of dividing them wo
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,6 +24,7 @@ from selvedge.kube.resources import LEASES
 from selvedge.telemetry.metrics import Metrics
 
 _OK, _NOT_FOUND = 200, 404
+_DIVISION = re.compile(r" of (\d+) shards$")
 
 _log = structlog.stdlib.get_logger("selvedge.kube.shard_lease")
 
@@ -51,7 +53,9 @@ class ShardLease:
         self._kube = kube
         self._settings = settings
         self._metrics = metrics
-        own = replace(settings, lease_name=lease_name(settings.lease_name, self._shard.index))
+        # With the division in it: the next one's shard of this index has the same Lease.
+        identity = f"{settings.identity} of {self._shard.count} shards"
+        own = replace(settings, lease_name=lease_name(settings.lease_name, self._shard.index), identity=identity)
         self._own = Lease(kube, own, None, clock)
         # One name for all of them: each may renew it, and to everybody else it is held.
         together = replace(settings, identity=f"{self._shard.count} shards")
@@ -112,7 +116,7 @@ class ShardLease:
             self._metrics.leader(False)
 
     async def _is_last(self) -> bool:
-        """Whether every other shard has given its Lease back. One that does not exist may be just being made."""
+        """Whether no other shard of this division holds its Lease. One that does not exist may be just being made."""
         for index in range(self._shard.count):
             path = LEASES.path(self._settings.lease_namespace, lease_name(self._settings.lease_name, index))
             try:
@@ -122,9 +126,14 @@ class ShardLease:
             except KubeError as error:
                 _log.warning("the other shards' leases cannot be read: the common one expires", error=str(error))
                 return False
-            if code != _OK or (document.get("spec") or {}).get("holderIdentity"):
+            if code != _OK or self._is_of_this_division(str((document.get("spec") or {}).get("holderIdentity") or "")):
                 return False
         return True
+
+    def _is_of_this_division(self, holder: str) -> bool:
+        """Whether the holder of a shard's Lease may hold the common one with this shard: unless it says otherwise."""
+        division = _DIVISION.search(holder)
+        return bool(holder) and (division is None or int(division[1]) == self._shard.count)
 
 
 class _CommonLease(Lease):

@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from selvedge.core.backoff import delay
-from selvedge.core.breaker import BreakerState
 from selvedge.core.errors import SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.kube.resources import (
@@ -27,30 +26,27 @@ from selvedge.kube.resources import (
 from selvedge.kube.rights import tell_missing
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.databaseschema import counts, reconcile_unit
-from selvedge.reconcile.databaseserver import reconcile_server, secrets_of, wake_units
+from selvedge.reconcile.databaseserver import reconcile_server, secrets_of
 from selvedge.reconcile.databaseuser import reconcile_user
 from selvedge.reconcile.finalizer import holds, is_due
 from selvedge.reconcile.listing import KINDS, Listing
 from selvedge.reconcile.migrationrun import reconcile_run
 from selvedge.reconcile.outcome import Outcome
+from selvedge.reconcile.pruning import Pruning
 from selvedge.reconcile.queue import WorkQueue
-from selvedge.reconcile.removal import abandoned, reconcile_removal, wake_removals
+from selvedge.reconcile.removal import abandoned, reconcile_removal
 from selvedge.reconcile.shards import server_behind
 from selvedge.reconcile.store import Object, key_of, unit_of
-from selvedge.reconcile.wakeusers import (
-    footing,
-    rotation_request,
-    wake_users_of_schema,
-    wake_users_of_secret,
-    wake_users_of_server,
-)
+from selvedge.reconcile.wakeusers import rotation_request, wake_users_of_schema, wake_users_of_secret
 from selvedge.telemetry.logs import bind
 
 _log = structlog.stdlib.get_logger("selvedge.reconcile")
 
 #: Another value of this annotation asks for a pass now, as `kubectl annotate --overwrite` sets it.
 RECONCILE_NOW = "selvedge.dev/reconcile-now"
-_RELIST_SECONDS = 600.0
+#: Everything is listed so often, and for the first time when the watches stand: what went between the first list and
+#: theirs, nobody tells.
+_RELIST_SECONDS, _FIRST_RELIST_SECONDS = 600.0, 20.0
 _SETTLE_SECONDS = 1.0
 _MOST_SETTLE_SECONDS = 60.0
 _COUNT_SECONDS = 10.0
@@ -66,6 +62,7 @@ class Controller:
         self.context = context
         self.queue = WorkQueue(self._work, context.settings.workers)
         self._listing = Listing(context, self)
+        self._pruning = Pruning(context)
         self._listed: set[str] = set()
         self._interrupted = asyncio.Event()
         context.enqueue = self.queue.add
@@ -115,7 +112,7 @@ class Controller:
         store = self.context.store
         before = store.put(resource.plural, obj)
         stored = store.get(resource.plural, *key_of(obj)) or dict(obj)
-        changed = before is None or _uid(before) != _uid(obj) or _asked(before) != _asked(obj)
+        changed = before is None or _uid(before) != _uid(obj) or _wanted(before) != _wanted(obj)
         if resource is SECRETS or resource is CONFIG_MAPS:
             changed = before is None or _version(before) != _version(obj)
         elif resource is DATABASE_USERS and before is not None:
@@ -237,13 +234,7 @@ class Controller:
             started = time.monotonic()
             try:
                 if kind == "server":
-                    first = (rest[0], rest[1]) not in self.context.servers_tried
-                    before = footing(self.context, (rest[0], rest[1]))
                     await reconcile_server(self.context, rest[0], rest[1])
-                    awaited = self._answers_who_wait((rest[0], rest[1]))
-                    if first or awaited or footing(self.context, (rest[0], rest[1])) != before:
-                        wake_users_of_server(self.context, (rest[0], rest[1]))
-                        wake_removals(self.context, (rest[0], rest[1]))
                 elif kind == "unit":
                     await reconcile_unit(self.context, rest[0], rest[1], rest[2])
                     wake_users_of_schema(self.context, self._objects(kind, rest)[1])
@@ -294,33 +285,21 @@ class Controller:
             except SelvedgeError as error:
                 _log.warning("the status could not be written", error=error.message)
 
-    def _answers_who_wait(self, key: tuple[str, str]) -> bool:
-        """Whether somebody waits for a server that answers; databases are woken here.
-
-        That its circuit was open is no sign of it: somebody else, who asked before it opened, may have closed it.
-        """
-        server = self.context.servers.get(key)
-        if key not in self.context.awaited or server is None:
-            return False
-        if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
-            return False
-        self.context.awaited.discard(key)
-        wake_units(self.context, *key)
-        return True
-
     async def _sweep(self) -> None:
         """List again now and then, and soon after the watch was interrupted: it does not report every deletion."""
-        failures = 0
+        failures, rest = 0, _FIRST_RELIST_SECONDS
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RELIST_SECONDS * self.context.random.uniform(0.9, 1.1)):
+                async with asyncio.timeout(rest * self.context.random.uniform(0.9, 1.1)):
                     await self._interrupted.wait()
                 # the watches of all kinds come back one after the other
                 pause = delay(failures, base=_SETTLE_SECONDS, cap=_MOST_SETTLE_SECONDS, random=self.context.random)
                 await asyncio.sleep(max(_SETTLE_SECONDS, pause))
             self._interrupted.clear()
+            rest = _RELIST_SECONDS
             try:
                 await self._listing.everything()
+                self._pruning.prune()
                 failures = 0
             except SelvedgeError as error:
                 _log.warning("the resources could not be listed; tried again soon", error=error.message)
@@ -351,7 +330,7 @@ def _uid(obj: Mapping[str, Any]) -> str:
     return str(obj["metadata"].get("uid", ""))
 
 
-def _asked(obj: Mapping[str, Any]) -> tuple[object, object]:
+def _wanted(obj: Mapping[str, Any]) -> tuple[object, object]:
     """What makes a pass when it changes: the spec, and the annotation by which a person asks for one now."""
     metadata = obj["metadata"]
     return metadata.get("generation"), (metadata.get("annotations") or {}).get(RECONCILE_NOW)

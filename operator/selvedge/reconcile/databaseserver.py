@@ -19,9 +19,11 @@ from selvedge.engines.base import ServerFacts
 from selvedge.kube.resources import DATABASE_SERVERS
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
+from selvedge.reconcile.removal import wake_removals
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.store import Object
 from selvedge.reconcile.target import read_target
+from selvedge.reconcile.wakeusers import footing, wake_users_of_server
 
 
 async def reconcile_server(context: Context, namespace: str, name: str) -> None:
@@ -32,6 +34,7 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         await _forget(context, namespace, name)
         return
     started = time.monotonic()
+    first, stood = (namespace, name) not in context.servers_tried, footing(context, (namespace, name))
     server: Server | None = None
     figures: ServerFigures | None = None
     before = (obj.get("status") or {}).get("systemIdentifier", "")
@@ -45,16 +48,14 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
             keys = spec.credentials.keys
             plain = [key for key in (keys.username, keys.host, keys.port) if key]
             target = await read_target(spec, lambda secret: context.secret(namespace, secret, plain))
-            server = await context.servers.put((namespace, name), spec, target, before)
+            server = await context.servers.put((namespace, name), spec, target, before, started)
         was_closed = server.breaker.state(started) is BreakerState.CLOSED
         facts = await _probe(server)
         outcome, figures = _outcome(facts, before), facts.figures
         replaced = outcome.reason is Reason.SERVER_REPLACED
         server.blocked = InvalidError(outcome.reason, outcome.message) if replaced else None
         context.failures.pop(key, None)
-        first = (namespace, name) not in context.servers_tried
-        if first or server is not known or not was_closed or _ready_before(obj) is not outcome.ready:
-            wake_units(context, namespace, name)
+        changed = first or server is not known or not was_closed or _ready_before(obj) is not outcome.ready
         pause = interval * context.random.uniform(0.9, 1.1)
     except SelvedgeError as error:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
@@ -67,14 +68,22 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         if isinstance(error, InvalidError) and error.reason not in _FROM_OUTSIDE:
             pause = 300.0
         outcome = from_error(error, context.now() + timedelta(seconds=pause))
-        if attempt == 1:
-            wake_units(context, namespace, name)
+        changed = attempt == 1
     context.servers_tried.add((namespace, name))
+    # before the status is written: where that fails, the pass that comes after sees nothing new
+    awaited = _answers_who_wait(context, (namespace, name), server)
+    if changed or awaited:
+        wake_units(context, namespace, name)
+    if first or awaited or footing(context, (namespace, name)) != stood:
+        _wake_others(context, (namespace, name))
     _report(context, namespace, name, server, outcome, time.monotonic() - started, figures)
     if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
         notice = Notice(outcome.reason, outcome.message, warning=outcome.ready is False)
         outcome = replace(outcome, notices=(notice,))
     await context.write_status(DATABASE_SERVERS, obj, outcome)
+    if server is not None and (namespace, name) in context.awaited and key not in context.failures:
+        # meanwhile the circuit opened: who waits does so for the next probe
+        pause = min(pause, server.breaker.retry_after(time.monotonic()))
     context.enqueue_after(key, pause)
 
 
@@ -159,6 +168,25 @@ def wake_units(context: Context, namespace: str, name: str) -> None:
         context.enqueue(("unit", namespace, name, database))
 
 
+def _wake_others(context: Context, server: tuple[str, str]) -> None:
+    """The logins on a server, and what is being deleted there."""
+    wake_users_of_server(context, server)
+    wake_removals(context, server)
+
+
+def _answers_who_wait(context: Context, key: tuple[str, str], server: Server | None) -> bool:
+    """Whether somebody waits for a server that answers.
+
+    That its circuit was open is no sign of it: somebody else, who asked before it opened, may have closed it.
+    """
+    if server is None or key not in context.awaited:
+        return False
+    if server.breaker.state(time.monotonic()) is not BreakerState.CLOSED:
+        return False
+    context.awaited.discard(key)
+    return True
+
+
 def _report(
     context: Context,
     namespace: str,
@@ -186,6 +214,7 @@ async def _forget(context: Context, namespace: str, name: str) -> None:
     context.metrics.forget_server(f"{namespace}/{name}")
     context.failures.pop(("server", namespace, name), None)
     wake_units(context, namespace, name)
+    _wake_others(context, (namespace, name))
 
 
 def secrets_of(obj: Object) -> set[tuple[str, str]]:

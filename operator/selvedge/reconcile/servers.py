@@ -52,12 +52,12 @@ class Server:
     engine: Engine
     breaker: CircuitBreaker
     gate: asyncio.Semaphore
-    system_identifier: str = ""
+    system_identifier: str
+    read_at: float
+    """When its Secrets were read, as the monotonic clock counts; -inf where they have changed since."""
     last_error: str = ""
     blocked: SelvedgeError | None = None
     runs: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
-    read_at: float = field(default_factory=time.monotonic)
-    """When its Secrets were read, as the monotonic clock counts."""
 
     @property
     def name(self) -> str:
@@ -135,6 +135,7 @@ class Servers:
 
     def __init__(self, observer: Callable[[str, str], Observer], settings: Settings) -> None:
         self._servers: dict[ServerKey, Server] = {}
+        self._told: dict[ServerKey, float] = {}
         self._observer = observer
         self._settings = settings
         self._random = Random()
@@ -143,11 +144,17 @@ class Servers:
         """The server, if its Secrets could be read."""
         return self._servers.get(key)
 
-    async def put(self, key: ServerKey, spec: DatabaseServerSpec, target: ServerTarget, system: str) -> Server:
-        """The server for this target: the known one where nothing changed, a new engine where something did."""
+    async def put(
+        self, key: ServerKey, spec: DatabaseServerSpec, target: ServerTarget, system: str, began: float
+    ) -> Server:
+        """The server for this target: the known one where nothing changed, a new engine where something did.
+
+        ``began`` is when the reading of its Secrets began, as the monotonic clock counts.
+        """
+        read_at = began if began > self._told.get(key, -math.inf) else -math.inf
         known = self._servers.get(key)
         if known is not None and known.target == target:
-            known.spec, known.read_at = spec, time.monotonic()
+            known.spec, known.read_at = spec, read_at
             return known
         name = "/".join(key)
         observer = self._observer(name, spec.engine.value)
@@ -172,7 +179,7 @@ class Servers:
         together = _TOGETHER if spec.engine is EngineType.POSTGRES else 0
         gate = asyncio.Semaphore(max(1, pooled.limits.max - 1, together))
         breaker = CircuitBreaker(random=self._random, pause=1.0, cap=_PROBE_CAP)
-        server = Server(key, spec, target, engine, breaker, gate, system, runs=asyncio.Semaphore(runs))
+        server = Server(key, spec, target, engine, breaker, gate, system, read_at, runs=asyncio.Semaphore(runs))
         self._servers[key] = server
         if known is not None:
             await known.engine.close()
@@ -180,12 +187,14 @@ class Servers:
 
     def read_again(self, key: ServerKey) -> None:
         """A Secret of this server changed: the next probe reads it, however short ago that was done."""
+        self._told[key] = time.monotonic()
         server = self._servers.get(key)
         if server is not None:
             server.read_at = -math.inf
 
     async def remove(self, key: ServerKey) -> None:
         """Close the connections of a server that was deleted or whose Secrets are gone."""
+        self._told.pop(key, None)
         server = self._servers.pop(key, None)
         if server is not None:
             await server.engine.close()

@@ -35,7 +35,8 @@ _PLAIN = frozenset({"username", "user", "host", "port", "dbname", "database", "t
 #: How old ``status.nextRetryTime`` may grow while nothing else changes.
 _RETRY_SHOWN = timedelta(seconds=30)
 
-#: A key of the work queue: ("server", ns, name), ("unit", ns, name, database) or ("run", ns, name).
+#: A key of the work queue: ("server", ns, name), ("unit", server's ns, its name, database), ("user", ns, name),
+#: ("run", ns, name) or ("removal", ns, name, plural).
 Key = tuple[str, ...]
 
 

@@ -51,10 +51,6 @@ class WorkQueue:
         heapq.heappush(self._heap, (due, next(self._order), key))
         self._wake.set()
 
-    def forget(self, key: Hashable) -> None:
-        """Drop a delay: the resource is gone."""
-        self._due.pop(key, None)
-
     def depth(self) -> int:
         """Keys that wait for a worker."""
         return len(self._ready)
@@ -80,7 +76,7 @@ class WorkQueue:
             now = self._clock()
             while self._heap and self._heap[0][0] <= now:
                 due, _, key = heapq.heappop(self._heap)
-                if self._due.get(key) == due:  # else it was replaced or forgotten
+                if self._due.get(key) == due:  # else another delay took its place
                     self.add(key)
             rest = self._heap[0][0] - now if self._heap else None
             try:

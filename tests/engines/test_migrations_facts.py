@@ -164,27 +164,6 @@ async def test_if_not_exists_over_an_invalid_index_builds_it_anew_and_over_a_val
     assert shop.value("SELECT 'shop.good'::regclass::oid") == good
 
 
-async def test_an_index_that_somebody_is_building_is_not_dropped(shop: Shop) -> None:
-    """It is invalid until it is built: its builder's lock on the table tells it from one that a failure left."""
-    assert (await shop.up(TABLE)).error is None
-    shop.query("INSERT INTO shop.a VALUES (1)")
-    with pytest.raises(psycopg.errors.UniqueViolation):
-        shop.query("CREATE UNIQUE INDEX CONCURRENTLY a_id ON shop.a (id)")
-    left = shop.value("SELECT 'shop.a_id'::regclass::oid")
-    text = BUILD.replace("CONCURRENTLY", "CONCURRENTLY IF NOT EXISTS")
-    with shop.endpoint.connect(shop.database) as other, other.transaction():
-        other.execute("LOCK TABLE shop.a IN SHARE UPDATE EXCLUSIVE MODE")
-        task = asyncio.create_task(shop.up({**TABLE, B: text}, timeouts=Timeouts(lock_wait=0.1)))
-        done, _ = await asyncio.wait({task}, timeout=30)
-        assert done, "the run waits for the lock of whoever is building the index: it did not see that somebody is"
-        result = await task
-        assert f"session {other.info.backend_pid} may be building it" in str(result.error)
-        assert shop.value("SELECT 'shop.a_id'::regclass::oid") == left
-    result = await shop.up({**TABLE, B: text})
-    assert result.error is None, result.error
-    assert valid(shop) == [(True, True)]
-
-
 # -- transactions that a script ends ----------------------------------------------------------------------------------
 
 

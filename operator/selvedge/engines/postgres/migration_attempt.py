@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import psycopg
@@ -19,7 +19,7 @@ from selvedge.core.errors import InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import is_connection_lost
 from selvedge.engines.postgres.migration_indexes import (
-    builder,
+    check_builder,
     detach_state,
     drop_index,
     drop_leftovers,
@@ -30,7 +30,9 @@ from selvedge.engines.postgres.migration_indexes import (
 from selvedge.engines.postgres.migration_ledger import Ledger, fingerprint
 from selvedge.engines.postgres.migration_statements import (
     CommitUnknownError,
+    NotSentError,
     ask,
+    check_doubt,
     commit_failed,
     execute,
     failed_after,
@@ -184,13 +186,12 @@ class Attempt:
             self.control.checkpoint()
             if done in self.script.alone:
                 if same and done == first:
-                    self._check_doubt(statement)
+                    check_doubt(self.file, statement)
                 await self._cursor(done, started=True)
                 try:
                     await self._alone(statement, same and done == first, pending and done == first)
                 except StatementFailedError as error:
-                    # The server's answer is known: an index that exists later was not made by this statement.
-                    await self._cursor(done)
+                    await self._failed(error, done, row if pending and done == first else None)
                     raise partly_done(error) if ends_transactions(statement) else error from None
                 if ends_transactions(statement):
                     await self._cursor(end)  # it did end: nobody has to look, whatever fails behind it
@@ -207,21 +208,19 @@ class Attempt:
             await send(work, sql.SQL("BEGIN"))
             await self._advance(first)
 
-    def _check_doubt(self, statement: Statement) -> None:
-        """Raises InvalidError for a statement that was sent, may have run, and may not be meant to run twice."""
-        if ends_transactions(statement):
-            raise InvalidError(
-                Reason.PARTLY_APPLIED,
-                f"{self.file}, line {statement.line}: {statement.head[0]} was sent and its answer was lost; what it "
-                "committed stays, and nobody can tell whether it ended: look, then remove the statement from the file "
-                "if it did (leave a comment where it was the only one), or change its text (a space will do) to run it "
-                "again",
-            )
+    async def _failed(self, error: StatementFailedError, done: int, sent: HistoryRow | None) -> None:
+        """Write down what is known now, where it was ``sent`` before or not."""
+        if sent is not None and isinstance(error, NotSentError):
+            await self._cursor(done, started=True, mark=sent.cursor)
+        else:
+            # The server's answer is known: an index that exists later was not made by this statement.
+            await self._cursor(done)
 
-    async def _cursor(self, done: int, *, started: bool = False) -> None:
+    async def _cursor(self, done: int, *, started: bool = False, mark: str = "") -> None:
+        row = self._row(done, RowState.PARTIAL, started=started)
         await send(self.work, sql.SQL("BEGIN"))
         await self._settle()
-        await self._write(self._row(done, RowState.PARTIAL, started=started), "None")
+        await self._write(replace(row, cursor=mark or row.cursor), "None")
         await self.commit()
 
     async def _note(self, why: str) -> None:
@@ -276,10 +275,7 @@ class Attempt:
             state = await index_state(work, build)
             # The server itself would skip IF NOT EXISTS although the index that exists is unusable.
             if state == "invalid" and (pending or build.if_not_exists):
-                # what somebody is building is invalid until it is built: dropped then, it would have become valid
-                if pid := await builder(work, build):
-                    why = f"index {build.index} is not valid, and session {pid} may be building it: that is waited for"
-                    raise failed_after(self.file, statement, why, retry=True)
+                await check_builder(work, self.file, statement, build)
                 await drop_index(work, self.file, build)
             return state == "valid" and interrupted
         detached = await detach_state(work, statement)

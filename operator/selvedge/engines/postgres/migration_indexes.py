@@ -12,6 +12,7 @@ import psycopg
 from psycopg import sql
 
 from selvedge.engines.postgres.errors import statement_error
+from selvedge.engines.postgres.migration_statements import not_sent
 from selvedge.migrate.tokens import folded, tokens
 from selvedge.migrate.transactions import IndexBuild
 
@@ -59,15 +60,24 @@ async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) ->
     return "valid" if row[0] else "invalid"
 
 
-async def builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> int | None:
-    """The session that may be building this index right now: it locks the table as a build does. None where none is."""
+async def check_builder(
+    connection: psycopg.AsyncConnection, file: str, statement: Statement, build: IndexBuild
+) -> None:
+    """Raise NotSentError where a session may be building this index right now: it builds one, and locks the table.
+
+    What somebody is building is invalid until it is built: dropped then, it would have become valid.
+    """
+    # VACUUM and ANALYZE lock the table as well; who builds is shown to everybody, what they build is not
     query = """
-    SELECT l.pid FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock'
-      AND l.relation = pg_catalog.to_regclass(%s) AND l.granted AND l.pid <> pg_catalog.pg_backend_pid()
+    SELECT l.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
+    WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+      AND l.relation = pg_catalog.to_regclass(%s) AND l.pid <> pg_catalog.pg_backend_pid()
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     """
     row = await (await connection.execute(query, [build.table])).fetchone()
-    return None if row is None else int(row[0])
+    if row is not None:
+        why = f"index {build.index} is not valid, and session {row[0]} may be building it: that is waited for"
+        raise not_sent(file, statement, why)
 
 
 async def drop_index(connection: psycopg.AsyncConnection, file: str, build: IndexBuild) -> None:

@@ -12,9 +12,11 @@ from psycopg import sql
 from psycopg.generators import execute as execute_generator
 from psycopg.pq import ExecStatus
 
-from selvedge.core.errors import TransientError
+from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import is_connection_lost, statement_error
 from selvedge.migrate.protocol import Failure, StatementFailedError, shorten_statement
+from selvedge.migrate.transactions import ends_transactions
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
@@ -127,9 +129,30 @@ def statement_failed(file: str, statement: Statement, error: psycopg.Error) -> E
     return StatementFailedError(failure, retry=error.sqlstate in RETRY)
 
 
-def failed_after(file: str, statement: Statement, why: str, *, retry: bool = False) -> StatementFailedError:
+def failed_after(file: str, statement: Statement, why: str) -> StatementFailedError:
     """The error for a statement that the server accepted, or would, and that does something else than it should."""
-    return StatementFailedError(_failure(file, statement, "", why, 0), retry=retry)
+    return StatementFailedError(_failure(file, statement, "", why, 0))
+
+
+class NotSentError(StatementFailedError):
+    """A statement was not sent (again), because something is waited for: tried again, and nothing new is known."""
+
+
+def not_sent(file: str, statement: Statement, why: str) -> NotSentError:
+    """The error for a statement that waits before it is sent."""
+    return NotSentError(_failure(file, statement, "", why, 0), retry=True)
+
+
+def check_doubt(file: str, statement: Statement) -> None:
+    """Raises InvalidError for a statement that was sent, may have run, and may not be meant to run twice."""
+    if ends_transactions(statement):
+        raise InvalidError(
+            Reason.PARTLY_APPLIED,
+            f"{file}, line {statement.line}: {statement.head[0]} was sent and its answer was lost; what it "
+            "committed stays, and nobody can tell whether it ended: look, then remove the statement from the file "
+            "if it did (leave a comment where it was the only one), or change its text (a space will do) to run it "
+            "again",
+        )
 
 
 def partly_done(error: StatementFailedError) -> StatementFailedError:

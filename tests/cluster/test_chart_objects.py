@@ -49,9 +49,45 @@ def test_the_pods_of_one_lease_prefer_different_nodes_and_one_stays(shards: int)
         assert apart["labelSelector"]["matchLabels"].items() <= pod
         (budget,) = (b["spec"] for b in budgets if b["spec"]["selector"]["matchLabels"].items() <= pod)
         assert (budget["minAvailable"], deployment["spec"]["replicas"]) == (1, 2)
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
         labels = [other["spec"]["template"]["metadata"]["labels"] for other in deployments if other is not deployment]
         assert not any(apart["labelSelector"]["matchLabels"].items() <= other.items() for other in labels)
 
 
 def test_a_single_pod_has_no_budget_that_would_keep_its_node() -> None:
     assert _of(render("ops", "replicas=1"), "PodDisruptionBudget") == []
+
+
+def _ports(rule: Document) -> set[int]:
+    return {port["port"] for port in rule.get("ports", ())}
+
+
+def test_where_the_namespace_denies_by_default_every_pod_of_the_chart_reaches_what_it_needs() -> None:
+    network = ("networkPolicy.apiServer[0].ipBlock.cidr=10.0.0.1/32", "networkPolicy.apiServerPorts={8443}")
+    documents = render("ops", "networkPolicy.enabled=true", "networkPolicy.databasePorts={5433}", *network)
+    policies = _of(documents, "NetworkPolicy")
+    pods = [*_of(documents, "Pod"), *(d["spec"]["template"] for d in documents if d["kind"] in ("Deployment", "Job"))]
+    allowed: dict[str, list[Document]] = {}
+    for pod in pods:
+        labels = pod["metadata"]["labels"]
+        (policy,) = (p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels.items())
+        allowed[labels["app.kubernetes.io/name"]] = policy["spec"]["egress"]
+        assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+        assert _ports(policy["spec"]["egress"][0]) == {53}
+    assert len(policies) == len(allowed) == 3
+    (api,) = (rule for rule in allowed["selvedge"] if rule.get("to") == [{"ipBlock": {"cidr": "10.0.0.1/32"}}])
+    assert _ports(api) == {8443}
+    assert allowed["selvedge-release"][1:] == [api]
+    assert [_ports(rule) for rule in allowed["selvedge"]] == [{53}, {8443}, {5433}]
+    (operator,) = (
+        pod["metadata"]["labels"] for pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/name"] == "selvedge"
+    )
+    (to_operator,) = allowed["selvedge-test"][1:]
+    assert to_operator["to"][0]["podSelector"]["matchLabels"].items() <= operator.items()
+    assert _ports(to_operator) == {8080}
+
+
+def test_no_policy_is_there_for_a_job_that_is_not() -> None:
+    settings = ("networkPolicy.enabled=true", "uninstall.release=false")
+    names = {d["metadata"]["name"] for d in _of(render("ops", *settings), "NetworkPolicy")}
+    assert names == {"selvedge", "selvedge-test"}

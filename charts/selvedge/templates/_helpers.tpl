@@ -101,6 +101,21 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   verbs: [create]
 {{- end }}
 
+{{- define "selvedge.egressToDns" -}}
+- ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]
+{{- end }}
+
+{{- define "selvedge.egressToApi" -}}
+{{ include "selvedge.egressToDns" . }}
+- ports:
+    {{- range .Values.networkPolicy.apiServerPorts | default (list 443 6443) }}
+    - port: {{ . }}
+    {{- end }}
+  {{- with .Values.networkPolicy.apiServer }}
+  to: {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
 {{- define "selvedge.releaseLabels" -}}
 {{ include "selvedge.labels" . }}
 app.kubernetes.io/component: release

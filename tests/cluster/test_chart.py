@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -46,6 +47,74 @@ def test_the_api_server_accepts_every_object(kubectl, namespace, mode):
     answer = apply_objects(kubectl, render(namespace, *settings), "--dry-run=server", "--force-conflicts")
     assert "deployment.apps/selvedge" in answer
     assert "validatingadmissionpolicy" in answer
+
+
+@pytest.fixture
+def service_monitors(kubectl) -> Iterator[None]:
+    """The Prometheus operator's kind with the fields that the chart uses, unless the cluster has the real one."""
+    name = "servicemonitors.monitoring.coreos.com"
+    if kubectl("get", "crd", name, check=False).returncode == 0:
+        yield
+        return
+    text, labels = {"type": "string"}, {"type": "object", "additionalProperties": {"type": "string"}}
+    endpoints = {"type": "array", "items": {"type": "object", "properties": {"port": text, "interval": text}}}
+    selector = {"type": "object", "properties": {"matchLabels": labels}}
+    spec = {"type": "object", "properties": {"selector": selector, "endpoints": endpoints}}
+    schema = {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}
+    version = {"name": "v1", "served": True, "storage": True, "schema": schema}
+    names = {"plural": "servicemonitors", "singular": "servicemonitor", "kind": "ServiceMonitor"}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": name},
+        "spec": {"group": "monitoring.coreos.com", "scope": "Namespaced", "names": names, "versions": [version]},
+    }
+    apply_objects(kubectl, [definition])
+    kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    yield
+    kubectl("delete", "crd", name, "--wait=false")
+
+
+@pytest.mark.usefixtures("service_monitors")
+def test_the_api_server_accepts_every_object_with_all_switched_on(kubectl, namespace):
+    switches = ("networkPolicy", "migrationImages", "serviceMonitor")
+    lists = ("networkPolicy.metricsFrom", "networkPolicy.apiServer", "networkPolicy.databases")
+    documents = render(
+        namespace,
+        "shards=3",
+        *(f"{name}.enabled=true" for name in switches),
+        *(f"{name}[0].ipBlock.cidr=10.0.0.0/8" for name in lists),
+        "serviceMonitor.labels.team=data",
+        "podLabels.team=data",
+        "podAnnotations.team=data",
+        "serviceAccount.annotations.team=data",
+        "imagePullSecrets[0].name=registry",
+        "nodeSelector.disk=ssd",
+        "tolerations[0].operator=Exists",
+        "priorityClassName=urgent",
+        "extraEnv[0].name=NO_PROXY",
+        "extraEnv[0].value=10.0.0.0/8",
+    )
+    answer = apply_objects(kubectl, documents, "--dry-run=server", "--force-conflicts")
+    kinds = {line.partition("/")[0] for line in answer.splitlines()}
+    assert {"servicemonitor.monitoring.coreos.com", "networkpolicy.networking.k8s.io", "job.batch"} <= kinds
+    assert answer.count("deployment.apps/selvedge-shard-") == 3
+
+
+def test_the_notes_say_what_to_do_next():
+    def notes(*settings: str) -> str:
+        flags = [flag for setting in (*settings, f"clusterUid={_UID}") for flag in ("--set", setting)]
+        done = helm("install", "selvedge", str(CHART), "--dry-run=client", "--namespace", "ops", *flags)
+        return done.stdout.partition("NOTES:")[2]
+
+    said = notes()
+    assert "No image is published" in said
+    assert "ops" in said
+    assert "may read every Secret" in said
+    assert "selvedge doctor" in said
+    named = notes("image.repository=registry.example.com/selvedge", "watchNamespaces={shop}")
+    assert "No image is published" not in named
+    assert "may read every Secret" not in named
 
 
 def test_in_namespaces_no_right_reaches_beyond_them(namespace):

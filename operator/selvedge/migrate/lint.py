@@ -26,6 +26,7 @@ from selvedge.migrate.lint_facts import Fact, facts_of
 from selvedge.migrate.lint_fresh import Fresh
 from selvedge.migrate.lint_mongo import RULES as MONGO_RULES
 from selvedge.migrate.lint_mongo import mongo_breaks, mongo_losses
+from selvedge.migrate.lint_new import LOCKING, new_lines
 from selvedge.migrate.lint_running import RULE as BREAKS
 from selvedge.migrate.lint_running import breaks
 from selvedge.migrate.load import Migration
@@ -83,9 +84,8 @@ def lint(
         else:
             readable.append(migration)
     if use_squawk and any(migration.engine == "Postgres" for migration in readable):
-        allowed = {migration.file: migration.directives.allow for migration in readable}
-        asked = squawk.ask(readable, server_version)
-        found += [finding for finding in asked if finding.rule not in allowed.get(finding.file, ())]
+        new = frozenset().union(*(new_lines([migration]) for migration in readable))
+        found += _asked(readable, server_version, new)
     place = {file: index for index, one in enumerate(migrations) for file in (one.down_file, one.file)}
     return tuple(sorted(found, key=lambda one: (place.get(one.file, -1), one.line, _ORDER[one.severity], one.rule)))
 
@@ -108,11 +108,18 @@ def advice(
     for migration in migrations:
         found += _remarks(migration, conventions or Conventions(), made, fresh)
     if use_squawk and squawk.program() is not None:
-        allowed = {migration.file: migration.directives.allow for migration in migrations}
-        asked = squawk.ask(migrations, server_version)
-        found += [finding for finding in asked if finding.rule not in allowed.get(finding.file, ())]
+        found += _asked(migrations, server_version, new_lines(migrations))
     place = {migration.file: index for index, migration in enumerate(migrations)}
     return tuple(sorted(found, key=lambda one: (_ORDER[one.severity], place.get(one.file, -1), one.line, one.rule)))
+
+
+def _asked(migrations: Sequence[Migration], server_version: int, new: frozenset[tuple[str, int]]) -> Iterator[Finding]:
+    """What squawk says, without what a file allows, and what a lock does to tables that are ``new``: nobody waits."""
+    allowed = {migration.file: migration.directives.allow for migration in migrations}
+    for finding in squawk.ask(migrations, server_version):
+        nobody_waits = finding.rule in LOCKING and (finding.file, finding.line) in new
+        if not nobody_waits and finding.rule not in allowed.get(finding.file, ()):
+            yield finding
 
 
 def _of_one(migration: Migration, conventions: Conventions) -> Iterator[Finding]:

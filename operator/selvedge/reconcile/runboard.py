@@ -178,9 +178,10 @@ class Board:
         await self.write(Outcome(False, Reason.RUNNING, message, status=self._shown_status("Running")))
 
     async def progress(self, row: Progress) -> None:
-        """A row changed."""
+        """A row changed. Written once a second, and at once where a wait begins: that is told only once."""
+        began = bool(row.waiting_for) and not self.rows[row.step].waiting_for
         self.rows[row.step] = row
-        if time.monotonic() - self.written >= _WRITE_SECONDS:
+        if began or time.monotonic() - self.written >= _WRITE_SECONDS:
             self.written = time.monotonic()
             waits = next((r for r in self.rows if r.waiting_for), None)
             reason = Reason.RUNNING if waits is None else Reason.WAITING_FOR_LOCK

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import socket
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -274,6 +276,32 @@ async def test_the_lease_goes_over_with_a_new_fence(shop: Shop) -> None:
     finally:
         for server in servers:
             await server.close()
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["named", "by an earlier version"])
+async def test_who_waits_is_told_for_whom(shop: Shop, known: bool) -> None:
+    told: list[str] = []
+
+    async def waiting(who: str) -> None:
+        told.append(who)
+
+    server = Server(shop.target(), Record())
+    lease = Lease(server, shop.database, run="the-first")
+    try:
+        assert await lease.acquire()
+        who = f"process {os.getpid()} on {socket.gethostname()}, run the-first"
+        if not known:
+            shop.command({"update": COLLECTION, "updates": [{"q": {"_id": "lease"}, "u": {"$unset": {"who": 1}}}]})
+        async with open_session(shop.target(), server, database=shop.database, observer=Record(), run="x") as session:
+            with pytest.raises(TransientError) as error:
+                await session.lock(0.3, waiting)
+        holder = f"run of migrations ({who})" if known else "run of migrations"
+        assert set(told) == {holder}
+        assert error.value.message == f"database {shop.database} is held by another {holder}; tried again"
+        assert error.value.reason is Reason.WAITING_FOR_LOCK
+    finally:
+        await lease.release()
+        await server.close()
 
 
 async def test_a_runner_that_lost_its_lease_writes_nothing(shop: Shop) -> None:

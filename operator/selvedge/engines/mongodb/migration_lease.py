@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 import time
 import uuid
 from datetime import UTC, datetime
@@ -30,14 +32,18 @@ _LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
 class Lease:
-    """The lease; :meth:`check` before every write. Once lost it stays lost: a new run takes a new one."""
+    """The lease; :meth:`check` before every write. Once lost it stays lost: a new run takes a new one.
 
-    def __init__(self, server: Server, database: str, lease: float = LEASE) -> None:
+    ``run`` (a resource's uid) is told to whoever waits, with this process and its host.
+    """
+
+    def __init__(self, server: Server, database: str, lease: float = LEASE, *, run: str = "") -> None:
         self.fence = 0
         self._server = server
         self._database = database
         self._lease = lease
         self._holder = uuid.uuid4().hex
+        self._who = f"process {os.getpid()} on {socket.gethostname()}" + (f", run {run}" if run else "")
         self._renewed = 0.0
         self._lost = False
         self._task: asyncio.Task[None] | None = None
@@ -76,6 +82,7 @@ class Lease:
                             "fence": {"$cond": [mine, "$fence", {"$add": ["$fence", 1]}]},
                             "expires": {"$add": ["$$NOW", int(self._lease * 1000)]},
                             "holder": self._holder,
+                            "who": {"$literal": self._who},
                         }
                     }
                 ],
@@ -89,6 +96,12 @@ class Lease:
         if self._task is None:
             self._task = asyncio.create_task(self._beat())
         return True
+
+    async def holder(self) -> str:
+        """Who holds the lease, or held it last; empty where that is not written into it."""
+        find = {"find": COLLECTION, "filter": {"_id": _NAME}, "projection": {"who": 1}, "limit": 1, "singleBatch": True}
+        reply = await self._server.command(self._database, find, self._server.target.limits.statement_timeout)
+        return next((str(one.get("who", "")) for one in reply["cursor"]["firstBatch"]), "")
 
     async def confirm(self) -> bool:
         """Renew the lease if it is still ours; never take it again once it was another's."""

@@ -86,7 +86,7 @@ class MongoMigrations:
         self._target = target
         self._admin = admin
         self._database = database
-        self._lease = Lease(admin, database)
+        self._lease = Lease(admin, database, run=run)
         self._migrator = (
             Migrator(target, admin, database, observer)
             if login is None
@@ -145,11 +145,13 @@ class MongoMigrations:
             return
         deadline = time.monotonic() + seconds
         while not await self._lease.acquire():
+            who = await self._lease.holder()
+            holder = "run of migrations" + (f" ({who})" if who else "")
             if time.monotonic() >= deadline:
                 raise TransientError(
-                    Reason.WAITING_FOR_LOCK, f"another run of migrations holds database {self._database}; tried again"
+                    Reason.WAITING_FOR_LOCK, f"database {self._database} is held by another {holder}; tried again"
                 )
-            await waiting("another run of migrations")
+            await waiting(holder)
             await asyncio.sleep(self._random.uniform(*_POLL))
         await waiting("")
         await self._migrator.make(self._lease.confirm)

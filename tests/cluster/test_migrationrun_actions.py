@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tarfile
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.errors import UniqueViolation
 
 from tests.cluster.kube_api import Document
 from tests.cluster.plugin import Plugin
@@ -26,6 +28,15 @@ FILES = {
     ORDERS: "-- migrate:up\nCREATE TABLE shared.orders (id int);\n-- migrate:down\nDROP TABLE shared.orders;\n",
     STOCK: "-- migrate:up\nCREATE TABLE shared.stock (id int);\n-- migrate:down\nDROP TABLE shared.stock;\n",
 }
+
+
+#: Kind of a repair, its target, the command's options, and what stands in the events; each has work after those before.
+REPAIRS = (
+    ("Accept", {}, ("--accept", "all"), "Accepted"),
+    ("MarkUnapplied", {"target": STOCK[:14]}, ("--mark-unapplied", STOCK[:14]), "Unmarked"),
+    ("MarkApplied", {"target": STOCK[:14]}, ("--mark-applied", STOCK[:14]), "Marked"),
+    ("DropInvalidIndexes", {}, ("--drop-invalid-indexes",), "DropInvalidIndex"),
+)
 
 
 def versions(world: World) -> list[str]:
@@ -140,7 +151,7 @@ def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World, tmp
     assert world.ask("SELECT count(*) FROM pg_tables WHERE schemaname = 'shared'") == 0
 
 
-def test_baseline_repair_redo_and_looking(world: World):
+def test_baseline_repair_redo_and_looking(world: World, tmp_path: Path):
     sources(world, FILES)
     shop(world, autoApply=False)
     world.ready("DatabaseSchema", "shop")
@@ -172,19 +183,35 @@ def test_baseline_repair_redo_and_looking(world: World):
     start(world, "nameless", action="Repair", target="20250103000000", destructive="Allow")
     refused = world.until("MigrationRun", "nameless", "False", "InvalidSpec")
     assert "annotation selvedge.dev/reason" in verdict(refused)[2]
-    annotations = {
-        "selvedge.dev/repair": "MarkUnapplied",
-        "selvedge.dev/reason": "dropped by hand",
-        "selvedge.dev/actor": "ada",
-    }
-    start(world, "repair", annotations, action="Repair", target="20250103000000")
-    world.until("MigrationRun", "repair", "False", "WaitingForApproval")
-    approve(world, "repair")
-    assert verdict(world.ready("MigrationRun", "repair"))[1] == "Repaired"
-    assert versions(world) == ["20250101000000", "20250102000000"]
-    assert world.sql("SELECT event, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1") == [
-        ("Unmarked", "ada", "dropped by hand")
-    ]
+    # each kind by the digest that CI computes from the same files
+    files = {**FILES, STOCK: FILES[STOCK].replace("id int", "id bigint")}
+    for file, text in files.items():
+        (tmp_path / file).write_text(text)
+    world.sql("INSERT INTO shared.stock VALUES (1), (1)")
+    with closing(world.endpoint.connect(world.name)) as other, pytest.raises(UniqueViolation):
+        other.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON shared.stock (id)")
+    for kind, target, options, said in REPAIRS:
+        marks = {"selvedge.dev/repair": kind, "selvedge.dev/reason": f"why {kind}", "selvedge.dev/actor": "ada"}
+        planned = selvedge(world, "plan", "--action", "repair", *options, "-o", "json", directory=tmp_path)
+        digest = json.loads(planned.stdout)["digest"]
+        # whoever is asked is shown the same, and the reviewed commit may hold it from the beginning
+        approved = {} if kind == "Accept" else {"approvedPlan": digest}
+        name, source = f"repair-{kind.lower()}", {"inline": {"files": files}}
+        start(world, name, marks, action="Repair", source=source, **target, **approved)
+        if not approved:
+            assert world.until("MigrationRun", name, "False", "WaitingForApproval")["status"]["plan"] == digest
+            approve(world, name)
+        done = world.ready("MigrationRun", name)
+        assert verdict(done)[1] == "Repaired"
+        [(event, actor, message)] = world.sql(
+            "SELECT event, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1"
+        )
+        assert (event, actor, message.endswith(f"why {kind}")) == (said, "ada", True)
+        left = ["20250101000000", "20250102000000", "20250103000000"]
+        assert versions(world) == (left[:2] if kind == "MarkUnapplied" else left)
+    assert "shared.broken" in verdict(done)[2]
+    assert world.ask("SELECT to_regclass('shared.broken')") is None
+    assert world.ask("SELECT count(*) FROM shared.stock") == 2, "no repair undoes or runs anything"
 
 
 def test_the_digest_of_the_command_line_lets_a_destructive_run_through(world: World, tmp_path: Path):
@@ -303,8 +330,8 @@ def test_a_way_back_that_was_cut_off_goes_on_with_its_rest(world: World, end: st
         world.operator.kill()
     else:
         assert world.operator.stop() == 0
-    left = len(versions(world))
-    assert 3 <= left <= 4
+    # told to stop, it ends its statement, the last of its migration; killed, it leaves a transaction that is undone
+    assert len(versions(world)) == {"stop": 3, "kill": 4}[end]
     world.operator.start()
     run = world.ready("MigrationRun", "back", timeout=60)
     assert versions(world) == ["20250101000000", "20250102000000"]

@@ -6,6 +6,7 @@ In both modes with every verb (``--long``, cluster-wide on a Kubernetes of its o
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.xdist_group("rights")
 
 CRDS = Path(__file__).parents[2] / "crds"
 CHART = Path(__file__).parents[2] / "charts" / "selvedge"
+GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 _G = "selvedge.dev"
 _KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
 _WATCH = {"selvedge.dev/watch": "true"}
@@ -335,18 +337,35 @@ def test_at_its_start_the_operator_names_every_right_that_it_lacks(account: Conf
     assert "lacks rights" not in account.world.operator.logs()
 
 
-def test_no_secret_is_readable_that_is_not_needed(account: Confined):
-    """In namespaces none elsewhere; and in no mode what would be a way to others, such as another account's token."""
+def test_secrets_of_other_namespaces_are_out_of_reach_in_namespaces_and_all_in_reach_cluster_wide(account: Confined):
+    """Cluster-wide a DatabaseServer may stand anywhere, and so may what it names; RBAC knows no labels."""
     user = f"system:serviceaccount:{account.world.namespace}:selvedge"
     everywhere = any(role["kind"] == "ClusterRole" for role in account.roles)
     with closing(KubeApi(account.world.kubeconfig, "kube-system")) as elsewhere:
         for verb in ("get", "list", "watch", "create", "update", "delete"):
             assert elsewhere.may(user, "", "secrets", verb) is everywhere
+
+
+def test_that_cluster_wide_every_secret_may_be_read_is_said_where_the_mode_is_chosen():
+    for page in ("security.md", "install.md"):
+        text = (GUIDE / page).read_text(encoding="utf-8")
+        assert re.search(r"read every\s+Secret", text), page
+    notes = (CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
+    assert re.search(r"if not .Values.watchNamespaces.*read every Secret.*watchNamespaces", notes, re.DOTALL)
+
+
+def test_in_no_mode_is_there_a_way_to_the_rights_of_others(account: Confined):
+    """Such as another account's token, or a pod that runs as it."""
+    user = f"system:serviceaccount:{account.world.namespace}:selvedge"
+    with closing(KubeApi(account.world.kubeconfig, "kube-system")) as elsewhere:
         for api in (elsewhere, account.world.api):
             assert not api.may(user, "", "secrets", "patch")
             assert not api.may(user, "", "secrets", "deletecollection")
             assert not api.may(user, "", "serviceaccounts/token", "create")
+            assert not api.may(user, "", "serviceaccounts", "impersonate")
             assert not api.may(user, "", "pods", "create")
+            assert not api.may(user, "batch", "jobs", "create")
+            assert not api.may(user, "selvedge.dev", "databaseschemas", "approve")
 
 
 @pytest.mark.parametrize("cluster_wide", [False, True], ids=["namespaces", "cluster"])

@@ -18,13 +18,14 @@ from selvedge.cli.migrate_show import Board, board_of
 from selvedge.cli.url import invalid
 from selvedge.migrate.operation import Operation, Prepared, check_marks, newest_version, perform, prepare, summary
 from selvedge.migrate.scopes import scoped
+from selvedge.migrate.steps import DONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from selvedge.core.errors import InvalidError
     from selvedge.migrate.operation import Source
-    from selvedge.migrate.protocol import MigrationSession
+    from selvedge.migrate.protocol import MigrationSession, Progress
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -69,6 +70,7 @@ class _Call:
         self.several = several
         self.stop = asyncio.Event()
         self.signal: signal.Signals | None = None
+        self.undone = False
 
     async def main(self, source: Source) -> int:
         async with opened(self.place) as session:
@@ -101,34 +103,44 @@ class _Call:
             raise click.ClickException("nothing was changed")
 
     async def _perform(self, session: MigrationSession, prepared: Prepared, board: Board) -> int:
+        async def tell(row: Progress) -> None:
+            self.undone = self.undone or (row.direction == "down" and row.state in DONE)
+            await board.progress(row)
+
         self._listen()
         try:
-            result = await perform(
-                session, prepared, on_progress=board.progress, stop=self.stop, may_write=lambda: None
-            )
+            result = await perform(session, prepared, on_progress=tell, stop=self.stop, may_write=lambda: None)
         except asyncio.CancelledError:
             if self.signal is None:
                 raise
-            board.end(
-                "Stopped", "broken off: the statement under way was rolled back; run the same command again to go on"
-            )
+            board.end("Stopped", f"broken off: the statement under way was rolled back; {self._again(prepared)}")
             return 128 + self.signal
         finally:
             self._listen(again=False)
         if result.error is not None:
-            board.end("Failed", message_of(self.place, result.error), result=result)
+            message = message_of(self.place, result.error)
+            if self.undone and prepared.plan.action in ("Down", "Redo"):
+                message += f"; {self._again(prepared)}"
+            board.end("Failed", message, result=result)
             return 1
         if result.stopped:
             done, total = result.applied, len(result.migrations)
             board.end(
                 "Stopped",
-                f"stopped after the current statement, {done} of {total} migrations are done: "
-                "run the same command again to go on",
+                f"stopped after the current statement, {done} of {total} migrations are done: {self._again(prepared)}",
                 result=result,
             )
             return 128 + (self.signal or signal.SIGTERM)
         board.end("Succeeded", "", result=result, version=newest_version(await session.history()))
         return 0
+
+    def _again(self, prepared: Prepared) -> str:
+        """How to go on: one step back, planned once more, would be another one."""
+        plan = prepared.plan
+        if plan.action == "Redo" and self.undone:
+            return f"run `selvedge migrate up --target {plan.target}` to go on"
+        target = f" with --target {plan.target}" if plan.action in ("Down", "Redo") else ""
+        return f"run the same command again{target} to go on"
 
     def _listen(self, *, again: bool = True) -> None:
         """The first signal stops between two statements, the second breaks the statement off."""

@@ -30,8 +30,8 @@ RUN mkdir -p /rootfs/selvedge/usr/share/selvedge && echo "${REVISION}" > /rootfs
 
 # ---- tools: the operator's programs beside the databases' own, with a shell, for Jobs ----
 FROM ${BASE} AS tools
-# Package names; pg_dump must be at least as new as the servers it reads. MongoDB's tools are in no Debian release: give
-# a BASE with MongoDB's own package repository and MONGODB_TOOLS=mongodb-database-tools.
+# Package names; pg_dump must be at least as new as the servers it reads, and bookworm's is 15. MongoDB's tools are in
+# no Debian release. image/tools-base.Dockerfile is a BASE with the package repositories of both.
 ARG POSTGRES_CLIENT=postgresql-client
 ARG MONGODB_TOOLS=
 ENV DEBIAN_FRONTEND=noninteractive

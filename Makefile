@@ -93,7 +93,8 @@ bench: setup ## measure the budgets against bare tools; results go to bench/resu
 
 .PHONY: image
 image: setup ## build the image by docker or buildah: TARGET=operator or tools, BASE=IMAGE (BASE=mmdebstrap: no registry)
-	@$(BIN)/python -m sandbox.make_image --target $(or $(TARGET),operator) $(if $(BASE),--base $(BASE))
+	@$(BIN)/python -m sandbox.make_image --target $(or $(TARGET),operator) $(if $(BASE),--base $(BASE)) \
+	  $(if $(POSTGRES_CLIENT),--postgres-client $(POSTGRES_CLIENT)) $(if $(MONGODB_TOOLS),--mongodb-tools $(MONGODB_TOOLS))
 
 .PHONY: sbom
 sbom: setup ## make requirements/sbom.cdx.json, the image's Python libraries, from the lock
@@ -107,7 +108,7 @@ kind-down: ## remove that cluster
 
 .PHONY: lock
 lock: setup ## resolve the dependencies of pyproject.toml anew, with hashes
-	$(COMPILE) pyproject.toml -o requirements/runtime.txt > /dev/null
+	$(COMPILE) --extra lint pyproject.toml -o requirements/runtime.txt > /dev/null
 	$(COMPILE) --extra dev pyproject.toml -o requirements/dev.txt > /dev/null
 	$(COMPILE) requirements/build.in -o requirements/build.txt > /dev/null
 	$(BIN)/python -m sandbox.sbom

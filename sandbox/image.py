@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from sandbox import image_base, node_packages
@@ -38,6 +39,7 @@ SOURCES = (
     "requirements",
 )
 _SECONDS = 1800.0
+_NO_PACKAGES: Mapping[str, str] = MappingProxyType({})
 #: Archives of sources that nobody built from for so long go, and what buildah keeps of earlier builds when it is more.
 _KEPT_SECONDS = 86400.0
 _KEPT_BYTES = 4_000_000_000
@@ -142,14 +144,23 @@ class Buildah:
                 self._run("rm", container)
         return name
 
-    def build(self, target: Target, base: str, *, revision: str, created: int, again: bool = False) -> None:
+    def build(
+        self,
+        target: Target,
+        base: str,
+        *,
+        revision: str,
+        created: int,
+        again: bool = False,
+        packages: Mapping[str, str] = _NO_PACKAGES,
+    ) -> None:
         """Build the Dockerfile's ``target``; ``base`` is its BASE or empty for its default, ``created`` a Unix time.
 
-        ``again``: use nothing that was kept of an earlier build.
+        ``again``: use nothing that was kept of an earlier build. ``packages``: see :func:`options`.
         """
         # chroot: no container runtime is asked for, which a machine without cgroups of its own cannot give
         arguments = ["bud", "--isolation", "chroot", "--network", "host", "--layers", "--timestamp", str(created)]
-        arguments += [*(["--no-cache"] if again else []), *options(target, base, revision)]
+        arguments += [*(["--no-cache"] if again else []), *options(target, base, revision, packages)]
         self._run(*arguments, "--tag", _local(target), ".", cwd=ROOT)
 
     def save(self, target: Target, archive: Path) -> None:
@@ -170,11 +181,16 @@ def _local(target: Target) -> str:
     return f"localhost/selvedge-{target}:latest"
 
 
-def options(target: Target, base: str, revision: str) -> list[str]:
-    """What docker and buildah are told alike: arguments and secrets of the build."""
+def options(target: Target, base: str, revision: str, packages: Mapping[str, str] = _NO_PACKAGES) -> list[str]:
+    """What docker and buildah are told alike: arguments and secrets of the build.
+
+    ``packages``: the target ``tools``' POSTGRES_CLIENT and MONGODB_TOOLS, where they are not the Dockerfile's.
+    """
     options = ["--target", target, "--build-arg", f"VERSION={version()}", "--build-arg", f"REVISION={revision}"]
     if base:
         options += ["--build-arg", f"BASE={base}"]
+    for name, package in packages.items():
+        options += ["--build-arg", f"{name}={package}"]
     # who sits behind a proxy that ends TLS has told Python's or pip's clients what to trust
     authorities = next((path for name in ("PIP_CERT", "SSL_CERT_FILE") if (path := os.environ.get(name))), "")
     if authorities:

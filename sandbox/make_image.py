@@ -6,7 +6,7 @@ import argparse
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sandbox import image, image_base, node_packages
@@ -15,6 +15,11 @@ from sandbox.image_archive import read
 from sandbox.process import run
 
 _SANDBOX_BASE = "mmdebstrap"
+#: What an image of the target ``tools`` is without for want of a package that no Debian has.
+_LACKS = {
+    "POSTGRES_CLIENT": "pg_dump is the base's own (Debian 12: 15), and dumps no Postgres that is newer",
+    "MONGODB_TOOLS": "no MongoDB tools are in it",
+}
 
 
 def _git(*arguments: str) -> str:
@@ -24,7 +29,7 @@ def _git(*arguments: str) -> str:
     return result.stdout.strip() if result.returncode == 0 else ""
 
 
-def _make(target: image.Target, base: str, output: Path) -> str:
+def _make(target: image.Target, base: str, packages: Mapping[str, str], output: Path) -> str:
     """Build for people: with docker where its daemon answers, else with buildah. Returns what to say about it."""
     revision, created = _git("rev-parse", "HEAD") or "unknown", int(_git("log", "-1", "--format=%ct") or 0)
     if _git("status", "--porcelain", "--", *image.SOURCES):
@@ -33,7 +38,8 @@ def _make(target: image.Target, base: str, output: Path) -> str:
         probe = run(["docker", "version"], what="docker version", timeout=60, check=False)
         if probe.returncode == 0:
             name = image.reference(target).removeprefix("docker.io/library/")
-            command: list[str] = ["docker", "build", *image.options(target, base, revision), "--tag", name, "."]
+            options = image.options(target, base, revision, packages)
+            command: list[str] = ["docker", "build", *options, "--tag", name, "."]
             # its progress is for people: it goes where ours goes
             if subprocess.run(command, cwd=image.ROOT, check=False).returncode != 0:
                 raise SandboxError("docker build failed: its last lines say why")
@@ -46,7 +52,8 @@ def _make(target: image.Target, base: str, output: Path) -> str:
     # looked up before the lock is taken: making it takes a minute, and others may build meanwhile
     archive = image_base.base() if base == _SANDBOX_BASE else None
     with image.building() as buildah:
-        buildah.build(target, buildah.base_image(archive) if archive else base, revision=revision, created=created)
+        found = buildah.base_image(archive) if archive else base
+        buildah.build(target, found, revision=revision, created=created, packages=packages)
         buildah.save(target, output)
     made = read(output)
     return f"{output}: {made.reference}, {made.size / 1e6:.0f} MB, {made.digest}"
@@ -61,11 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="",
         help=f"the Dockerfile's BASE; {_SANDBOX_BASE}: made from Debian's packages, without any registry, as root",
     )
+    parser.add_argument("--postgres-client", default="", help="tools: its package (default: the base's own)")
+    parser.add_argument("--mongodb-tools", default="", help="tools: their package (default: none, as Debian has none)")
     parser.add_argument("--output", type=Path, help="buildah's archive (default: dist/selvedge-TARGET-VERSION.tar)")
     options = parser.parse_args(arguments)
     output = options.output or image.ROOT / "dist" / f"selvedge-{options.target}-{image.version()}.tar"
+    asked = {"POSTGRES_CLIENT": options.postgres_client, "MONGODB_TOOLS": options.mongodb_tools}
+    packages = {name: package for name, package in asked.items() if package}
+    if options.target == "tools":
+        for name in [name for name in asked if name not in packages]:
+            print(f"warning: {_LACKS[name]}: see {name} in docs/guide/image.md", file=sys.stderr)
     try:
-        print(_make(options.target, options.base, output))
+        print(_make(options.target, options.base, packages, output))
     except SandboxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The deployment on which the commands of README and docs are executed, and what is not executed there."""
+"""The deployment on which the commands of README and docs are executed."""
 
 from __future__ import annotations
 
@@ -13,39 +13,16 @@ import yaml
 
 from sandbox import Sandbox, tools
 from sandbox.handles import SandboxPostgres
+from tests.cluster.docs_reasons import REASONS, reason
 from tests.cluster.docs_support import (
     ROOT,
     Command,
     Shell,
     clean_environment,
-    matching,
     page_of,
 )
 from tests.cluster.world import wait_for
 
-#: Not executed here, and why. A key is a part of the command.
-REASONS = {
-    "make setup": "it makes the environment that the tests run in",
-    "pre-commit install": "it changes the clone's own .git/hooks",
-    "make demo": "executed by tests/cluster/test_demo.py",
-    "make check": "it is what CI runs beside the tests",
-    "make test": "it is what runs this test",
-    "make bench": "it takes more than an hour",
-    "-m bench": "it measures for minutes",
-    "-m bench.tables": "it changes docs/performance.md",
-    "make image": "executed by tests/node/test_image_by_docker.py, and by tests/sandbox with buildah",
-    "trivy image": "a scanner of one's own choice",
-    "grype sbom:": "a scanner of one's own choice",
-    "pip install .": "it needs the internet; the image has the same package",
-    "rollout status": "it waits for pods: executed by tests/node/test_chart_installed.py",
-    "helm test": "it waits for pods: executed by tests/node/test_chart_installed.py",
-    "helm upgrade selvedge charts/selvedge": "executed by tests/cluster/test_upgrade.py",
-    "helm rollback selvedge": "executed by tests/cluster/test_upgrade.py",
-    "helm uninstall selvedge": "executed by tests/cluster/test_uninstall.py",
-    "selvedge release": "executed by tests/cluster/test_uninstall.py",
-    "kubectl patch dbs NAME": "executed by tests/cluster/test_uninstall.py",
-    "kubectl delete crd": "executed by tests/cluster/test_uninstall.py, in a cluster of its own",
-}
 #: Pages whose commands are executed, each by the test of its name in test_docs_commands.py or test_docs_guides.py.
 EXECUTED = (
     "README.md",
@@ -54,11 +31,14 @@ EXECUTED = (
     "docs/fashion-wallet.md",
     "docs/guide/drift-and-deletion.md",
     "docs/guide/getting-started.md",
+    "docs/guide/gitops.md",
     "docs/guide/install.md",
     "docs/guide/migrations.md",
     "docs/guide/row-level-security.md",
+    "docs/guide/scaling.md",
     "docs/guide/schemas.md",
     "docs/guide/servers.md",
+    "docs/guide/upgrade.md",
     "docs/guide/users.md",
 )
 GROUP = "selvedge.dev/v1alpha1"
@@ -134,7 +114,7 @@ class Shop:
 def walk(shell: Shell, page: str, special: Mapping[str, Callable[[Command], object]]) -> None:
     """Execute the commands of a page in order; ``special`` does it for those with this part in them."""
     for command in page_of(page):
-        if matching(command.bare, REASONS):
+        if reason(command.bare, REASONS):
             continue
         doing = next((do for part, do in special.items() if part in command.bare), None)
         if doing is None:

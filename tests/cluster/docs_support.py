@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,6 +31,9 @@ _PROGRAMS = (
     "git ",
     "docker ",
 )
+#: Within a text: whose commands are looked at, and those whose second word names a group of commands.
+_INLINE = frozenset({"docker", "helm", "kubectl", "make", "psql", "selvedge"})
+_GROUPS = frozenset({("kubectl", "selvedge"), ("selvedge", "migrate")})
 _SECONDS = 150
 
 
@@ -94,6 +97,19 @@ def all_commands() -> list[Command]:
         if block.language not in _NO_COMMANDS
         for command in commands(block)
     ]
+
+
+def inline_commands() -> list[Command]:
+    """Commands within the text of every page: a program, its subcommand, and something more (arguments, options)."""
+    found = []
+    for page in PAGES:
+        text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
+        for match in re.finditer(r"(?<!`)`([^`]+)`", text):
+            words = match[1].replace(r"\|", "|").split()  # as a table has it
+            subcommand = 3 if tuple(words[:2]) in _GROUPS else 1 if words[0] == "psql" else 2
+            if words[0] in _INLINE and len(words) > subcommand:
+                found.append(Command(str(page.relative_to(ROOT)), " ".join(words)))
+    return found
 
 
 def pattern(line: str) -> re.Pattern[str]:
@@ -161,11 +177,6 @@ class Shell:
 def page_of(name: str) -> list[Command]:
     """The commands of one page, in order."""
     return [command for command in all_commands() if command.page == name]
-
-
-def matching(text: str, table: Mapping[str, str]) -> str:
-    """The value of the first key that occurs in the text; empty where there is none."""
-    return next((value for key, value in table.items() if key in text), "")
 
 
 def clean_environment(path: str, **more: str) -> dict[str, str]:

@@ -10,32 +10,39 @@ import pytest
 import yaml
 
 from selvedge.migrate.load import load
+from tests.cluster import docs_support
 from tests.cluster.chart_support import CHART, helm
+from tests.cluster.test_demo import STEPS
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs" / "guide").glob("*.md")])
-_BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```", re.MULTILINE | re.DOTALL)
 _VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+_TOOLS = ("argoproj.io", "fluxcd.io", "config.k8s.io")
 _LINK = re.compile(r"\]\((?P<target>[^)#\s]*)(?:#(?P<anchor>[^)]*))?\)")
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return [match["text"] for match in _BLOCK.finditer(page.read_text()) if match["language"] == language]
+    return [block.text for block in docs_support.blocks(page) if block.language == language]
 
 
 def manifests(page: Path) -> list[dict[str, Any]]:
-    """Each manifest of a page; a fragment that begins with ``spec:`` is completed to what it is a part of."""
+    """Each manifest of a page, those of GitOps tools aside; a fragment is completed to what it is a part of."""
     found = []
     for text in blocks(page, "yaml"):
         if text.startswith("  "):
             text = "spec:\n" + text
         for document in yaml.safe_load_all(text):
-            if is_values(document):
+            if is_values(document) or document.get("apiVersion", "").partition("/")[0].endswith(_TOOLS):
                 continue
-            if "apiVersion" not in document:
+            if "apiVersion" not in document or is_part(document):
                 document = completed(document)
             found.append(document)
     return found
+
+
+def is_part(document: dict[str, Any]) -> bool:
+    """Whether a manifest holds only what one of several managers has in it."""
+    return document["kind"] == "DatabaseSchema" and "serverRef" not in document["spec"]
 
 
 def is_values(document: dict[str, Any]) -> bool:
@@ -51,7 +58,9 @@ def values(page: Path) -> list[dict[str, Any]]:
 
 def completed(fragment: dict[str, Any]) -> dict[str, Any]:
     # what stands alone is a part of spec.migrations, as the text above it says
-    spec = fragment.get("spec") or {"migrations": {"source": {"configMaps": [{"name": "a"}]}, **fragment}}
+    spec = fragment.get("spec") or {"migrations": fragment}
+    if "migrations" in spec:
+        spec["migrations"] = {"source": {"configMaps": [{"name": "a"}]}, **spec["migrations"]}
     if "access" in spec:
         kind, base = "DatabaseServer", {"engine": "Postgres", "hosts": [{"host": "a"}]}
         base["credentials"] = {"secretRef": {"name": "a"}}
@@ -87,6 +96,25 @@ def test_every_value_of_the_chart_is_taken(page, tmp_path):
         path = tmp_path / f"{number}.yaml"
         path.write_text(yaml.safe_dump(found))
         assert helm("template", "selvedge", str(CHART), "--values", str(path)).stdout
+
+
+def test_the_examples_for_gitops_tools_are_of_one_repository():
+    documents = [yaml.safe_load(text) for text in blocks(ROOT / "docs" / "guide" / "gitops.md", "yaml")]
+    (application,) = (document for document in documents if document["kind"] == "Application")
+    flux, kustomization = sorted(
+        (document for document in documents if document["kind"] == "Kustomization"), key=lambda d: "metadata" not in d
+    )
+    assert application["spec"]["source"]["path"] == flux["spec"]["path"].removeprefix("./") == "databases"
+    assert application["spec"]["destination"]["namespace"] == kustomization["namespace"]
+    assert "ServerSideApply=true" in application["spec"]["syncPolicy"]["syncOptions"]
+    whole = yaml.safe_load((ROOT / "deploy" / "gitops" / "flux" / "databases.yaml").read_text())
+    assert whole["spec"].pop("healthCheckExprs")
+    assert flux == whole
+
+
+def test_the_demo_has_as_many_steps_as_the_pages_say():
+    for page in (ROOT / "README.md", ROOT / "docs" / "guide" / "getting-started.md"):
+        assert re.findall(r"(\w+) steps", page.read_text()) == [{15: "fifteen"}[STEPS]]
 
 
 def test_every_migration_can_be_read():

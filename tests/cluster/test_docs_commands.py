@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sandbox import Sandbox, tools
-from tests.cluster.docs_shop import EXECUTED, NEWEST, REASONS, Shop, opened, served, walk
+from tests.cluster.docs_reasons import INLINE, REASONS, Elsewhere, reason
+from tests.cluster.docs_shop import EXECUTED, NEWEST, Shop, opened, served, walk
 from tests.cluster.docs_support import (
     ROOT,
     Command,
@@ -23,7 +23,7 @@ from tests.cluster.docs_support import (
     all_commands,
     blocks,
     clean_environment,
-    matching,
+    inline_commands,
     page_of,
     pattern,
 )
@@ -36,12 +36,24 @@ _A_FEW_TESTS = "tests/cluster/test_kube_client.py tests/cluster/test_lease.py"
 
 
 def test_each_command_is_executed_or_has_a_reason():
-    """A page with a new command: give it a test, or the command a reason in docs_shop.py."""
-    left = [c for c in all_commands() if c.page not in EXECUTED and not matching(c.bare, REASONS)]
+    """A page with a new command: give it a test, or the command a reason in docs_reasons.py."""
+    left = [c for c in all_commands() if c.page not in EXECUTED and not reason(c.bare, REASONS)]
     assert left == []
     assert [name for name in EXECUTED if not page_of(name)] == [], "pages without any command"
-    texts = [command.bare for command in all_commands()]
-    assert [part for part in REASONS if not any(part in text for text in texts)] == [], "reasons for nothing"
+
+
+def test_each_command_within_a_text_is_executed_or_has_a_reason():
+    """Put it into a block, where a test executes it; or give it a reason."""
+    executed = {" ".join(command.bare.split()) for command in all_commands()}
+    assert [c for c in inline_commands() if c.text not in executed and not reason(c.text, INLINE)] == []
+
+
+@pytest.mark.parametrize(("table", "found"), [(REASONS, all_commands), (INLINE, inline_commands)])
+def test_each_reason_is_one(table, found):
+    """It is of a command that stands on a page; and a test that is named is there and holds the command."""
+    texts = [command.bare for command in found()]
+    assert [key for key in table if not any(reason(text, {key: "a"}) for text in texts)] == [], "reasons for nothing"
+    assert [fault for why in table.values() if isinstance(why, Elsewhere) for fault in why.missing()] == []
 
 
 def test_a_printed_line_stands_for_others_of_its_kind():
@@ -123,6 +135,12 @@ def test_getting_started(shop: Shop, tmp_path: Path):
         assert pattern(command.bare).search(line)
         own.run(line)
 
+    def install(command: Command) -> None:
+        # the resources are there already, and its policy would hold for the other pages too
+        shell.changes = {"helm install": "helm install --set crds.install=false"}
+        shell.execute(command)
+        shell.run("helm uninstall selvedge --namespace selvedge --no-hooks --wait")
+
     def run(command: Command) -> None:
         text = command.bare.replace("KUBECONFIG=… ", f"KUBECONFIG={shell.environment['KUBECONFIG']} ")
         environment = {**shell.environment, "SELVEDGE_HTTP_PORT": "0"}
@@ -152,6 +170,7 @@ def test_getting_started(shop: Shop, tmp_path: Path):
                 "make up": up,
                 "export KUBECONFIG": export,
                 "kubectl get dbsrv,dbs,mig": lambda c: own.execute(c),
+                "helm install": install,
                 "selvedge run": run,
                 "kubectl wait": wait,
             },
@@ -171,26 +190,6 @@ def _recipe(target: str, directory: Path) -> str:
         return line.replace("--keep .sandbox", f"--keep {directory}")
     assert line.endswith("-m sandbox down")
     return line.replace("-m sandbox down", f"-m sandbox --directory {directory} down")
-
-
-@pytest.mark.long
-def test_install():
-    """On a Kubernetes without nodes: everything but what pods do."""
-    with Sandbox.start(postgres=(), mongodb=False) as sandbox:
-        path = f"{tools.control_plane()}:{tools.helm().parent}"
-        directory = Path(sandbox.directory)
-        (directory / "charts").symlink_to(ROOT / "charts")
-        helm = {f"HELM_{name}_HOME": str(directory / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
-        shell = Shell(directory, clean_environment(path, KUBECONFIG=str(sandbox.kubeconfig), **helm))
-
-        def install(command: Command) -> None:
-            if "watchNamespaces" in command.text:
-                shell.run("helm uninstall selvedge --namespace selvedge --no-hooks --wait")
-                shell.run("kubectl create namespace shop; kubectl create namespace billing")
-            shell.execute(command)
-
-        walk(shell, "docs/guide/install.md", {"helm install": install})
-        assert "system:serviceaccount" not in shell.run("kubectl get rolebinding approvers -n shop -o yaml")
 
 
 @pytest.mark.long

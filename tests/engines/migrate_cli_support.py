@@ -91,6 +91,13 @@ class Shop:
             cursor = connection.execute(text.encode())
             return cursor.fetchall() if cursor.description else []
 
+    def tables(self, schema: str) -> list[str]:
+        with closing(self.endpoint.connect(self.name)) as connection:
+            found = connection.execute(
+                "SELECT tablename::text FROM pg_tables WHERE schemaname = %s ORDER BY 1", [schema]
+            )
+            return [name for (name,) in found]
+
     def versions(self, state: str = "Applied") -> list[str]:
         return [
             str(version)

@@ -41,6 +41,14 @@ def test_every_operation(shop: Shop) -> None:
     ]
     assert (plan["approval"], plan["refused"]) == ([], [])
     assert not [line for line in plan["advice"] if line.startswith("warning")], "what the plan itself makes is new"
+    names = shop.directory.parent / "names.yaml"
+    names.write_text("pluralTables: false\nforeign_key_column: ''\n")
+    shop.write(**{ORDERS: FILES[ORDERS].replace("orders", "purchase")})
+    told = [
+        lines(shop.migrate("plan", "-o", "json", *more))[0]["advice"] for more in ((), ("--conventions", str(names)))
+    ]
+    assert ["purchase is not in the plural" in " ".join(advice) for advice in told] == [True, False]
+    shop.write(**FILES)
     assert shop.query("SELECT to_regnamespace('selvedge')") == [(None,)], "a plan writes nothing at all"
 
     up = shop.migrate("up", "-o", "json")
@@ -108,6 +116,22 @@ def test_a_hook_that_is_owed(shop: Shop) -> None:
     assert shop.migrate("plan").exit_code == 0
 
 
+def repair(shop: Shop, *kind: str, approve: str = "") -> Result:
+    """Repair as whoever read the plan of it."""
+    [plan] = lines(shop.migrate("plan", "--action", "repair", *kind, "-o", "json"))
+    assert approve in ("", plan["digest"])
+    who = ("--reason", "the same", "--actor", "ada", "--approve", plan["digest"])
+    repaired = shop.migrate("repair", *kind, *who)
+    assert repaired.exit_code == 0, repaired.stderr
+    return repaired
+
+
+def last_event(shop: Shop) -> tuple[str, ...]:
+    query = "SELECT event, version::text, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1"
+    [found] = shop.query(query)
+    return found
+
+
 def test_baseline_and_repair(shop: Shop) -> None:
     assert shop.migrate("baseline", "20250101000000").exit_code == 0
     assert shop.query("SELECT to_regclass('users')") == [(None,)]
@@ -116,24 +140,50 @@ def test_baseline_and_repair(shop: Shop) -> None:
     changed = shop.migrate("up")
     assert (changed.exit_code, changed.stdout) == (1, "")
     assert "changed after it ran" in changed.stderr
+    for command in ("up", "plan", "validate"):
+        told = shop.migrate(command, "-o", "json")
+        assert (told.exit_code, told.stderr) == (1, changed.stderr)
+        message = changed.stderr.removeprefix("error: ").strip()
+        error = {"event": "error", "command": command, "reason": "ChecksumMismatch", "message": message}
+        assert lines(told) == [error]
     assert "Changed  20250102000000" in shop.migrate("status").stdout
     assert shop.migrate("repair", "--accept", "all", "--yes").exit_code == 1, "a repair has a reason"
     assert shop.migrate("repair", "--accept", "all", "--reason", "the same").exit_code == 1, "and somebody who says yes"
+    unasked = shop.migrate("repair", "--accept", "all", "--reason", "the same", "-o", "json")
+    assert [(one["event"], one["reason"]) for one in lines(unasked)] == [("error", "WaitingForApproval")]
+    superseded = shop.migrate("repair", "--accept", "all", "--reason", "x", "--approve", "sha256:1", "-o", "json")
+    assert lines(superseded)[0]["reason"] == "Superseded"
+    for wrong in (
+        ("--accept", "all"),
+        ("--action", "repair"),
+        ("--action", "repair", "--accept", "1", "--target", "1"),
+    ):
+        refused = shop.migrate("plan", *wrong, "-o", "json")
+        assert (refused.exit_code, lines(refused)[0]["reason"]) == (1, "InvalidSpec")
     assert shop.migrate("repair", "--accept", "all", "--mark-applied", "1", "--reason", "x", "--yes").exit_code == 1
-    repaired = shop.migrate("repair", "--accept", "all", "--reason", "the same", "--actor", "ada", "--yes")
-    assert repaired.exit_code == 0, repaired.stderr
+    planned = [("--accept", "all"), ("--accept", ORDERS[:14])]
+    digests = {lines(shop.migrate("plan", "--action", "repair", *one, "-o", "json"))[0]["digest"] for one in planned}
+    assert len(digests) == 1, "what would be accepted is the same"
+    repair(shop, *planned[0], approve=digests.pop())
     assert shop.migrate("status").exit_code == 0
-    assert shop.query("SELECT event, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1") == [
-        ("Accepted", "ada", "the same")
-    ]
+    assert last_event(shop) == ("Accepted", "20250102000000", "ada", "the same")
+    repair(shop, "--mark-unapplied", ORDERS[:14])
+    assert last_event(shop) == ("Unmarked", "20250102000000", "ada", "the same")
+    assert shop.versions() == ["20250101000000"]
+    assert shop.query("SELECT to_regclass('orders')") == [("orders",)], "nothing was undone"
+    repair(shop, "--mark-applied", ORDERS[:14])
+    assert last_event(shop) == ("Marked", "20250102000000", "ada", "the same")
+    assert shop.versions() == ["20250101000000", "20250102000000"]
+    assert shop.migrate("status").exit_code == 0
     shop.query("CREATE TABLE doubled (id int); INSERT INTO doubled VALUES (1), (1)")
     shop.query(f'ALTER TABLE doubled OWNER TO "{shop.owner}"')
     with closing(shop.endpoint.connect(shop.name)) as connection, pytest.raises(Exception, match="could not create"):
         connection.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON doubled (id)")
-    dropped = shop.migrate("repair", "--drop-invalid-indexes", "--reason", "left behind", "--yes")
-    assert dropped.exit_code == 0, dropped.stderr
+    dropped = repair(shop, "--drop-invalid-indexes")
     assert "broken" in dropped.stdout
     assert shop.query("SELECT to_regclass('broken')") == [(None,)]
+    assert last_event(shop)[::2] == ("DropInvalidIndex", "ada")
+    assert last_event(shop)[3].endswith("the same")
 
 
 def test_what_loses_data_needs_a_line_in_its_file_and_a_person(shop: Shop) -> None:

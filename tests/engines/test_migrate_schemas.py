@@ -18,8 +18,9 @@ from selvedge.engines.postgres.migrator import open_session
 from selvedge.migrate.operation import Operation, source_of
 from selvedge.migrate.protocol import Progress
 from selvedge.migrate.scopes import InTurn, prepare_part
-from tests.engines.migrate_cli_support import ORDERS, USERS, Shop, fresh
+from tests.engines.migrate_cli_support import FILES, ORDERS, USERS, Shop, fresh, lines
 from tests.engines.migrations_support import fresh_shop
+from tests.engines.test_cli_offline import on_a_terminal
 
 BOTH = ("--schema", "one", "--schema", "two")
 
@@ -49,7 +50,7 @@ def test_one_approval_is_for_all_schemas(shop: Shop) -> None:
     assert shown.stdout.splitlines()[-1] == f"{shop.name}: digest of all 2 schemas: {whole['digest']}"
 
     asked = shop.migrate("down", *back)
-    assert (asked.exit_code, "--approve DIGEST, the last that `plan` prints" in asked.stderr) == (1, True)
+    assert (asked.exit_code, f"add --yes, or --approve {whole['digest']} as" in asked.stderr) == (1, True)
     # an approval of one schema is not one of the other, nor of both
     for digest in (one["digest"], two["digest"]):
         refused = shop.migrate("down", *back, "--approve", digest)
@@ -66,6 +67,41 @@ def test_one_approval_is_for_all_schemas(shop: Shop) -> None:
     alone = json.loads(shop.migrate("plan", "--action", "down", "--schema", "one", "-o", "json").stdout)
     assert shop.migrate("down", "--schema", "two", "--approve", alone["digest"]).exit_code == 1
     assert shop.migrate("down", "--schema", "one", "--approve", alone["digest"]).exit_code == 0
+
+
+def test_every_schema_is_planned_before_anything_runs_in_the_first(shop: Shop) -> None:
+    assert shop.migrate("up", "--schema", "two", "--target", USERS[:14]).exit_code == 0
+    shop.write(**{USERS: FILES[USERS].replace("int", "bigint")})
+    misfit = shop.migrate("up", *BOTH, "-o", "json")
+    assert misfit.exit_code == 1
+    assert f"schema two: {USERS} changed after it ran" in misfit.stderr
+    [told] = lines(misfit)
+    assert (told["event"], told["command"], told["reason"]) == ("error", "up", "ChecksumMismatch")
+    assert told["message"].startswith(f"schema two: {USERS} changed")
+    assert shop.tables("one") == []
+
+    # who says yes says it to all of them, and before the first
+    shop.write(**{USERS: FILES[USERS], ORDERS: "-- allow: drop-table\nDROP TABLE IF EXISTS users CASCADE;\n"})
+    refused = shop.migrate("up", *BOTH)
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "schema two: 20250102000000_orders.sql, line 2: drops table users" in refused.stderr
+    assert shop.tables("one") == []
+    status, screen = on_a_terminal(["migrate", "up", *BOTH], shop.environ(), "n\n")
+    assert (status, "nothing was changed" in screen, shop.tables("one")) == (1, True, [])
+    status, screen = on_a_terminal(["migrate", "up", *BOTH], shop.environ(), "y\n")
+    assert status == 0, screen
+    assert screen.count("Run this?") == 1
+    assert shop.migrate("status", *BOTH).exit_code == 0
+
+    for command in (("down", "--yes"), ("plan", "--action", "down")):
+        aimless = shop.migrate(*command, *BOTH)
+        assert aimless.exit_code == 1
+        assert "Down in 2 schemas needs a target" in aimless.stderr
+    shop.write(**{"20250103000000_last.sql": "SELECT 1 / (current_schema <> 'two')::int;\n"})
+    failed = shop.migrate("up", *BOTH)
+    assert failed.exit_code == 1
+    assert f"{shop.name}, schema one: 1 step done" in failed.stdout
+    assert failed.stderr.startswith("error: schema two: 20250103000000_last.sql, line 1: division by zero")
 
 
 LEAVES = {

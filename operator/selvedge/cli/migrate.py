@@ -17,13 +17,16 @@ import click
 
 from selvedge.cli.main import Commands
 from selvedge.cli.migrate_options import (
+    Command,
     called,
+    conventions_option,
     database_options,
     directory_option,
     environment_option,
     out_of_order_option,
     output_option,
     places_called,
+    repair_options,
     role_option,
     running_options,
 )
@@ -40,7 +43,11 @@ Exit status:
 """
 
 
-@click.group(cls=Commands, epilog=_STATUS)
+class _Migrate(Commands):
+    command_class = Command
+
+
+@click.group(cls=_Migrate, epilog=_STATUS)
 def migrate() -> None:
     """Run the migrations of one database, look at them, or undo them."""
     if threading.current_thread() is threading.main_thread():
@@ -127,37 +134,19 @@ def baseline(version: str, **options: Any) -> None:
 @database_options
 @role_option
 @directory_option(required=False)
-@click.option("--accept", metavar="VERSION", help="Take the file's text over as the one that ran; `all`: all of them.")
-@click.option("--mark-applied", metavar="VERSION", help="Write it down as run, without running it.")
-@click.option("--mark-unapplied", metavar="VERSION", help="Write it down as not run, without undoing it.")
-@click.option("--drop-invalid-indexes", is_flag=True, help="Drop what broken CREATE INDEX CONCURRENTLY left behind.")
+@repair_options
 @click.option("--reason", required=True, metavar="TEXT", help="Why; it is written into the history.")
 @click.option("--actor", default="", metavar="NAME", help="By whom; default: the user of this process.")
 @running_options
 @output_option
-def repair(
-    accept: str | None,
-    mark_applied: str | None,
-    mark_unapplied: str | None,
-    actor: str,
-    *,
-    drop_invalid_indexes: bool,
-    **options: Any,
-) -> None:
-    """Correct the history, or what a broken index build left behind; exactly one of four things."""
+def repair(actor: str, **options: Any) -> None:
+    """Correct the history, or what a broken index build left behind.
+
+    One of three things: accept changed texts, mark a version as run or as not run, drop invalid indexes.
+    """
     from selvedge.cli.migrate_session import who
 
-    kinds = {"Accept": accept, "MarkApplied": mark_applied, "MarkUnapplied": mark_unapplied}
-    chosen = {kind: version for kind, version in kinds.items() if version is not None}
-    if drop_invalid_indexes:
-        chosen["DropInvalidIndexes"] = ""
-    if len(chosen) != 1:
-        raise click.UsageError(
-            "a repair is one thing: --accept, --mark-applied, --mark-unapplied or --drop-invalid-indexes"
-        )
-    [(kind, version)] = chosen.items()
-    target = "" if version == "all" and kind == "Accept" else version
-    _run("Repair", kind=kind, target=target, actor=actor or who(), **options)
+    _run("Repair", actor=actor or who(), **options)
 
 
 @migrate.command()
@@ -181,7 +170,7 @@ def new(name: str, directory: str, engine: str | None) -> None:
     "--engine", type=click.Choice(["postgres", "mongodb"]), help="Default: that of the files in the directory."
 )
 @click.option("--server-version", default=18, show_default=True, help="The server's major version.")
-@click.option("--conventions", metavar="FILE", help="Naming conventions, YAML or JSON; see the guide.")
+@conventions_option
 @click.option(
     "--fail-on",
     type=click.Choice(["error", "warning", "advice"]),
@@ -231,17 +220,19 @@ def wait(timeout: str, directory: str | None, environment: str, version: str, **
 @click.option("--target", default="", metavar="VERSION", help="The last version to plan; default: the newest.")
 @click.option(
     "--action",
-    type=click.Choice(["up", "down", "to", "redo", "baseline"]),
+    type=click.Choice(["up", "down", "to", "redo", "baseline", "repair"]),
     default="up",
     show_default=True,
     help="What to plan.",
 )
+@repair_options
 @click.option(
     "--preflight",
     is_flag=True,
     help="MongoDB: also look for what is known to fail: duplicates before a unique index, documents that violate a "
     "validator, conflicting indexes. Counts, which may take long.",
 )
+@conventions_option
 @out_of_order_option
 @output_option
 def plan(action: str, form: str, *, preflight: bool, **options: Any) -> None:
@@ -293,13 +284,7 @@ def _run(action: str, form: str, *, yes: bool, **options: Any) -> None:
     from selvedge.cli import migrate_run
 
     places, directory, operation = called(action, **options)
-    approved = migrate_run.approved_each(places, directory, operation)
-    several = len(places) > 1
-
-    def work(place: Place) -> int:
-        return migrate_run.run(place, directory, approved[place.scope], form=form, yes=yes, several=several)
-
-    _exit(_each(places, work))
+    _exit(migrate_run.run(places, directory, operation, form=form, yes=yes))
 
 
 def _each(places: Sequence[Place], work: Callable[[Place], int]) -> int:

@@ -34,7 +34,7 @@ def lint(
     form: str,
 ) -> int:
     """Print the findings; returns the exit status, 2 where one is as severe as ``fail_on``. Raises InvalidError."""
-    wanted = Conventions() if conventions is None else Conventions.from_mapping(_mapping(conventions))
+    wanted = Conventions() if conventions is None else conventions_in(conventions)
     kind = engine or engine_of([entry.name for entry in Path(directory).iterdir()] if Path(directory).is_dir() else [])
     files = read_directory(directory, kind)
     for ignored in files.ignored:
@@ -75,8 +75,8 @@ def _document(finding: Finding) -> dict[str, object]:
     }
 
 
-def _mapping(file: str) -> dict[str, object]:
-    """A file of conventions, YAML or JSON. Raises InvalidError."""
+def conventions_in(file: str) -> Conventions:
+    """The naming conventions in a file, YAML or JSON. Raises InvalidError."""
     try:
         text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -87,7 +87,7 @@ def _mapping(file: str) -> dict[str, object]:
         raise invalid(f"--conventions {file} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise invalid(f"--conventions {file} is no mapping: write one field of the conventions on each line")
-    return found
+    return Conventions.from_mapping(found)
 
 
 def _yaml(text: str) -> object:

@@ -19,7 +19,7 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow, RowState
 from selvedge.migrate.operation import Operation, Prepared, advice_of, foreseen, preflight, prepare
 from selvedge.migrate.overview import SETTLED, overview
-from selvedge.migrate.scopes import InTurn, Part, scoped
+from selvedge.migrate.scopes import InTurn, Part, scoped, told_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,10 +60,9 @@ def plan(places: Sequence[Place], directory: str | None, operation: Operation, f
     return status
 
 
-def digests_of(places: Sequence[Place], directory: str | None, operation: Operation) -> tuple[str, tuple[str, ...]]:
-    """The digest of what would run in all of these schemas, and that of each. Raises SelvedgeError."""
-    parts = [Part(place.scope, _prepare(place, directory, operation)[0]) for place in places]
-    return InTurn(tuple(parts)).prepared.digest, tuple(part.prepared.digest for part in parts)
+def parts_of(places: Sequence[Place], directory: str | None, operation: Operation) -> tuple[Part, ...]:
+    """What would run in each of these schemas. Raises SelvedgeError, which names its schema."""
+    return tuple(Part(place.scope, _prepare(place, directory, operation)[0]) for place in places)
 
 
 def _show_plan(place: Place, prepared: Prepared, advice: Sequence[str], form: str) -> int:
@@ -134,7 +133,7 @@ def _prepare(
                 return prepared, ()
             return prepared, advice_of(await foreseen(session, prepared), session.server_version)
 
-    with in_words_of(place):
+    with in_words_of(place), told_of(place.scope):
         source = source_in(place, directory)
         return asyncio.run(read())
 

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from selvedge.cli.main import note
+from selvedge.core.errors import SelvedgeError
 
 if TYPE_CHECKING:
     from selvedge.cli.migrate_session import Place
@@ -101,6 +102,22 @@ def directory_option(*, required: bool = True) -> Callable[[F], F]:
     )
 
 
+class Command(click.Command):
+    """One that tells a machine, too, why it came to nothing: its last object, where ``-o`` asks for objects."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it. Raises what it raises."""
+        try:
+            return super().invoke(ctx)
+        except (SelvedgeError, click.ClickException) as error:
+            form = ctx.params.get("form", "human")
+            if form != "human":
+                from selvedge.cli import migrate_output as output
+
+                output.emit(output.error_document(str(ctx.info_name), error), form)
+            raise
+
+
 environment_option = click.option(
     "--environment", default="", metavar="NAME", help="Chooses files with an -- env: line."
 )
@@ -120,6 +137,19 @@ running_options = together(
         "--lock-wait", default="10m", show_default=True, metavar="DURATION", help="For all waiting for locks together."
     ),
 )
+repair_options = together(
+    click.option(
+        "--accept", metavar="VERSION", help="Take the file's text over as the one that ran; `all`: all of them."
+    ),
+    click.option("--mark-applied", metavar="VERSION", help="Write it down as run, without running it."),
+    click.option("--mark-unapplied", metavar="VERSION", help="Write it down as not run, without undoing it."),
+    click.option(
+        "--drop-invalid-indexes", is_flag=True, help="Drop what broken CREATE INDEX CONCURRENTLY left behind."
+    ),
+)
+conventions_option = click.option(
+    "--conventions", metavar="FILE", help="Naming conventions, YAML or JSON; see the guide."
+)
 out_of_order_option = click.option(
     "--out-of-order", is_flag=True, help="Run also migrations that are older than one that ran already."
 )
@@ -134,13 +164,19 @@ def called(
     from selvedge.migrate.protocol import Timeouts
 
     places = places_called(**options)
+    kind, target = _repair(action, options)
+    conventions = None
+    if options.get("conventions"):
+        from selvedge.cli.migrate_lint import conventions_in
+
+        conventions = conventions_in(options["conventions"])
     operation = Operation(
         action=action,
         engine=places[0].engine,
-        target=options.get("target") or "",
+        target=target,
         out_of_order="Apply" if options.get("out_of_order") else "Refuse",
         environment=options.get("environment") or "",
-        repair=options.get("kind") or "",
+        repair=kind,
         actor=options.get("actor") or "",
         reason=options.get("reason") or "",
         transaction="All" if options.get("transaction") == "all" else "PerMigration",
@@ -148,10 +184,37 @@ def called(
         timeouts=Timeouts(
             *(parse_duration(options.get(name) or default) for name, default in _TIMEOUTS.items()),
         ),
+        conventions=conventions,
     )
+    if len(places) > 1:
+        from selvedge.migrate.scopes import check_scopes
+
+        check_scopes([place.scope for place in places], operation)
     return places, directory, operation
 
 
+def _repair(action: str, options: dict[str, Any]) -> tuple[str, str]:
+    """The kind of a repair, empty for another action, and the target."""
+    target = options.get("target") or ""
+    chosen = {kind: options[name] for name, kind in _KINDS.items() if options.get(name)}
+    if action != "Repair":
+        if chosen:
+            raise click.UsageError("a repair is planned with --action repair")
+        return "", target
+    if len(chosen) != 1 or target:
+        raise click.UsageError(
+            "a repair is one thing: --accept, --mark-applied, --mark-unapplied or --drop-invalid-indexes"
+        )
+    [(kind, version)] = chosen.items()
+    return kind, "" if version is True or (kind, version) == ("Accept", "all") else version
+
+
+_KINDS = {
+    "accept": "Accept",
+    "mark_applied": "MarkApplied",
+    "mark_unapplied": "MarkUnapplied",
+    "drop_invalid_indexes": "DropInvalidIndexes",
+}
 _TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "0s", "lock_wait": "10m"}
 
 

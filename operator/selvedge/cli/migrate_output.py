@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selvedge.cli.output import aligned, clean
+from selvedge.core.errors import SelvedgeError
+from selvedge.core.reasons import Reason
 from selvedge.core.words import count
 
 if TYPE_CHECKING:
@@ -32,6 +34,16 @@ def emit(document: dict[str, Any], form: str) -> None:
     else:
         click.echo(json.dumps(document, ensure_ascii=False))
     sys.stdout.flush()
+
+
+def error_document(command: str, error: SelvedgeError | click.ClickException) -> dict[str, Any]:
+    """Why a command came to nothing, for machines; every key is always there."""
+    return {
+        "event": "error",
+        "command": command,
+        "reason": str(error.reason if isinstance(error, SelvedgeError) else Reason.INVALID_SPEC),
+        "message": error.message,
+    }
 
 
 # -- status ------------------------------------------------------------------------------------------------------

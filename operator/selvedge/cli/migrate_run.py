@@ -12,53 +12,82 @@ import click
 
 from selvedge.cli import migrate_output as output
 from selvedge.cli.main import note
-from selvedge.cli.migrate_look import digests_of
+from selvedge.cli.migrate_look import parts_of
 from selvedge.cli.migrate_session import Place, in_words_of, message_of, opened, source_in
 from selvedge.cli.migrate_show import Board, board_of
-from selvedge.cli.url import invalid
+from selvedge.core.errors import RefusedError
+from selvedge.core.reasons import Reason
 from selvedge.migrate.operation import Operation, Prepared, check_marks, newest_version, perform, prepare, summary
-from selvedge.migrate.scopes import scoped
+from selvedge.migrate.scopes import InTurn, scoped, told_of
 from selvedge.migrate.steps import DONE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from selvedge.core.errors import InvalidError
     from selvedge.migrate.operation import Source
     from selvedge.migrate.protocol import MigrationSession, Progress
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def run(
-    place: Place, directory: str | None, operation: Operation, *, form: str, yes: bool, several: bool = False
-) -> int:
+def run(places: Sequence[Place], directory: str | None, operation: Operation, *, form: str, yes: bool) -> int:
     """Plan, ask where somebody has to be asked, run, and say how it ended; returns the exit status.
 
-    ``several`` says that this is one of several schemas, which are approved together.
+    Several schemas are planned and agreed to together before anything runs in the first of them; then one is run after
+    the other, and the first that does not come to its end is the last.
 
     Raises SelvedgeError and click's errors where nothing was begun.
     """
-    with in_words_of(place):
-        source = source_in(place, directory)
-        return asyncio.run(_Call(place, operation, form, yes=yes, several=several).main(source))
+    several = len(places) > 1
+    operations = _agreed(places, directory, operation, yes=yes) if several else (operation,)
+    for place, agreed in zip(places, operations, strict=True):
+        with in_words_of(place), told_of(place.scope):
+            source = source_in(place, directory)
+            status = asyncio.run(_Call(place, agreed, form, yes=yes, several=several).main(source))
+        if status:
+            return status
+    return 0
 
 
-def approved_each(places: Sequence[Place], directory: str | None, operation: Operation) -> dict[str, Operation]:
-    """The operation in each schema, by its name. One approval is for all of them, and nothing runs without it.
+def _agreed(
+    places: Sequence[Place], directory: str | None, operation: Operation, *, yes: bool
+) -> tuple[Operation, ...]:
+    """The operation in each schema; where somebody agreed to the plan of all, with the digest of each."""
+    parts = parts_of(places, directory, operation)
+    plans = [(place.title, part.prepared) for place, part in zip(places, parts, strict=True)]
+    if not _approve(InTurn(parts).prepared, operation, plans, yes=yes):
+        return (operation,) * len(parts)
+    return tuple(replace(operation, approved=part.prepared.digest) for part in parts)
 
-    Raises SelvedgeError where what was approved is not what would run now.
+
+def _approve(prepared: Prepared, operation: Operation, plans: Sequence[tuple[str, Prepared]], *, yes: bool) -> bool:
+    """Whether somebody agreed to this very plan; where nobody has to, or ``yes`` is for any, nobody did.
+
+    Raises where a person has to say yes, and nobody does. The prompt holds no lock, and Ctrl-C ends it.
     """
-    if not operation.approved or len(places) == 1:
-        return {place.scope: operation for place in places}
-    whole, each = digests_of(places, directory, operation)
-    if operation.approved != whole:
-        raise _other_plan(operation.approved, whole)
-    return {place.scope: replace(operation, approved=digest) for place, digest in zip(places, each, strict=True)}
-
-
-def _other_plan(approved: str, digest: str) -> InvalidError:
-    return invalid(f"--approve {approved[:80]} is not the digest of what would run now, {digest}: plan again")
+    approved, digest = operation.approved, prepared.digest
+    if approved and approved != digest:
+        raise RefusedError(
+            Reason.SUPERSEDED,
+            f"--approve {approved[:80]} is not the digest of what would run now, {digest}: plan again",
+        )
+    check_marks(prepared)
+    if approved:
+        return True
+    if not prepared.concerns or yes:
+        return False
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RefusedError(
+            Reason.WAITING_FOR_APPROVAL,
+            f"{summary(prepared.concerns)}: there is no terminal to ask at; add --yes, or --approve {digest} as you "
+            "read it",
+        )
+    for title, one in plans:
+        for line in output.plan_lines(title, one):
+            click.echo(line, err=True)
+    if not click.confirm("Run this?", err=True):
+        raise RefusedError(Reason.WAITING_FOR_APPROVAL, "nothing was changed")
+    return True
 
 
 class _Call:
@@ -75,7 +104,7 @@ class _Call:
     async def main(self, source: Source) -> int:
         async with opened(self.place) as session:
             prepared = scoped(await prepare(session, source, self.operation), self.place.scope)
-            self._approve(prepared)
+            self._allow(prepared)
             for warning in prepared.plan.warnings:
                 note(warning)
             board = board_of(self.form, self.place, prepared)
@@ -85,22 +114,17 @@ class _Call:
             with board:
                 return await self._perform(session, prepared, board)
 
-    def _approve(self, prepared: Prepared) -> None:
-        """Raise where a person has to say yes, and nobody does. The prompt holds no lock, and Ctrl-C ends it."""
-        digest = self.operation.approved
-        if digest and digest != prepared.digest:
-            raise _other_plan(digest, prepared.digest)
-        check_marks(prepared)
-        if not prepared.concerns or digest or self.yes:
+    def _allow(self, prepared: Prepared) -> None:
+        """Raise where a person has to say yes, and nobody does."""
+        if not self.several:
+            _approve(prepared, self.operation, [(self.place.title, prepared)], yes=self.yes)
             return
-        why = summary(prepared.concerns)
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            digest = "DIGEST, the last that `plan` prints for these schemas" if self.several else prepared.digest
-            raise invalid(f"{why}: there is no terminal to ask at; add --yes, or --approve {digest} as you read it")
-        for line in output.plan_lines(self.place.title, prepared):
-            click.echo(line, err=True)
-        if not click.confirm("Run this?", err=True):
-            raise click.ClickException("nothing was changed")
+        approved = self.operation.approved
+        if approved != prepared.digest if approved else prepared.concerns and not self.yes:
+            raise RefusedError(
+                Reason.SUPERSEDED, "another plan would run now than the one that was looked at: run the command again"
+            )
+        check_marks(prepared)
 
     async def _perform(self, session: MigrationSession, prepared: Prepared, board: Board) -> int:
         async def tell(row: Progress) -> None:
@@ -121,7 +145,8 @@ class _Call:
             message = message_of(self.place, result.error)
             if self.undone and prepared.plan.action in ("Down", "Redo"):
                 message += f"; {self._again(prepared)}"
-            board.end("Failed", message, result=result)
+            where = f"schema {self.place.scope}" if self.place.scope else ""
+            board.end("Failed", message if message.startswith(where) else f"{where}: {message}", result=result)
             return 1
         if result.stopped:
             done, total = result.applied, len(result.migrations)

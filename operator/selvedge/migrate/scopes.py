@@ -176,7 +176,7 @@ def _schemas(scopes: list[str]) -> str:
 
 @contextmanager
 def told_of(scope: str) -> Iterator[None]:
-    """Errors that are raised within say which schema they are about."""
+    """Errors that are raised within say which schema they are about; an empty ``scope`` is none."""
     try:
         yield
     except SelvedgeError as error:
@@ -184,7 +184,7 @@ def told_of(scope: str) -> Iterator[None]:
 
 
 def _told(scope: str, error: SelvedgeError) -> SelvedgeError:
-    if not error.message.startswith(f"schema {scope}"):
+    if scope and not error.message.startswith(f"schema {scope}"):
         error.message = f"schema {scope}: {error.message}"
         error.args = (error.message,)
     return error

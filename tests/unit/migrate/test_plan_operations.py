@@ -256,6 +256,14 @@ def test_seeds_are_asked_for_by_their_environment() -> None:
     assert shown(make_plan(migrations, history, environment="test")) == ["up seeds/users.sql"]
 
 
+def test_a_repeatable_may_be_for_some_environments_only() -> None:
+    migrations = load({**FILES, "R__all.sql": "SELECT 1;", "R__some.sql": "-- env: staging, test\nSELECT 2;"})
+    history = ran(migrations, 1, 2, 3)
+    for environment in ("", "production"):
+        assert shown(make_plan(migrations, history, environment=environment)) == ["up R__all.sql"]
+    assert shown(make_plan(migrations, history, environment="test")) == ["up R__all.sql", "up R__some.sql"]
+
+
 @pytest.mark.parametrize(
     ("second", "why"),
     [

@@ -68,6 +68,8 @@ def read(text: str, file: str) -> Document:
     """Take a file apart that is an array (up only) or an object with ``up`` and ``down``; raises InvalidError."""
     reader = Reader(text, file)
     start = reader.skip(0)
+    if start == len(text):
+        raise invalid(file, 1, "the file is empty, there is nothing to run; write its commands, or remove the file")
     if text[start : start + 1] == "[":
         return Document(text, 1, None, 0, {})
     if text[start : start + 1] != "{":

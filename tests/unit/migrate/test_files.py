@@ -138,6 +138,50 @@ def test_bad_input(tmp_path: Path, name: str, content: bytes | Callable[[Path], 
     assert error.value.reason is Reason.INVALID_MIGRATION
 
 
+BAD_JSON: dict[str, tuple[bytes, str]] = {
+    "binary": (b'[{"ping": 1}]\0', BAD["binary"][2].replace(".sql", ".json")),
+    "UTF-16": ('[{"ping": 1}]'.encode("utf-16"), "1_a.json: the file is UTF-16; save it as UTF-8"),
+    "0 bytes": (
+        b"",
+        "1_a.json, line 1: the file is empty, there is nothing to run; write its commands, or remove the file",
+    ),
+    "blank": (
+        b" \n\n",
+        "1_a.json, line 1: the file is empty, there is nothing to run; write its commands, or remove the file",
+    ),
+    "Latin-1": (
+        b'[\n{"create": "caf\xe9"}]',
+        "1_a.json, line 2: byte 0xe9 is not UTF-8; save the file as UTF-8 (from Latin-1: iconv -f latin1 -t utf-8)",
+    ),
+    "behind a line of ten megabytes": (
+        b'[{"insert": "a", "documents": [{"t": "' + b"x" * 10_000_000 + b'"}]},\r\n{"create": }]',
+        "1_a.json, line 2: not JSON: expecting value",
+    ),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), BAD_JSON.values(), ids=BAD_JSON.keys())
+def test_bad_input_for_mongodb(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "1_a.json").write_bytes(content)
+    with pytest.raises(InvalidError) as error:
+        load_directory(tmp_path, "MongoDB")[0].check()
+    assert str(error.value) == message
+    assert error.value.reason is Reason.INVALID_MIGRATION
+
+
+def test_json_as_editors_leave_it(tmp_path: Path) -> None:
+    text = '{"up": [{"create": "a"},\n{"create": "ä"}],\n"down": [{"drop": "a"}]}\n'
+    (tmp_path / "1_a.json").write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    (tmp_path / "2_b.json").write_bytes(text.encode())
+    one, other = load_directory(tmp_path, "MongoDB")
+    assert (one.checksum, one.down_checksum) == (other.checksum, other.down_checksum)
+    assert [(command.document, command.line) for command in one.commands] == [
+        ({"create": "a"}, 1),
+        ({"create": "ä"}, 2),
+    ]
+    assert one.down_line == other.down_line == 3
+
+
 def test_a_line_of_ten_megabytes(tmp_path: Path) -> None:
     (tmp_path / "1_a.sql").write_text("SELECT '" + "x" * 10_000_000 + "';\nSELECT 'y\n")
     with pytest.raises(InvalidError, match=r"^1_a\.sql, line 2: a string is not closed; add the '$"):

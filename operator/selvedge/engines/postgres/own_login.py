@@ -51,6 +51,7 @@ SELECT pg_catalog.has_schema_privilege(%(login)s, %(schema)s, 'USAGE')
   AND pg_catalog.has_any_column_privilege(%(login)s, %(events)s, 'INSERT')
 """
 
+_READ_EVENTS: LiteralString = "GRANT SELECT ON {history}, {events} TO {login}"
 
 _LEFTOVERS = """
 SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
@@ -139,12 +140,19 @@ class OwnLedger(Ledger):
         except psycopg.errors.InsufficientPrivilege as error:
             raise self._unread(connection, error, "GRANT SELECT ON {history} TO {login}") from None
 
+    async def done(self, connection: psycopg.AsyncConnection) -> tuple[str, ...]:
+        """See :meth:`Ledger.done`; raises NotPermittedError where the login may not read the events."""
+        try:
+            return await super().done(connection)
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise self._unread(connection, error, _READ_EVENTS) from None
+
     async def owes_after_run(self, connection: psycopg.AsyncConnection) -> bool:
         """See :meth:`Ledger.owes_after_run`; raises NotPermittedError where the login may not read the events."""
         try:
             return await super().owes_after_run(connection)
         except psycopg.errors.InsufficientPrivilege as error:
-            raise self._unread(connection, error, "GRANT SELECT ON {history}, {events} TO {login}") from None
+            raise self._unread(connection, error, _READ_EVENTS) from None
 
     def _unread(
         self, connection: psycopg.AsyncConnection, error: psycopg.Error, grant: LiteralString

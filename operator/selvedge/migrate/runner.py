@@ -328,6 +328,8 @@ class _Runner:
             pass
 
         failure = await self._try(0, attempt, again)
+        if self.rows:
+            await self._tell(0, waiting_for="")  # the watch may have ended before it saw the lock let go
         return None if failure is None else final_error(failure)
 
     def _plain_control(self, hook: Migration) -> Control:

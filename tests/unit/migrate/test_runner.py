@@ -346,6 +346,14 @@ async def test_hooks_run_around_what_there_is_to_do(perform: Perform) -> None:
     assert split_hooks({"1_m.sql": ""})[0] == Hooks()
 
 
+async def test_what_a_hook_waited_for_is_not_waited_for_any_more(perform: Perform) -> None:
+    hooks, _ = split_hooks({**FILES, "afterRun.sql": "SELECT 2;"})
+    result = await perform(make_plan(ALL, []), hooks=hooks)
+    assert result.error is None
+    assert [row.waiting_for for row in perform.told[-2:]] == ["somebody", ""]
+    assert result.migrations[0].waiting_for == ""
+
+
 @pytest.mark.parametrize("transaction", ["PerMigration", "All"])
 async def test_after_run_is_owed_by_a_run_that_did_not_come_to_it(perform: Perform, transaction: str) -> None:
     hooks, _ = split_hooks({**FILES, "afterRun.sql": "SELECT 2;"})

@@ -8,6 +8,7 @@ it can be read: its resources are forgotten, what they claim in databases is bel
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import structlog
@@ -66,16 +67,19 @@ class Listing:
 
     async def prime(self) -> None:
         """List everything for the first time. Raises KubeError, also where not one namespace may be read."""
-        await self.everything()
+        await self._everything(self._read)
         namespaces, left_out = self._context.settings.namespaces, self._context.left_out
         if namespaces and left_out.keys() >= set(namespaces):
             raise KubeError(left_out[namespaces[0]], _FORBIDDEN)
 
     async def everything(self) -> None:
         """List everything that may be read. Raises KubeError."""
+        await self._everything(lambda namespace: self._twice(lambda: self._read(namespace)))
+
+    async def _everything(self, read: Callable[[str], Awaitable[None]]) -> None:
         for namespace in self._context.settings.namespaces:
             if namespace not in self._context.left_out:
-                await self._read_or_leave_out(namespace)
+                await self._read_or_leave_out(namespace, read)
         if not self._context.settings.namespaces:
             await self._read(None)
 
@@ -96,7 +100,7 @@ class Listing:
                 if left_out:
                     await self._take_in(namespace)
                 else:
-                    await self._context.kube.try_list(DATABASE_SERVERS, namespace)
+                    await self._twice(lambda: self._context.kube.try_list(DATABASE_SERVERS, namespace))
             except KubeError as error:
                 if error.code == _FORBIDDEN:
                     self._leave_out(namespace, error)
@@ -117,9 +121,19 @@ class Listing:
         _log.info("a namespace that was left out may be read again", watched=namespace)
         await self._read(namespace)  # what the watch told meanwhile was not listened to
 
-    async def _read_or_leave_out(self, namespace: str) -> None:
+    async def _twice(self, attempt: Callable[[], Awaitable[None]]) -> None:
+        """Refused twice in a row: one refusal alone may be an API server that has just started. Raises KubeError."""
         try:
-            await self._read(namespace)
+            await attempt()
+        except KubeError as error:
+            if error.code != _FORBIDDEN:
+                raise
+            await asyncio.sleep(_AGAIN_SECONDS)
+            await attempt()
+
+    async def _read_or_leave_out(self, namespace: str, read: Callable[[str], Awaitable[None]]) -> None:
+        try:
+            await read(namespace)
         except KubeError as error:
             if error.code != _FORBIDDEN:
                 raise

@@ -88,8 +88,13 @@ async def _write_down(context: Context, obj: Object, place: Place) -> None:
     where = {"server": place.server.name, "database": place.database}
     if where.items() <= (obj.get("status") or {}).items():
         return
-    written = await context.kube.patch_status(DATABASE_USERS, *key_of(obj), where)
-    if written is None or written["metadata"]["uid"] != obj["metadata"]["uid"]:
+    uid = str(obj["metadata"]["uid"])
+    context.writing.add(uid)
+    try:
+        written = await context.kube.patch_status(DATABASE_USERS, *key_of(obj), where)
+    finally:
+        context.writing.discard(uid)
+    if written is None or written["metadata"]["uid"] != uid:
         raise TransientError(Reason.RECONCILING, "the resource is being deleted")
     context.store.answered(DATABASE_USERS.plural, written)
 

@@ -104,8 +104,10 @@ async def _read(context: Context, run: Object, image: Mapping[str, Any], namespa
     if left > 0:
         raise ReadingError(f"{why}; the image is read again at nextRetryTime, after {count(attempt, 'attempt')}", left)
     context.may_write()
+    # with the Job goes its number, and the next one may not come at once
+    context.failures["image", str(run["metadata"]["uid"]), name] = attempt
     await context.kube.delete(JOBS, namespace, name)
-    await _create(context, run, image, attempt + 1)
+    await _create(context, run, image)
     raise ReadingError(f"{why}; the image is read again, by attempt {attempt + 1}")
 
 
@@ -134,6 +136,7 @@ async def forget_image(context: Context, run: Object, image: Mapping[str, Any]) 
     """The run is over: its Job goes. One that cannot be deleted now goes a day after its end by itself."""
     namespace, name = key_of(run)[0], job_name(run, image)
     context.images.pop((str(run["metadata"]["uid"]), name), None)
+    context.failures.pop(("image", str(run["metadata"]["uid"]), name), None)
     job = await context.kube.get(JOBS, namespace, name)
     if job is not None and _is_of(job, run):
         context.may_write()
@@ -145,14 +148,15 @@ def _is_of(job: Object, run: Object) -> bool:
     return any(owner.get("uid") == run["metadata"]["uid"] for owner in owners)
 
 
-async def _create(context: Context, run: Object, image: Mapping[str, Any], attempt: int = 1) -> None:
+async def _create(context: Context, run: Object, image: Mapping[str, Any]) -> None:
     if not context.settings.image:
         raise ReadingError(
             "the operator does not know its own image, by which it reads others: set SELVEDGE_IMAGE, as the chart does",
             SLOW_SECONDS,
         )
     context.may_write()
+    before = context.failures.get(("image", str(run["metadata"]["uid"]), job_name(run, image)), 0)
     try:
-        await context.kube.create(JOBS, manifest(run, image, context.settings.image, attempt))
+        await context.kube.create(JOBS, manifest(run, image, context.settings.image, before + 1))
     except KubeExists:
         return  # a pass before this one made it and did not hear so

@@ -15,7 +15,7 @@ from pymongo.errors import OperationFailure
 
 from sandbox.mongodb import MongoServer
 from sandbox.pki import Authority
-from selvedge.core.errors import InvalidError, SelvedgeError, TransientError
+from selvedge.core.errors import BudgetError, InvalidError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import TlsOptions
 from selvedge.engines.mongodb import probe
@@ -139,7 +139,7 @@ async def test_pool_that_is_used_up(mongodb: MongoEndpoint, mongo_database: str)
         await client_database.designs.insert_one({})
         busy = asyncio.create_task(client_database.designs.find({"$where": "sleep(1500) || true"}).to_list())
         await until(lambda: engine.connections()["active"] == 1, busy)
-        with pytest.raises(TransientError) as caught:
+        with pytest.raises(BudgetError) as caught:
             await engine.probe()
         await busy
     assert caught.value.reason is Reason.TOO_MANY_CONNECTIONS

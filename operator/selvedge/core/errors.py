@@ -4,6 +4,7 @@
 
     SelvedgeError
     ├── TransientError      retried for ever, with backoff and jitter; nextRetryTime is shown
+    │   └── BudgetError     the operator's own limit of connections is used up: no word on the server
     ├── InvalidError        the declaration is wrong: Stalled until it (or what it refers to) changes
     ├── ConflictError       two resources claim one object: Stalled until one lets go
     ├── RefusedError        unsafe without a person's word: waits for an approval or a changed policy
@@ -33,6 +34,10 @@ class SelvedgeError(Exception):
 
 class TransientError(SelvedgeError):
     """Will pass, or may: the same call can succeed later without anybody changing the declaration."""
+
+
+class BudgetError(TransientError):
+    """All connections that the operator may open to a server are in use: that server may be as well as ever."""
 
 
 class InvalidError(SelvedgeError):

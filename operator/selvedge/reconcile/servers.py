@@ -13,7 +13,7 @@ from random import Random
 from selvedge.api.databaseserver import DatabaseServerSpec, EngineType
 from selvedge.config import Settings
 from selvedge.core.breaker import BreakerState, CircuitBreaker
-from selvedge.core.errors import SelvedgeError, TransientError
+from selvedge.core.errors import BudgetError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import Engine, Observer, ServerTarget
 from selvedge.engines.postgres.engine import PostgresEngine
@@ -123,6 +123,8 @@ class Server:
 
     def note(self, error: SelvedgeError, now: float) -> None:
         """Count a failure, if it is one of the connection."""
+        if isinstance(error, BudgetError):
+            return  # nobody asked the server
         if error.reason in _CONNECTION:
             self.last_error = error.message
             self.breaker.failure(now)

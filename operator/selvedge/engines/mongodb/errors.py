@@ -19,7 +19,7 @@ from pymongo.errors import (
     WaitQueueTimeoutError,
 )
 
-from selvedge.core.errors import InvalidError, NotPermittedError, SelvedgeError, TransientError
+from selvedge.core.errors import BudgetError, InvalidError, NotPermittedError, SelvedgeError, TransientError
 from selvedge.core.reasons import Reason
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def translate(error: BaseException, where: str, operation: str = "", *, anonymou
     if isinstance(error, OperationFailure) and not isinstance(error, WaitQueueTimeoutError):
         return _refused(error, where, doing)
     if isinstance(error, WaitQueueTimeoutError):
-        return TransientError(
+        return BudgetError(
             Reason.TOO_MANY_CONNECTIONS,
             f"all connections that the operator may open to {where} are in use{doing}: raise spec.connections.max",
         )

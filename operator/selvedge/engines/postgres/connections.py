@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 
 import psycopg
 
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.errors import BudgetError, InvalidError
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import Observer, ServerTarget
 from selvedge.engines.postgres.errors import (
@@ -147,7 +147,7 @@ class Connections:
             limit = self._target.limits.max
             message = f"all {limit} connections of spec.connections.max are in use; raise it, or wait"
             self._pass_on(turn)
-            raise TransientError(Reason.TOO_MANY_CONNECTIONS, message) from None
+            raise BudgetError(Reason.TOO_MANY_CONNECTIONS, message) from None
         except BaseException:
             self._pass_on(turn)
             raise

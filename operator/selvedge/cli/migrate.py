@@ -109,7 +109,7 @@ def to(version: str, **options: Any) -> None:
 @role_option
 @directory_option()
 @environment_option
-@click.option("--target", default="", metavar="VERSION", help="Undo to before this version; default: the newest.")
+@click.option("--target", default="", metavar="VERSION", help="The newest version that ran, and no other.")
 @running_options
 @output_option
 def redo(**options: Any) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from selvedge.core.errors import InvalidError, RefusedError
+from selvedge.core.errors import InvalidError, NotPermittedError, RefusedError
 from selvedge.core.reasons import Reason
 from selvedge.core.words import count, some
 from selvedge.migrate.history import HistoryRow, RowState
@@ -227,12 +227,15 @@ async def preflight(session: MigrationSession, prepared: Prepared) -> None:
 
 
 async def foreseen(session: MigrationSession, prepared: Prepared) -> Prepared:
-    """The same with what a Postgres server is certain to refuse, as advice: one query. MongoDB has its preflight."""
+    """The same with what a Postgres server is certain to refuse, as advice: one query. MongoDB has its preflight.
+
+    Raises TransientError alone: what is wrong is said, and no plan ends with that.
+    """
     if prepared.operation.engine != "Postgres" or not prepared.plan.steps:
         return prepared
     try:
         await preflight(session, prepared)
-    except InvalidError as error:
+    except (InvalidError, NotPermittedError) as error:
         return replace(prepared, foreseen=(f"warning: {error.message}",))
     return prepared
 

@@ -127,16 +127,18 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     async with server.migrating(), opened() as session:
         prepared = await prepare(session, source, operation)
         board.begin(prepared)
-        known = obj.get("status") or {}
-        # the board keeps what was said of this very plan
-        told = known.get("advice") is not None and known.get("plan") == board.digest
-        await board.advise(prepared if told else await foreseen(session, prepared), session.server_version)
+        await _advise(session, prepared, board)
         if spec.action is Action.PLAN and (obj["metadata"].get("annotations") or {}).get(PREFLIGHT) == "true":
             await preflight(session, prepared)
         if spec.action not in _LOOKS:
             await _perform(context, session, prepared, board)
             return
     await board.conclude(prepared)
+
+
+async def _advise(session: MigrationSession, prepared: Prepared, board: Board) -> None:
+    """Advice on the plan; the server is not asked again for a plan that has its advice."""
+    await board.advise(prepared if board.advised else await foreseen(session, prepared), session.server_version)
 
 
 async def _perform(context: Context, session: MigrationSession, prepared: Prepared, board: Board) -> None:

@@ -152,11 +152,15 @@ class Board:
         self.digest = str(self._status.get("plan") or self.digest)
         self.inputs = tuple(self._status.get("inputs") or ())
 
+    @property
+    def advised(self) -> bool:
+        """Whether the status holds the advice on this very plan."""
+        return self._status.get("advice") is not None and self._status.get("plan") == self.digest
+
     async def advise(self, prepared: Prepared, server_version: int) -> None:
         """What the linter says of the plan; what it said of this very plan before is kept, done steps included."""
-        known = self._status.get("advice")
-        if known is not None and self._status.get("plan") == self.digest:
-            self.advice = known
+        if self.advised:
+            self.advice = self._status["advice"]
             return
         found = await asyncio.to_thread(advice_of, prepared, server_version)
         self.advice = list(found)

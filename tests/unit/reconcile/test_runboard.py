@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from selvedge.core.errors import InvalidError, RefusedError, TransientError
+from selvedge.core.errors import InvalidError, NotPermittedError, RefusedError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.migrate.history import HistoryRow
 from selvedge.migrate.operation import Operation, Prepared, losses_of, source_of
-from selvedge.migrate.plan import line_of, plan
+from selvedge.migrate.plan import Step, line_of, plan
+from selvedge.migrate.protocol import MigrationSession
 from selvedge.migrate.scopes import InTurn, Part, scoped
 from selvedge.migrate.statusrows import digest_of_lines, line_of_row
 from selvedge.reconcile.context import Context
-from selvedge.reconcile.migrationrun import _allow
+from selvedge.reconcile.migrationrun import _advise, _allow
 from selvedge.reconcile.outcome import Outcome
 from selvedge.reconcile.runboard import Board
 
@@ -222,6 +225,28 @@ def test_the_rest_of_a_redo_runs_by_the_approval_of_the_whole_alone() -> None:
     with pytest.raises(RefusedError) as refused:
         _allow(board(status), rest(other), done)
     assert refused.value.reason is Reason.DESTRUCTIVE_REFUSED
+
+
+async def test_what_the_server_foresees_is_asked_for_once_for_a_plan() -> None:
+    asked: list[int] = []
+
+    async def look(steps: Sequence[Step], _: object) -> None:
+        asked.append(len(steps))
+        raise NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, "login shop may not run migrations as role owner")
+
+    session = cast("MigrationSession", SimpleNamespace(preflight=look, server_version=18))
+    found, status = prepared(1, 2, 3), {}
+    for _ in range(3):
+        again = board(status)
+        again.begin(found)
+        await _advise(session, found, again)
+        status = again._shown_status("WaitingForApproval")
+        assert status["advice"] == ["warning: login shop may not run migrations as role owner"], "no plan ends with it"
+    assert asked == [3]
+    again = board(status)
+    again.begin(prepared(1, 2))
+    await _advise(session, prepared(1, 2), again)
+    assert asked == [3, 2], "another plan"
 
 
 def test_what_was_done_before_a_restart_stays_in_view() -> None:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from bson import ObjectId
 from pymongo.errors import OperationFailure, PyMongoError
 
-from selvedge.core.errors import InvalidError, TransientError
+from selvedge.core.errors import InvalidError, NotPermittedError, TransientError
 from selvedge.core.reasons import Reason
-from selvedge.engines.mongodb.errors import NAMESPACE_EXISTS
+from selvedge.engines.mongodb.errors import NAMESPACE_EXISTS, UNAUTHORIZED
 from selvedge.engines.mongodb.migration_commands import check_reply
+from selvedge.engines.mongodb.shell import granting
 from selvedge.migrate.history import EVENTS as STEP_EVENTS
 from selvedge.migrate.history import HistoryRow, RowState, line_of_event, tool_version
 
@@ -82,6 +83,8 @@ class History:
             found = client[self._database][HISTORY].find({}, fields).max_time_ms(limit)
             return tuple([_row(document) async for document in found])
         except (PyMongoError, OSError) as error:
+            if isinstance(error, OperationFailure) and error.code == UNAUTHORIZED:
+                raise self._unread() from None
             raise self._admin.error(error, "reading the migrations' history") from None
 
     async def done(self) -> tuple[str, ...]:
@@ -97,6 +100,12 @@ class History:
             return tuple([line_of_event(one["version"], one["checksum"], one["event"]) async for one in found])
         except (PyMongoError, OSError) as error:
             raise self._admin.error(error, "reading the migrations' events") from None
+
+    def _unread(self) -> NotPermittedError:
+        user = self._admin.target.username
+        remedy = granting(self._admin.target.auth_source, user, [("read", self._database)])
+        message = f"user {user} may not read {HISTORY} of database {self._database}; run {remedy}"
+        return NotPermittedError(Reason.INSUFFICIENT_PRIVILEGES, message, (remedy,))
 
     async def cursor(self, migration: Migration, direction: Direction) -> Cursor:
         """Where this direction of the migration stopped; a new cursor where it did not begin."""

@@ -88,6 +88,30 @@ async def test_a_pooler_is_refused(postgres: PostgresEndpoint, database: str, po
     assert shop.value("SELECT to_regclass('selvedge.history')") is None
 
 
+@pytest.mark.parametrize("pooler", ["transaction"], indirect=True)
+def test_why_a_pooler_is_refused(postgres: PostgresEndpoint, database: str, pooler: int) -> None:
+    """One session of the server's is lent to whoever asks next: its lock is everybody's, and its settings nobody's."""
+    info = f"host=127.0.0.1 port={pooler} user={postgres.username} dbname={database} sslmode=disable"
+    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = 7"
+
+    def ask(connection: psycopg.Connection, query: str) -> object:
+        row = connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return row[0]
+
+    with psycopg.connect(info, autocommit=True, prepare_threshold=None) as first:
+        assert ask(first, "SELECT pg_try_advisory_lock(7)")
+        first.execute("SET lock_timeout = '1234ms'")
+        with psycopg.connect(info, autocommit=True, prepare_threshold=None) as second:
+            assert ask(second, "SELECT pg_try_advisory_lock(7)"), "a second one got the same lock"
+            second.execute("BEGIN")  # keeps the session: the first one is given another
+            assert ask(second, "SHOW lock_timeout") == "1234ms", "what the first one set"
+            assert ask(first, "SHOW lock_timeout") != "1234ms", "what it set is lost"
+            assert ask(first, "SELECT pg_advisory_unlock(7)") is False
+    with postgres.connect(database) as direct:
+        assert ask(direct, held) == 1, "the lock outlives both clients"
+
+
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -99,6 +99,7 @@ def _python(venv: Path, root: Path) -> None:
     library = Path(sysconfig.get_path("stdlib"))
     files = [Path("/usr/bin/python3"), program, *_standard_library(library)]
     loaded = [program, *(path for path in files if ".so" in path.suffixes), *venv.rglob("*.so"), *venv.rglob("*.so.*")]
+    loaded += (venv / "bin").iterdir()
     files += sorted(_libraries(loaded)) + [path for path in map(Path, _FILES) if path.exists()]
     for path in files:
         _copy(path, root)

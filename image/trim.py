@@ -32,8 +32,8 @@ PARTS: tuple[tuple[str, frozenset[str], str], ...] = (
 def main(venv: Path) -> int:
     """Trim ``venv``; the exit status."""
     (packages,) = venv.glob("lib/python3*/site-packages")
-    # the libraries' own commands, and what people use in a shell
-    gone = {path for path in (venv / "bin").iterdir() if not path.name.startswith("python")}
+    # the libraries' own commands, and what people use in a shell; a linter is a program that the operator calls
+    gone = {path for path in (venv / "bin").iterdir() if not path.name.startswith(("python", "squawk"))}
     for path in gone:
         path.unlink()
     for pattern, kept, why in PARTS:

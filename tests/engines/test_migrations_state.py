@@ -1,4 +1,4 @@
-"""The digest of a way back names one state of the history: on real servers, by the time when each migration ran."""
+"""A way back's digest names one state of the history, by the time when each migration ran; a plan writes nothing."""
 
 from __future__ import annotations
 
@@ -60,6 +60,34 @@ async def test_postgres(shop: postgres.Shop) -> None:
     assert (await shop.do(mended, "Down")).error is None
     assert (await shop.up(SQL)).error is None
     assert await digest() != first
+
+
+_WRITTEN = """
+SELECT 'history', key, xmin::text FROM selvedge.history UNION ALL SELECT 'event', id::text, xmin::text
+FROM selvedge.events UNION ALL SELECT 'relation', oid::regclass::text, xmin::text FROM pg_class
+UNION ALL SELECT 'schema', nspname, xmin::text FROM pg_namespace UNION ALL SELECT 'role', rolname, xmin::text
+FROM pg_authid WHERE starts_with(rolname, current_database()) ORDER BY 1, 2
+"""
+
+
+async def test_a_plan_writes_nothing(shop: postgres.Shop) -> None:
+    """Not one row of the history, of the catalogue or of the roles was written anew."""
+
+    async def nobody(_: str) -> None:
+        raise AssertionError("a plan waits for nobody")
+
+    assert (await shop.up(SQL)).error is None
+    more = {**SQL, "3_c.sql": "CREATE TABLE shop.c (id int);"}
+    before = shop.query(_WRITTEN)
+    for action, target, steps in (("Up", None, 1), ("Down", None, 1), ("To", "0", 2), ("Redo", None, 2)):
+        async with (
+            await psycopg.AsyncConnection.connect(shop.endpoint.conninfo(shop.database), autocommit=True) as admin,
+            open_session(shop.target(), admin, database=shop.database, run_as=shop.run_as, owner=shop.owner) as session,
+        ):
+            plan = make_plan(load(more), await session.history(), action, target)
+            assert len(plan.steps) == steps
+            assert await session.preflight(plan.steps, nobody) is None
+    assert shop.query(_WRITTEN) == before
 
 
 async def test_mongodb(documents: mongodb.Shop) -> None:

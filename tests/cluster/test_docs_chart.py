@@ -86,7 +86,7 @@ def test_scaling(shell: Shell):
 def test_gitops(shell: Shell):
     """Argo CD's ConfigMap takes the patch; two managers share a resource as the page has it."""
     shell.run("kubectl create namespace argocd; kubectl -n argocd create configmap argocd-cm --from-literal=url=kept")
-    shell.run("kubectl apply --server-side -f crds; kubectl wait --for=condition=Established --timeout=30s -f crds")
+    shell.run("kubectl apply --server-side -f crds/; kubectl wait --for=condition=Established --timeout=30s -f crds/")
     shell.run("kubectl create namespace shop")
     texts = [block.text for block in blocks(ROOT / "docs" / "guide" / "gitops.md") if block.language == "yaml"]
     (second,) = (text for text in texts if "kind: DatabaseSchema" in text)

@@ -160,6 +160,28 @@ def test_autoapply_after_a_failure(world: World):
     assert sorted(filter(None, runs(world).values())) == ["Failed", "Succeeded", "Succeeded"]
 
 
+def test_what_autoapply_did_not_make_runs_by_its_own_word(world: World):
+    """Whoever makes a run writes its owner; only one as autoApply makes them follows the DatabaseSchema."""
+    sources(world, FILES)
+    shop(world)
+    world.ready("DatabaseSchema", "shop")
+    world.api.patch("DatabaseSchema", "shop", {"spec": {"destructive": "Allow"}})
+    schema = world.ready("DatabaseSchema", "shop")
+    owner = {key: schema[key] for key in ("apiVersion", "kind")}
+    owner |= {key: schema["metadata"][key] for key in ("name", "uid")}
+    gone = {"20250104000000_gone.sql": "-- allow: drop-table\nDROP TABLE shared.stock;\n"}
+    forged = {"back": {"action": "Down"}, "other": {"source": {"inline": {"files": {**FILES, **gone}}}}}
+    for name, spec in forged.items():
+        metadata = {"name": name, "ownerReferences": [{**owner, "controller": True}]}
+        world.api.apply({"kind": "MigrationRun", "metadata": metadata, "spec": {"schemaRef": {"name": "shop"}, **spec}})
+        world.until("MigrationRun", name, "False", "WaitingForApproval")
+        world.api.delete("MigrationRun", name)
+    assert versions(world) == ALL
+    sources(world, {**FILES, **gone})
+    wait_for(lambda: len(versions(world)) == 4)
+    world.ready("DatabaseSchema", "shop")
+
+
 def test_another_environment_is_another_run(world: World):
     sources(world, {**FILES, STOCK: f"-- env: staging\n{FILES[STOCK]}"})
     shop(world)

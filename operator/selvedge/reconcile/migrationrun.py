@@ -213,8 +213,11 @@ def _destructive(
 ) -> str:
     """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor."""
     owners = obj["metadata"].get("ownerReferences") or ()
-    made = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
-    word = schema.destructive if made else spec.destructive
+    owned = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
+    # whoever makes a run writes its owner: more than autoApply asks for is asked for by somebody else
+    plain = MigrationRunSpec(schema_ref=spec.schema_ref)
+    asked = spec.model_copy(update={name: getattr(plain, name) for name in ("target", "environment", "approved_plan")})
+    word = schema.destructive if owned and asked == plain else spec.destructive
     policy = server.spec.policy
     if policy is not None:
         order = (Destructive.ALLOW, Destructive.REQUIRE_APPROVAL, Destructive.REFUSE)

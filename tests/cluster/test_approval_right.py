@@ -210,6 +210,29 @@ def test_a_gate_does_not_go_by_deleting_its_resource_and_making_it_again(kubectl
     assert _as(kubectl, "approver", "delete", guarded) == ""
 
 
+def test_a_gate_does_not_go_with_all_of_its_namespace_at_once(kubectl, team, name):
+    kinds = ("--resource=databaseschemas.selvedge.dev", "--verb=delete,deletecollection")
+    kubectl("create", "role", name, *kinds, "-n", team)
+    kubectl("create", "rolebinding", name, f"--role={name}", "--user=sweeper", "-n", team)
+    assert _as(kubectl, "editor", "create", _schema(team, name, apply="OnApproval")) == ""
+    these = f"/apis/selvedge.dev/v1alpha1/namespaces/{team}/databaseschemas?fieldSelector=metadata.name%3D{name}"
+    said = kubectl("delete", "--raw", these, "--as=sweeper", check=False).stderr
+    assert f"sweeper may not delete, with the gate of its spec.apply, databaseschemas {team}/{name}" in said
+    kubectl("get", "dbs", name, "-n", team)
+    _bind(kubectl, team, "selvedge-approve", "--user=sweeper")
+    kubectl("delete", "--raw", these, "--as=sweeper")
+    assert "NotFound" in kubectl("get", "dbs", name, "-n", team, check=False).stderr
+
+
+def test_a_resource_whose_name_the_api_server_makes_is_judged_as_well(kubectl, team, name):
+    document = _schema(team, name, approvedPlan=_DIGEST)
+    document["metadata"] = {"namespace": team, "generateName": f"{name}-"}
+    assert f"editor may not set spec.approvedPlan of databaseschemas {team}/{name}-" in _as(
+        kubectl, "editor", "create", document
+    )
+    assert _as(kubectl, "approver", "create", document) == ""
+
+
 @pytest.mark.parametrize(
     ("make", "spec"),
     [

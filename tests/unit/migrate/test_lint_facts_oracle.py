@@ -102,6 +102,10 @@ def compare(texts: list[str]) -> int:
     return number
 
 
+INNER = (pg.OBJECT_TABCONSTRAINT, pg.OBJECT_TRIGGER, pg.OBJECT_POLICY, pg.OBJECT_RULE)
+"""What is named by the administrator's statements alone: no code meets another name of it."""
+
+
 def _expected(tree: pg.Node) -> Iterator[str]:
     kind = tree.WhichOneof("node")
     if kind == "drop_stmt":
@@ -128,7 +132,7 @@ def _expected(tree: pg.Node) -> Iterator[str]:
 
 def _renames(tree: pg.Node) -> bool:
     if tree.HasField("rename_stmt"):
-        return bool(tree.rename_stmt.rename_type != pg.OBJECT_TABCONSTRAINT)
+        return tree.rename_stmt.rename_type not in INNER
     return bool(tree.alter_enum_stmt.old_val)
 
 

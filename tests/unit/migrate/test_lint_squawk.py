@@ -115,8 +115,8 @@ def test_squawk_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         ("read -r sql; echo \"thread 'main' panicked at a/b.rs:1:2: $sql\" >&2; exit 101", "panicked at a/b.rs:1:2"),
         ('read -r sql; echo "$sql" >&2; exit 3', "exit status 3"),
         ("kill -SEGV $$", "signal 11"),
-        ("exec head -c 9000000 /dev/zero", "it had more to say than 4 MB"),
-        ("exec head -c 9000000 /dev/zero >&2", "it had more to say than 4 MB"),
+        ("read -r sql; exec head -c 9000000 /dev/zero", "it had more to say than 4 MB"),
+        ("read -r sql; exec head -c 9000000 /dev/zero >&2", "it had more to say than 4 MB"),
     ],
 )
 def test_squawk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, why: str) -> None:
@@ -156,7 +156,8 @@ def test_what_squawk_may_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 def test_squawk_gets_no_more_of_the_processor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(squawk._LIMITS, resource.RLIMIT_CPU, (1, 2))
-    program(monkeypatch, tmp_path, "while :; do :; done")
+    monkeypatch.setattr(squawk, "TIMEOUT", 300.0)
+    program(monkeypatch, tmp_path, "read -r sql; while :; do :; done")
     found = squawk.ask(load(INDEX), 18)
     assert [one.message for one in found] == ["squawk failed on 1_a.sql: it computed for more than 10 s"]
 

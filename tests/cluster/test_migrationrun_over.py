@@ -216,6 +216,37 @@ def test_after_run_is_not_lost_with_its_operator(world: World):
     ]
 
 
+@pytest.mark.long
+def test_the_rest_of_a_redo_runs_by_its_approval_and_what_never_ran_has_none(world: World):
+    """Killed between the two; what the way up loses was lost by the way down, and its file does not say so."""
+    lossy = (
+        "-- migrate:up\nSELECT pg_sleep(1.5);\nDROP TABLE shared.orders;\n"
+        "-- migrate:down\nCREATE TABLE shared.orders (id int);\n"
+    )
+    sources(world, {**FILES, STOCK: lossy})
+    shop(world, autoApply=False)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "never", action="Redo", target=STOCK[:14], destructive="Allow")
+    never = verdict(world.until("MigrationRun", "never", "False", "InvalidSpec"))[2]
+    assert "did not run: there is nothing to redo" in never
+    start(world, "up", destructive="Allow")
+    world.ready("MigrationRun", "up")
+    start(world, "redo", action="Redo")
+    world.until("MigrationRun", "redo", "False", "WaitingForApproval")
+    approve(world, "redo")
+    wait_for(lambda: versions(world) == ALL[:2])
+    world.operator.kill()
+    world.operator.start()
+    run = world.ready("MigrationRun", "redo", timeout=60)
+    assert [row["state"] for row in run["status"]["migrations"]] == ["Undone", "Applied"]
+    assert versions(world) == ALL
+    assert world.sql(f"SELECT event FROM selvedge.events WHERE version = {STOCK[:14]} ORDER BY id") == [
+        ("Applied",),
+        ("Undone",),
+        ("Applied",),
+    ]
+
+
 def asleep(world: World, query: str) -> bool:
     """Whether the hook is running; there may be no database yet."""
     exists = "SELECT count(*) FROM pg_database WHERE datname = %s"

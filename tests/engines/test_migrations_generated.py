@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
+from sandbox.errors import SandboxError
 from selvedge.migrate import Migration, RunResult, load
 from selvedge.migrate.files import read_directory
 from selvedge.migrate.names import is_migration_directory
@@ -61,7 +63,7 @@ async def up_down_up(shop: Shop, count: int, seed: int, directory: Path) -> None
     done(await shop.up(files), count)
     first = dump(shop, NO_HISTORY)
     assert len(first) > 50 * count
-    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, files)
+    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, [one.up for one in load(files)])
     done(await shop.do(files, "Down", target="0"), count)
     assert dump(shop, NO_HISTORY) == empty
     done(await shop.up(files), count)
@@ -83,39 +85,60 @@ def _is_one_migration(path: Path) -> bool:
     return is_migration_directory(path.name) and any(path.glob("*.sql"))
 
 
+async def corpus_up(shop: Shop, directory: Path) -> None:
+    """The schema is what psql makes of the same files."""
+    files = read_directory(directory).files
+    migrations = load(files)
+    done(await shop.up(files), len(migrations))
+    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, [one.up for one in migrations])
+
+
 async def corpus_up_down_up(shop: Shop, directory: Path) -> None:
-    """As far down as the files lead: one without a way down, or whose way down the server refuses, is where it ends."""
+    """Each stretch that has ways down goes up, down and up, with the schema that psql makes of the same texts.
+
+    What psql cannot run either is the files' own affair: it is printed, and nothing behind it is tried.
+    """
     files = read_directory(directory).files
     migrations = [one for one in load(files) if one.kind == "Versioned"]
-    done(await shop.up(files), len(migrations))
-    first = dump(shop, NO_HISTORY)
-    assert dump(shop, NO_HISTORY, *NO_OWNERS) == dump_by_psql(shop, files)
-    bottom = lowest(migrations)
-    if bottom is not None:
-        result = await shop.do(files, "Down", target=str(bottom))
-        if result.error is not None:
-            print(f"down ends: {result.error}")
-        done(await shop.up(files))
-        assert dump(shop, NO_HISTORY) == first
+    for bottom, top in stretches(migrations):
+        below = str(migrations[bottom - 1].version if bottom else 0)
+        above = str(migrations[top].version)
+        stretch = migrations[bottom : top + 1]
+        done(await shop.do(files, "To", above))
+        result = await shop.do(files, "Down", below)
+        if result.error is None:
+            result = await shop.do(files, "To", above)
+        texts = [one.up for one in migrations[: top + 1]]
+        texts += [one.down or "" for one in reversed(stretch)] + [one.up for one in stretch]
+        try:
+            expected = dump_by_psql(shop, texts)
+        except SandboxError as error:
+            print(f"{above} to {below} and back: psql: {error}; here: {result.error}")
+            return
+        done(result)
+        assert dump(shop, NO_HISTORY, *NO_OWNERS) == expected, (below, above)
+        print(f"{len(stretch)} up, down and up: {below} to {above}")
+
+
+def stretches(migrations: list[Migration]) -> list[tuple[int, int]]:
+    """The first and the last place of each row of migrations that all have a way down."""
+    found = []
+    for reversible, members in groupby(enumerate(migrations), key=lambda one: one[1].reversible):
+        places = [place for place, _ in members]
+        if reversible:
+            found.append((places[0], places[-1]))
+    return found
 
 
 if CORPUS:  # without one there is nothing to skip
     FOUND = directories()
     assert FOUND, f"SELVEDGE_MIGRATIONS_CORPUS={CORPUS} holds no migrations"
 
+    @pytest.mark.timeout(3600)
     @pytest.mark.parametrize("directory", FOUND, ids=[str(path.relative_to(CORPUS)) for path in FOUND])
-    async def test_a_corpus_up_down_up(shop: Shop, directory: Path) -> None:
-        await corpus_up_down_up(shop, directory)
-
-
-def lowest(migrations: list[Migration]) -> int | None:
-    """The version that everything above can be undone to; None where the newest has no way down."""
-    above = list(migrations)
-    while above and above[-1].reversible:
-        above.pop()
-    if len(above) == len(migrations):
-        return None
-    return above[-1].version if above else 0
+    @pytest.mark.parametrize("check", [corpus_up, corpus_up_down_up], ids=["up", "up, down and up"])
+    async def test_a_corpus(shop: Shop, directory: Path, check: Callable[[Shop, Path], Awaitable[None]]) -> None:
+        await check(shop, directory)
 
 
 def done(result: RunResult, count: int | None = None) -> None:
@@ -123,14 +146,14 @@ def done(result: RunResult, count: int | None = None) -> None:
     assert count is None or result.applied == count
 
 
-def dump_by_psql(shop: Shop, files: dict[str, str]) -> str:
+def dump_by_psql(shop: Shop, texts: list[str]) -> str:
     """The schema that psql makes of the same texts, in a database of its own."""
     other = Shop(shop.endpoint, f"{shop.database}_psql")
     with shop.endpoint.connect() as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(other.database)))
     try:
         other.endpoint.psql("CREATE SCHEMA shop;\n", other.database)
-        other.endpoint.psql("\n".join(f"{one.up}\n;" for one in load(files)), other.database, timeout=200)
+        other.endpoint.psql("\n".join(f"{text}\n;" for text in texts), other.database, timeout=200)
         return dump(other, *NO_OWNERS)
     finally:
         with shop.endpoint.connect() as connection:

@@ -246,7 +246,8 @@ def _made(*words: str, output: Path) -> subprocess.CompletedProcess[str]:
     told = subprocess.run(
         ["make", "--dry-run", "image", *words], cwd=image.ROOT, capture_output=True, text=True, timeout=30, check=True
     )
-    line = told.stdout[told.stdout.rindex(".venv/bin/python -m sandbox.make_image") :].strip()
+    # a line that ends in a backslash and goes on with nothing is one
+    line = told.stdout[told.stdout.rindex(".venv/bin/python -m sandbox.make_image") :].rstrip("\\\n ")
     line = f"{line} --output {output}".replace(".venv/bin/python", sys.executable)
     return subprocess.run(["bash", "-c", line], cwd=image.ROOT, capture_output=True, text=True, timeout=900, check=True)
 
@@ -266,6 +267,7 @@ def test_make_builds_the_tools_with_the_packages_that_are_asked_for(tmp_path: Pa
     done = _made("BASE=mmdebstrap", "TARGET=tools", *packages, output=tmp_path / "image.tar")
     assert "warning" not in done.stderr
     root = tmp_path / "root"
+    root.mkdir()
     config = image_support.unpack(tmp_path / "image.tar", root)
     for program, version in (("/usr/bin/pg_dump", "(PostgreSQL) 15."), ("/usr/bin/jq", "jq-")):
         assert version in image_support.run(root, config, [program, "--version"]).stdout

@@ -68,6 +68,9 @@ REASONS: Reasons = {
     "selvedge release": _RELEASE,
     "kubectl patch dbs NAME": Elsewhere("tests/cluster/test_uninstall.py", ('"patch", "dbs", "scratch"',)),
     f"kubectl delete {_CLUSTER_WIDE}": Elsewhere("tests/cluster/test_uninstall.py", (_CLUSTER_WIDE,)),
+    "kubectl delete job selvedge-release": Elsewhere(
+        "tests/cluster/test_uninstall.py", ('"delete", "job", "selvedge-release"',)
+    ),
     "kubectl delete crd": Elsewhere("tests/cluster/test_uninstall.py", ('"delete", "crd"',)),
 }
 #: Of the commands within a text. What stands in a block too needs no reason.
@@ -82,6 +85,8 @@ INLINE: Reasons = {
     "kubectl completion --help": "it is kubectl's own",
     "kubectl get": "it only shows what is there; the API server's own command",
     "kubectl describe dbs": "it only shows what is there; the API server's own command",
+    "kubectl describe job": "it only shows what is there; the API server's own command",
+    "helm rollback": Elsewhere("tests/cluster/test_uninstall.py", ('helm("rollback", "selvedge"',)),
     "kubectl delete pod": Elsewhere("bench/pods.py", ('"delete"', '"pod"')),
     "kubectl apply -k": "the page's blocks execute it with each directory",
     "kubectl selvedge explain REASON": _EXPLAIN,

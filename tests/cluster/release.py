@@ -83,12 +83,18 @@ class Release:
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         return path
 
-    def declare(self) -> None:
-        """A server, a database that is kept, one that goes with its resource, logins, and migrations with rows."""
-        self.sandbox.kubectl("create", "namespace", SHOP)
-        self.world.server(self.postgres)
+    def declare(self, world: World | None = None) -> None:
+        """A server, a database that is kept, one that goes with its resource, logins, and migrations with rows.
+
+        In a ``world`` of another namespace, which is there, the names of databases and roles begin with the world's.
+        """
+        if world is None:
+            self.sandbox.kubectl("create", "namespace", SHOP)
+            world = self.world
+        prefix = "" if world is self.world else f"{world.name}_"
+        world.server(self.postgres)
         for name, policy in (("kept", "Retain"), ("scratch", "Delete")):
-            owner, reader = f"{name}_owner", f"{name}_reader"
+            owner, reader = f"{prefix}{name}_owner", f"{prefix}{name}_reader"
             postgres = {
                 "owner": owner,
                 "roles": [{"name": owner}, {"name": reader}],
@@ -100,20 +106,19 @@ class Release:
             }
             text = "CREATE TABLE stock.items (id int); INSERT INTO stock.items SELECT generate_series(1, 5);"
             data = {"20250101000000_items.sql": text}
-            self.world.api.apply({"kind": "ConfigMap", "metadata": {"name": f"{name}-migrations"}, "data": data})
+            world.api.apply({"kind": "ConfigMap", "metadata": {"name": f"{name}-migrations"}, "data": data})
             migrations = {"source": {"configMaps": [{"name": f"{name}-migrations"}]}}
             # Each is looked at again soon, so that a test need not wait for what a pass would do.
-            self.world.schema(
-                name, database=name, postgres=postgres, migrations=migrations, deletionPolicy=policy, interval="10s"
-            )
-            user = {"schemaRef": {"name": name}, "username": f"{name}_app", "roles": [{"role": reader}]}
-            self.world.api.apply(
+            more = {"migrations": migrations, "deletionPolicy": policy, "interval": "10s"}
+            world.schema(name, database=f"{prefix}{name}", postgres=postgres, **more)
+            user = {"schemaRef": {"name": name}, "username": f"{prefix}{name}_app", "roles": [{"role": reader}]}
+            world.api.apply(
                 {"kind": "DatabaseUser", "metadata": {"name": name}, "spec": {**user, "deletionPolicy": policy}}
             )
 
-    def all_ready(self) -> None:
+    def all_ready(self, world: World | None = None) -> None:
         """Wait until everything is Ready for its present generation."""
-        api, operator = self.world.api, self.world.operator
+        api, operator = (world or self.world).api, self.world.operator
         wait_for(
             lambda: not unready(api, *KINDS), SECONDS, what=lambda: (unready(api, *KINDS), operator.logs()[-1500:])
         )
@@ -140,17 +145,29 @@ class Release:
             return -1
         return int(self.world.ask("SELECT count(*) FROM stock.items", database=database))
 
+    def delete(self, *namespaces: str) -> None:
+        """Delete namespaces, and wait for nothing."""
+        self.sandbox.kubectl("delete", "namespace", *namespaces, "--wait=false")
+
+    def message(self, namespace: str) -> str:
+        """What the conditions of a namespace say."""
+        conditions = ("get", "namespace", namespace, "-o", "jsonpath={.status.conditions[*].message}")
+        return self.sandbox.kubectl(*conditions, check=False).stdout
+
+    def let_go(self, *options: str) -> subprocess.CompletedProcess[str]:
+        """``selvedge release`` as an administrator of the cluster runs it."""
+        command = [sys.executable, "-m", "selvedge", "release", *options]
+        command += ["--kubeconfig", str(self.sandbox.kubeconfig)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+
     def gone(self, namespace: str) -> bool:
         """Whether a namespace does not exist."""
         return self.sandbox.kubectl("get", "namespace", namespace, check=False).returncode != 0
 
-    def finalizers(self) -> dict[str, list[str]]:
+    def finalizers(self, world: World | None = None) -> dict[str, list[str]]:
         """The finalizers of each resource that has some."""
-        found = {
-            f"{k}/{o['metadata']['name']}": o["metadata"].get("finalizers")
-            for k in KINDS
-            for o in self.world.api.list(k)
-        }
+        api = (world or self.world).api
+        found = {f"{k}/{o['metadata']['name']}": o["metadata"].get("finalizers") for k in KINDS for o in api.list(k)}
         return {name: finalizers for name, finalizers in found.items() if finalizers}
 
     def stop(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_released_resources_go_without_an_operator_and_come_back_without_a_write
     world.sql("CREATE TABLE stock.items (id int)")
     document = world.api.get("DatabaseSchema", "shop")
     xid = world.ask("SELECT count(*) FROM selvedge.claims")
-    # beside an operator that sets it again, the command gives up and says so; the Lease ends the operator
+    # the Lease ends its operator, which would set the finalizer again
     done = _release(world, "--take-lease", account=account)
     assert done.returncode == 0, done.stderr
     assert f"released DatabaseSchema {world.namespace}/shop" in done.stdout
@@ -111,6 +112,23 @@ def test_released_resources_go_without_an_operator_and_come_back_without_a_write
     world.ready("DatabaseSchema", "shop", 60)
     wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
     assert world.ask("SELECT count(*) FROM selvedge.claims") == xid
+
+
+@pytest.mark.long
+def test_beside_a_live_operator_it_gives_up_and_says_what_to_do(world: World, account: Path):
+    world.schema("shop", deletionPolicy="Delete", postgres={"schemas": [{"name": "stock"}]})
+    world.ready("DatabaseSchema", "shop")
+    wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
+    done = _release(world, account=account)
+    assert done.returncode == 1, done.stdout
+    sentence = f"an operator sets the finalizer again (DatabaseSchema {world.namespace}/shop): uninstall it first"
+    assert f"error: {sentence}, or use --take-lease" in done.stderr
+    # which goes on leading, holds what it held, and removes it when that is asked for
+    assert world.operator.leads()
+    wait_for(lambda: world.api.get("DatabaseSchema", "shop")["metadata"].get("finalizers"))
+    world.api.delete("DatabaseSchema", "shop")
+    wait_for(lambda: world.api.get("DatabaseSchema", "shop") is None)
+    assert world.sql(f"SELECT 1 FROM pg_database WHERE datname = '{world.name}'", database="postgres") == []
 
 
 def test_what_may_not_be_looked_at_is_named_and_is_no_success(world: World, account: Path):
@@ -186,7 +204,7 @@ def test_chart_first_then_the_namespace(here: Release):
         if "request_total" in line and 'resource="pods"' in line and 'subresource="log"' in line
     ]
     here.stop()
-    here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
+    here.delete(SHOP)
     ends(lambda: here.gone(SHOP))
     assert (here.rows("kept"), here.rows("scratch")) == (5, 5)
 
@@ -195,15 +213,13 @@ def test_chart_first_then_the_namespace(here: Release):
 def test_without_the_hook_the_namespace_waits_until_somebody_releases_it(here: Release):
     here.stop()
     here.helm("uninstall", "selvedge", "--no-hooks")
-    here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
-    conditions = ("get", "namespace", SHOP, "-o", "jsonpath={.status.conditions[*].message}")
-    wait_for(lambda: "selvedge.dev/cleanup in 2 resource" in here.sandbox.kubectl(*conditions).stdout, SECONDS)
+    here.delete(SHOP)
+    wait_for(lambda: "selvedge.dev/cleanup in 2 resource" in here.message(SHOP), SECONDS)
     assert not here.gone(SHOP)
     # one by kubectl, as the page has it; the rest by the program
     nothing = '{"metadata":{"finalizers":null}}'
     here.sandbox.kubectl("patch", "dbs", "scratch", "-n", SHOP, "--type=merge", "-p", nothing)
-    command = [sys.executable, "-m", "selvedge", "release", "-n", SHOP, "--kubeconfig", str(here.sandbox.kubeconfig)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    done = here.let_go("-n", SHOP)
     assert done.returncode == 0, done.stderr
     assert "1 resource let go" in done.stdout
     ends(lambda: here.gone(SHOP))
@@ -212,7 +228,7 @@ def test_without_the_hook_the_namespace_waits_until_somebody_releases_it(here: R
 
 @pytest.mark.long
 def test_the_namespace_of_the_resources_first(here: Release):
-    here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
+    here.delete(SHOP)
     ends(lambda: here.gone(SHOP), what=lambda: (here.finalizers(), here.world.operator.logs()[-1500:]))
     assert here.rows("kept") == 5
     with Jobs(here):
@@ -223,14 +239,37 @@ def test_the_namespace_of_the_resources_first(here: Release):
 @pytest.mark.long
 def test_the_namespace_of_the_operator_first(here: Release):
     """The operator's account goes with it: it ends, and what it held is let go by whoever may."""
-    here.sandbox.kubectl("delete", "namespace", OPS, "--wait=false")
+    here.delete(OPS)
     ends(lambda: here.gone(OPS))
     wait_for(lambda: not here.world.operator.daemon.alive, SECONDS)
-    command = [sys.executable, "-m", "selvedge", "release", "--kubeconfig", str(here.sandbox.kubeconfig)]
-    assert subprocess.run(command, capture_output=True, timeout=SECONDS, check=False).returncode == 0
-    here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
+    here.delete(SHOP)
+    wait_for(lambda: "selvedge.dev/cleanup in 2 resource" in here.message(SHOP), SECONDS)  # nobody is left who would
+    done = here.let_go()
+    assert done.returncode == 0, done.stderr
+    assert "2 resources let go" in done.stdout
     ends(lambda: here.gone(SHOP))
     assert (here.rows("kept"), here.rows("scratch")) == (5, 5)
+    # what the release made outside of its namespace, as the page has it
+    kinds = (
+        "clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings",
+        "-l=app.kubernetes.io/name=selvedge",
+    )
+    assert here.sandbox.kubectl("get", *kinds, "-o", "name").stdout
+    here.sandbox.kubectl("delete", *kinds)
+    assert "selvedge" not in here.sandbox.kubectl("get", kinds[0], "-o", "name").stdout
+
+
+@pytest.mark.long
+def test_the_namespace_of_the_operator_first_and_installed_again(here: Release):
+    writes = here.writes()
+    here.delete(OPS)
+    ends(lambda: here.gone(OPS))
+    wait_for(lambda: not here.world.operator.daemon.alive, SECONDS)
+    here.install()
+    here.passes(here.operator())
+    here.all_ready()
+    assert here.writes() == writes
+    assert set(here.finalizers()) == {"DatabaseSchema/scratch", "DatabaseUser/scratch"}
 
 
 @pytest.mark.long
@@ -244,23 +283,42 @@ def test_resources_first(here: Release):
     # and everything that is left in the cluster
     plurals = ("databaseusers", "migrationruns", "databaseschemas", "databaseservers")
     here.sandbox.kubectl("delete", "crd", *(f"{plural}.selvedge.dev" for plural in plurals))
-    here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
+    here.delete(SHOP)
     ends(lambda: here.gone(SHOP))
     assert here.rows("kept") == 5
 
 
 @pytest.mark.long
-def test_in_namespaces_the_namespace_first(tmp_path: Path):
-    """The operator's rights go with the namespace: the Job that may not look there has nothing to do there."""
-    with release(tmp_path) as here:
-        here.sandbox.kubectl("create", "namespace", SHOP)
-        here.sandbox.kubectl("create", "namespace", "other")
-        here.install(CHART, f"watchNamespaces={{{SHOP},other}}")
-        here.sandbox.kubectl("delete", "namespace", SHOP, "--wait=false")
-        ends(lambda: here.gone(SHOP))
-        with Jobs(here) as jobs:
-            here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)
-        (output,) = jobs.outputs
-        assert output.startswith("0 resources let go\n")
-        assert f"not released: DatabaseSchemas in namespace {SHOP}: " in output  # it cannot know that there are none
-        assert "in namespace other" not in output
+def test_a_job_that_cannot_run_stops_helm_after_a_minute_and_changes_nothing(here: Release):
+    """There is no node and nobody who runs the Job."""
+    held, started = here.finalizers(), time.monotonic()
+    done = here.helm("uninstall", "selvedge", check=False)
+    took = time.monotonic() - started
+    assert done.returncode == 1
+    assert "Job/ops/selvedge-release not ready. status: Failed" in done.stderr  # the page's sentence
+    assert 55 < took < 90
+    # the operator goes on; of the Job there is what says why, and its account is gone
+    assert here.world.operator.leads()
+    assert here.finalizers() == held
+    reason = "jsonpath={.status.conditions[?(@.type=='Failed')].reason}"
+    assert here.sandbox.kubectl("get", "job", "selvedge-release", "-n", OPS, "-o", reason).stdout == "DeadlineExceeded"
+    accounts = here.sandbox.kubectl("get", "serviceaccounts", "-n", OPS, "-o", "name").stdout.split()
+    assert set(accounts) == {"serviceaccount/default", "serviceaccount/selvedge"}
+    assert json.loads(here.helm("list", "-o", "json").stdout)[0]["status"] == "uninstalling"
+    # who stays after all
+    assert "has no deployed releases" in here.helm("upgrade", "selvedge", str(CHART), check=False).stderr
+    here.helm("rollback", "selvedge", "1")
+    assert json.loads(here.helm("list", "-o", "json").stdout)[0]["status"] == "deployed"
+    assert here.helm("uninstall", "selvedge", "--timeout=5s", check=False).returncode == 1
+    # who goes on
+    here.stop()
+    here.helm("uninstall", "selvedge", "--no-hooks")
+    done = here.let_go()
+    assert done.returncode == 0, done.stderr
+    assert "2 resources let go" in done.stdout
+    here.sandbox.kubectl("delete", "job", "selvedge-release", "-n", OPS)
+    left = here.sandbox.kubectl("get", "all,roles,rolebindings", "-n", OPS, "-o", "name").stdout.split()
+    assert left == []
+    here.delete(SHOP)
+    ends(lambda: here.gone(SHOP))
+    assert (here.rows("kept"), here.rows("scratch")) == (5, 5)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 from sandbox import PostgresEndpoint
 from sandbox.postgres import PostgresServer
-from selvedge.core.errors import TransientError
+from selvedge.core.errors import BudgetError, TransientError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.engine import PostgresEngine
 from selvedge.engines.postgres.locks import LOCK_KEY
@@ -179,14 +180,20 @@ async def test_a_cancelled_pass_gives_its_connection_back(postgres: PostgresEndp
 
 
 def connected(port: int) -> int:
-    """How many connections to this port of the machine are open, as the kernel sees it.
+    """How many connections to this port this process has open, as the kernel sees it.
 
-    The server goes on showing a session for a moment after its client has left.
+    The server goes on showing a session for a moment after its client has left. Other processes on this machine may
+    knock at the port as well, as operators do whose server had it before.
     """
+    own = set()
+    for handle in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # that of the directory itself
+            own.add(str(handle.readlink()))
     lines = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
     ]
-    return sum(int(remote.rpartition(":")[2], 16) == port and state == "01" for _, _, remote, state, *_ in lines)
+    open_to = {f"socket:[{line[9]}]" for line in lines if line[3] == "01" and int(line[2].split(":")[1], 16) == port}
+    return len(own & open_to)
 
 
 async def test_the_limit_of_connections_holds_for_many_units() -> None:
@@ -209,6 +216,19 @@ async def test_the_limit_of_connections_holds_for_many_units() -> None:
         await watcher
         assert 1 < most <= 5
         await one.close()
+
+
+async def test_a_budget_that_is_used_up_is_told_from_a_server_that_has_no_connection_left(
+    postgres: PostgresEndpoint,
+) -> None:
+    async with engine(postgres, limits=limits(max=1, acquire_timeout=0.1)) as server:
+        async with server.pool.session("postgres"):
+            with pytest.raises(BudgetError, match=r"spec\.connections\.max") as caught:
+                async with server.pool.session("postgres"):
+                    pass
+        assert caught.value.reason is Reason.TOO_MANY_CONNECTIONS
+        async with server.pool.session("postgres"):
+            pass
 
 
 CHILD = """

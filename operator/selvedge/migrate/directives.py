@@ -22,10 +22,10 @@ _NEARLY = re.compile(
     r"^[ \t]*--[ \t]*\+?[ \t]*(?:migrate|goose)[ \t]*:?[ \t]*(?P<direction>up|down)(?:[ \t]+\w+:\w+)*[ \t]*$",
     re.MULTILINE | re.IGNORECASE,
 )
-#: Those of tools whose files are not read: tern, rambler, micrate, MyBatis and dbdeploy.
+#: Where the way down begins in the files of tern, node-pg-migrate, rambler, micrate, shmig and MyBatis.
 _UNREAD = re.compile(
-    r"^[ \t]*--+[ \t]*(?:create above[ \t]*/[ \t]*drop below[ \t]*-*|\+?(?:rambler|micrate)[ \t]+(?:up|down)"
-    r"|//[ \t]*@undo)[ \t]*$",
+    r"^[ \t]*--+[ \t]*(?:create above[ \t]*/[ \t]*drop below[ \t]*-*|down migration|rambler down|\+micrate down"
+    r"|=+[ \t]*down[ \t]*=+|//[ \t]*@undo)[ \t]*$",
     re.MULTILINE | re.IGNORECASE,
 )
 _COMMENT = re.compile(r"--[ \t]*(?P<key>[a-z][a-z-]*)[ \t]*(?::[ \t]*(?P<value>\S[^\n]*?))?[ \t]*")
@@ -74,7 +74,9 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
             meant = f"-- migrate:{one['direction'].lower()}, at the beginning of the line"
             raise _invalid(file, _line(text, one.start()), f"{one[0].strip()!r} is no marker; write {meant}")
     if (unread := _UNREAD.search(text)) is not None:
-        why = "is a marker that is not read, and what goes back would run too; write -- migrate:up and -- migrate:down"
+        why = (
+            "is a marker that is not read, what stands behind it would run too; write -- migrate:up and -- migrate:down"
+        )
         raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
     markers = list(_MARKER.finditer(text))
     foreign = list(_FOREIGN.finditer(text))

@@ -105,11 +105,18 @@ REFUSED = {
     ),
     "tern's": (
         {"1_a.sql": "CREATE TABLE a ();\n---- create above / drop below ----\nDROP TABLE a;"},
-        "line 2: '---- create above / drop below ----' is a marker that is not read, and what goes back would run too",
+        "line 2: '---- create above / drop below ----' is a marker that is not read, what stands behind it would run",
     ),
-    "rambler's": ({"1_a.sql": "-- rambler up\nSELECT 1;\n-- rambler down\n"}, "line 1: '-- rambler up' is a marker"),
-    "micrate's": ({"1_a.sql": "-- +micrate Up\nSELECT 1;\n-- +micrate Down\n"}, "line 1: '-- +micrate Up' is a"),
-    "MyBatis'": ({"1_a.sql": "-- // a\nSELECT 1;\n-- //@UNDO\nSELECT 2;"}, "line 3: '-- //@UNDO' is a marker"),
+    **{
+        f"{tool}'s": ({"1_a.sql": f"SELECT 1;\n{marker}\nSELECT 2;"}, f"line 2: {marker!r} is a marker that is not")
+        for tool, marker in (
+            ("node-pg-migrate", "-- Down Migration"),
+            ("rambler", "-- rambler down"),
+            ("micrate", "-- +micrate Down"),
+            ("shmig", "-- ==== DOWN ===="),
+            ("MyBatis", "-- //@UNDO"),
+        )
+    },
     "goose, unknown": ({"1_a.sql": "-- +goose Upp\nSELECT 1"}, "line 1: unknown marker '-- +goose Upp'"),
     "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),
     "two ups": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:up\n"}, "markers up, up"),

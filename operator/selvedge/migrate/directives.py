@@ -73,11 +73,6 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
         if not (_MARKER.match(text, one.start()) or _FOREIGN.match(text, one.start())):
             meant = f"-- migrate:{one['direction'].lower()}, at the beginning of the line"
             raise _invalid(file, _line(text, one.start()), f"{one[0].strip()!r} is no marker; write {meant}")
-    if (unread := _UNREAD.search(text)) is not None:
-        why = (
-            "is a marker that is not read, what stands behind it would run too; write -- migrate:up and -- migrate:down"
-        )
-        raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
     markers = list(_MARKER.finditer(text))
     foreign = list(_FOREIGN.finditer(text))
     if markers and foreign:
@@ -86,6 +81,9 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
     if foreign:
         return _foreign_parts(file, text, foreign)
     if not markers:
+        if (unread := _UNREAD.search(text)) is not None:
+            why = "is a marker that is not read, what stands behind it would run too; write -- migrate:up and -- migrate:down"
+            raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
         return Part(text, 1, header(file, text, 1)), None
     return _cut(file, text, markers, "-- migrate:up", "-- migrate:down")
 

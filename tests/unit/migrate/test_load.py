@@ -388,3 +388,8 @@ def test_mongodb_refused(text: str, why: str) -> None:
         load({"1_a.json": text}, "MongoDB")[0].check()
     assert why in str(error.value)
     json.dumps(str(error.value))
+
+
+def test_a_comment_like_another_tools_marker_beside_our_own() -> None:
+    (one,) = load({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:down\n-- Down Migration\nSELECT 2;"})
+    assert one.down == "\n-- Down Migration\nSELECT 2;"

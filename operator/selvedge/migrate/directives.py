@@ -82,7 +82,7 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
         return _foreign_parts(file, text, foreign)
     if not markers:
         if (unread := _UNREAD.search(text)) is not None:
-            why = "is a marker that is not read, what stands behind it would run too; write -- migrate:up and -- migrate:down"
+            why = "is a marker that is not read, what is behind it would run; write -- migrate:up and -- migrate:down"
             raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
         return Part(text, 1, header(file, text, 1)), None
     return _cut(file, text, markers, "-- migrate:up", "-- migrate:down")

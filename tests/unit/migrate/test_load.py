@@ -105,7 +105,7 @@ REFUSED = {
     ),
     "tern's": (
         {"1_a.sql": "CREATE TABLE a ();\n---- create above / drop below ----\nDROP TABLE a;"},
-        "line 2: '---- create above / drop below ----' is a marker that is not read, what stands behind it would run",
+        "line 2: '---- create above / drop below ----' is a marker that is not read, what is behind it would run",
     ),
     **{
         f"{tool}'s": ({"1_a.sql": f"SELECT 1;\n{marker}\nSELECT 2;"}, f"line 2: {marker!r} is a marker that is not")

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from selvedge.core.mongodb.changes import CreateIndex, ReplaceIndex
+from selvedge.core.mongodb.model import Index
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ObjectState
+from selvedge.core.unit import ObjectState, Risk
 from selvedge.engines.base import Unit
+from selvedge.engines.mongodb.apply import apply_changes
 from selvedge.engines.mongodb.builds import Builds
-from tests.engines.mongodb_support import CLUSTER, LEAVES_SOCKETS, Commands, converge, member, running, target
+from tests.engines.mongodb_support import CLUSTER, LEAVES_SOCKETS, Commands, converge, member, running, target, yes
 from tests.waiting import until
 
 if TYPE_CHECKING:
@@ -144,4 +147,32 @@ async def test_a_replacement_that_fails_late_puts_the_old_index_back(
         first = await until_settled(engine, live, UNIQUE)
         assert "several documents have the same n" in first.problems[0].message
         await until(lambda: "n" in live.designs.index_information())  # that is a build as well
+        assert dict(live.designs.index_information()["n"]["key"]) == {"other": 1}
+
+
+class _Held:
+    """A lock that nobody takes away."""
+
+    def check(self) -> None:
+        """Nothing to say."""
+
+
+async def test_a_build_that_fails_while_a_later_pass_waits_for_it_puts_the_old_index_back(
+    mongodb: MongoEndpoint, live: Database[dict[str, Any]], sent: Commands
+) -> None:
+    """That pass looked before the answer came: it knows of no replacement, and sends the same command."""
+    old, new = Index("n", (("other", "1"),)), Index("n", (("n", "1"),), unique=True)
+    async with running(target(mongodb)) as engine:
+        await converge(engine, live.name, member("designs", live.name, PLAIN))
+        fill(live, twice=True)
+        server, builds = engine._server, engine._builds
+        live.designs.create_index("other", name="n")
+        replace = ReplaceIndex(collection="designs", before=old, risk=Risk.DESTRUCTIVE, name="n", desired=new)
+        change = CreateIndex(collection="designs", before=None, risk=Risk.LOCKING, name="n", desired=new)
+        lock: Any = _Held()
+        await apply_changes(server, live.name, [replace], lock, yes, builds)
+        builds.patience = 60.0
+        applied = await apply_changes(server, live.name, [change], lock, yes, builds)
+        assert "several documents have the same n" in applied.failed[change.ref].message
+        assert applied.restored == [change]
         assert dict(live.designs.index_information()["n"]["key"]) == {"other": 1}

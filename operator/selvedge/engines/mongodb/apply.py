@@ -103,8 +103,11 @@ async def apply_changes(
                 raise server.error(error, str(change.ref)) from None
             result.failed[change.ref] = explain(change, error, server)
             undo = change.undo() if sent or isinstance(change, MakeUnique) else ()
+            replaced = isinstance(change, ReplaceIndex)
+            if (earlier := builds.take_failure(database, change.ref)) is not None:
+                undo, replaced = earlier.undo, True  # it ended between this pass's look and now
             await _restore(server, database, change.ref, undo, may_write, builds)
-            result.restored += [change] if undo and isinstance(change, ReplaceIndex) else []
+            result.restored += [change] if undo and replaced else []
             if isinstance(change, CreateCollection):
                 broken.add(change.collection)
         except (PyMongoError, OSError) as error:

@@ -69,7 +69,8 @@ class Builds:
     async def build(self, database: str, ref: ObjectRef, command: Command, undo: tuple[Command, ...] = ()) -> None:
         """Send a ``createIndexes``, or wait for the one that was sent for this index before.
 
-        Raises :class:`StillBuildingError` after ``patience`` seconds, and what the command raised.
+        Raises :class:`StillBuildingError` after ``patience`` seconds, and what the command raised. What an earlier pass
+        sent may fail now: :meth:`take_failure` has what puts back the index that it was to replace.
         """
         key = (database, ref)
         task = self._running.get(key)
@@ -82,7 +83,8 @@ class Builds:
             task.add_done_callback(lambda done: self._ended(key, done, undo))
         done, _ = await asyncio.wait({task}, timeout=self.patience)
         if done:
-            self._failed.pop(key, None)  # told of by what is raised here
+            if send:
+                self._failed.pop(key, None)  # told of by what is raised here
             task.result()
             return
         if self._server.target.limits.max < 2:

@@ -133,10 +133,8 @@ def test_names_are_those_that_the_schema_says(world: World):
     late = {"20250101000000_sales.sql": named.format("sales_day_idx"), **late}
     start(world, "names", action="Plan", source={"inline": {"files": late}})
     told = [line for line in world.ready("MigrationRun", "names")["status"]["advice"] if "(naming)" in line]
-    assert told == [
-        "advice: 20250102000000_late.sql, line 2: index idx_late_day of table late is named otherwise; "
-        "name it late_{columns}_idx (naming)"
-    ]
+    expected = "line 2: index idx_late_day of table late is named otherwise; name it late_{columns}_idx (naming)"
+    assert told == [f"advice: 20250102000000_late.sql, {expected}"]
 
 
 def test_an_index_build_that_waits_is_named_as_such(world: World):

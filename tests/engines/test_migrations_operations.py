@@ -159,6 +159,21 @@ async def test_repair_drops_invalid_indexes_and_no_valid_one(shop: Shop) -> None
     assert shop.events()[-1] == ("DropInvalidIndex", None, "ana", "shop.bad: because of INC-7")
 
 
+async def test_an_invalid_index_of_a_table_that_is_vacuumed_is_dropped(shop: Shop) -> None:
+    """VACUUM and ANALYZE lock the table as a build does."""
+    assert (await shop.up({A: FILES[A], B: FILES[B]})).error is None
+    shop.query("INSERT INTO shop.b VALUES (1), (1)")
+    with pytest.raises(Exception, match="could not create unique index"):
+        shop.query("CREATE UNIQUE INDEX CONCURRENTLY bad ON shop.b (id)")
+    with shop.endpoint.connect(shop.database) as other, other.transaction():
+        other.execute("LOCK TABLE shop.b IN SHARE UPDATE EXCLUSIVE MODE")
+        run = asyncio.create_task(shop.do(FILES, "Repair", repair="DropInvalidIndexes", running=WHO))
+        drops = "SELECT 1 FROM pg_stat_activity WHERE starts_with(query, 'DROP INDEX') AND wait_event_type = 'Lock'"
+        await until(lambda: shop.query(f"{drops} AND datname = current_database()"), run)
+    result = await run
+    assert (result.error, result.dropped) == (None, ("shop.bad",))
+
+
 async def test_an_index_that_somebody_builds_is_not_dropped(shop: Shop) -> None:
     assert (await shop.up({A: FILES[A], B: FILES[B]})).error is None
     with shop.endpoint.connect(shop.database) as holder:

@@ -187,6 +187,7 @@ def _lacking(migrations: Sequence[Migration], history: tuple[HistoryRow, ...], v
             return f"version {version} has not run yet"
         if row.state is not RowState.APPLIED:
             return f"version {version} is on its way: {row.done} of {row.total} statements are done"
+        return ""
     entries = [entry for entry in overview(migrations, history, environment) if entry.file]
     waiting = [entry for entry in entries if entry.standing not in SETTLED]
     if waiting:

@@ -12,7 +12,7 @@ from selvedge.cli import migrate_output as output
 from selvedge.cli.output import clean
 from selvedge.core.words import count
 from selvedge.migrate.protocol import MigrationState
-from selvedge.migrate.steps import DONE, FINAL
+from selvedge.migrate.steps import DONE, FINAL, NOTHING_INVALID
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -67,7 +67,7 @@ class Board:
             done = result.applied if result else 0
             what = count(done, "step") + " done"
             if result and self.prepared.plan.drop_invalid_indexes:
-                what = f"dropped {', '.join(map(clean, result.dropped))}" if result.dropped else "no index was invalid"
+                what = f"dropped {', '.join(map(clean, result.dropped))}" if result.dropped else NOTHING_INVALID
             click.echo(f"{clean(self.place.title)}: {what}, {_at(version)}")
         else:
             click.echo(f"{'error' if state == 'Failed' else 'stopped'}: {message.removeprefix('stopped ')}", err=True)

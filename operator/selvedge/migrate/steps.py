@@ -25,6 +25,9 @@ FINAL: dict[Direction, MigrationState] = {
 }
 """The state that a step of each direction ends in."""
 
+NOTHING_INVALID = "no index is invalid, but for what is being built"
+"""What a repair says that found no index to drop."""
+
 DONE = (*FINAL.values(), MigrationState.SKIPPED)
 """The states of a step that is done."""
 

@@ -23,7 +23,7 @@ from selvedge.migrate.plan import line_of
 from selvedge.migrate.protocol import MigrationSession, MigrationState, Progress
 from selvedge.migrate.runner import RunResult
 from selvedge.migrate.statusrows import digest_of_lines, is_redone, place_of_row
-from selvedge.migrate.steps import DONE, FINAL, first_row
+from selvedge.migrate.steps import DONE, FINAL, NOTHING_INVALID, first_row
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
 from selvedge.reconcile.store import Object
@@ -227,7 +227,7 @@ class Board:
         if action == "Validate":
             reason, message = Reason.VALIDATED, "the files and the database's history fit"
         elif prepared.plan.drop_invalid_indexes:
-            message = f"invalid indexes were dropped: {', '.join(dropped)}" if dropped else "no index was invalid"
+            message = f"invalid indexes were dropped: {', '.join(dropped)}" if dropped else NOTHING_INVALID
         else:
             message = (
                 f"{count(number, 'migration')} {one if number == 1 else many}" if number else "nothing was left to do"

@@ -102,10 +102,7 @@ async def apply_changes(
             if connection_lost(error):
                 raise server.error(error, str(change.ref)) from None
             result.failed[change.ref] = explain(change, error, server)
-            undo = change.undo() if sent or isinstance(change, MakeUnique) else ()
-            replaced = isinstance(change, ReplaceIndex)
-            if (earlier := builds.take_failure(database, change.ref)) is not None:
-                undo, replaced = earlier.undo, True  # it ended between this pass's look and now
+            undo, replaced = _undo(database, change, builds, sent=sent > 0)
             await _restore(server, database, change.ref, undo, may_write, builds)
             result.restored += [change] if undo and replaced else []
             if isinstance(change, CreateCollection):
@@ -115,6 +112,13 @@ async def apply_changes(
         else:
             result.done.append(change)
     return result
+
+
+def _undo(database: str, change: Change, builds: Builds, *, sent: bool) -> tuple[tuple[Command, ...], bool]:
+    """What puts back what a failed change has done already, and whether that is an index that it was to replace."""
+    if (earlier := builds.take_failure(database, change.ref)) is not None:
+        return earlier.undo, True  # the build of an earlier pass, which ended since this one looked
+    return change.undo() if sent or isinstance(change, MakeUnique) else (), isinstance(change, ReplaceIndex)
 
 
 async def _restore(

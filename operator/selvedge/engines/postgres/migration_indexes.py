@@ -29,15 +29,17 @@ JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = pg_catalog.to_regclass(%s) AND c.relname = %s
 """
 # A parent of partitions is invalid until each of them has its part, and says so by its kind; a part of one cannot be
-# dropped alone. An index that somebody builds right now is invalid too, and its table is locked for that, which
-# pg_stat_progress_create_index would hide from this role.
+# dropped alone. An index that somebody builds right now is invalid too: who builds, and which table is locked for that,
+# is shown to everybody; what they build is not.
 _INVALID = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname !~ '^pg_' AND c.relname ~ %(name)s
   AND pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)
-  AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.locktype = 'relation' AND l.relation = i.indrelid
+  AND NOT EXISTS (
+    SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
+    WHERE l.locktype = 'relation' AND l.relation = i.indrelid
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid())
   AND CASE %(what)s

@@ -37,6 +37,7 @@ MOST_OUTPUT = 4 * 1024 * 1024
 MEMORY = 256 * 1024 * 1024
 """Bytes of address space; 2 MB of SQL take 120 MB, and the operator's container has 512 MB for everything."""
 _CPU_SECONDS = 10
+_STACK = 8 * 1024 * 1024
 _MESSAGE = 300
 _TOGETHER = 200_000
 
@@ -46,6 +47,8 @@ _LIMITS = {
     resource.RLIMIT_CPU: (_CPU_SECONDS, _CPU_SECONDS + 1),
     resource.RLIMIT_FSIZE: (MOST_OUTPUT, MOST_OUTPUT),
     resource.RLIMIT_CORE: (0, 0),
+    # without one it recurses until something else ends it: it takes seconds, and does not say why
+    resource.RLIMIT_STACK: (_STACK, _STACK),
 }
 _ENDED = {
     signal.SIGXFSZ: f"it had more to say than {MOST_OUTPUT // 1024**2} MB",

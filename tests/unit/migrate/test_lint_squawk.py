@@ -75,6 +75,16 @@ def test_what_squawk_cannot_read_keeps_it_from_no_other_file() -> None:
     assert found[-1].message == "squawk failed on 1_a.sql: stack overflow"
 
 
+def test_squawk_recurses_no_deeper_where_our_stack_has_no_limit() -> None:
+    before = resource.getrlimit(resource.RLIMIT_STACK)
+    resource.setrlimit(resource.RLIMIT_STACK, (before[1], before[1]))
+    try:
+        found = squawk.ask(load({"1_a.sql": f"SELECT {'(' * 100_000}1{')' * 100_000};"}), 18)
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, before)
+    assert [one.message for one in found] == ["squawk failed on 1_a.sql: stack overflow"]
+
+
 def test_nobody_waits_for_a_table_that_is_new() -> None:
     """In a plan those of the files before are new as well; each file by itself knows its own only."""
     files = {
@@ -130,12 +140,12 @@ def test_squawk_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: s
 
 def test_squawk_takes_too_long(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is ended with what it started; no file gets more than the rest of the time."""
-    monkeypatch.setattr(squawk, "TIMEOUT", 0.5)
+    monkeypatch.setattr(squawk, "TIMEOUT", 3.0)
     program(monkeypatch, tmp_path, f"sleep 600 & echo $! > {tmp_path}/child; wait")
     began = time.monotonic()
     found = lint(load({"1_a.sql": "SELECT 1;", "2_b.sql": "SELECT 2;"}))
     assert time.monotonic() - began < 30
-    assert [one.message for one in found] == ["squawk failed on 1_a.sql, 2_b.sql: it did not answer within 0 s"]
+    assert [one.message for one in found] == ["squawk failed on 1_a.sql, 2_b.sql: it did not answer within 3 s"]
     child = Path("/proc") / (tmp_path / "child").read_text().strip() / "stat"
     while child.exists() and child.read_text().rpartition(") ")[2][0] != "Z":
         assert time.monotonic() - began < 30

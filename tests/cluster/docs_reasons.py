@@ -68,6 +68,9 @@ REASONS: Reasons = {
     "selvedge release": _RELEASE,
     "kubectl patch dbs NAME": Elsewhere("tests/cluster/test_uninstall.py", ('"patch", "dbs", "scratch"',)),
     f"kubectl delete {_CLUSTER_WIDE}": Elsewhere("tests/cluster/test_uninstall.py", (_CLUSTER_WIDE,)),
+    "kubectl delete roles,rolebindings": Elsewhere(
+        "tests/cluster/test_uninstall_namespaces.py", ('"roles,rolebindings"', '"--all-namespaces"')
+    ),
     "kubectl delete job selvedge-release": Elsewhere(
         "tests/cluster/test_uninstall.py", ('"delete", "job", "selvedge-release"',)
     ),

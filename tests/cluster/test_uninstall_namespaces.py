@@ -84,3 +84,18 @@ def test_in_namespaces_where_the_rights_went_before(tmp_path: Path):
         ends(lambda: here.gone("cellar"), what=lambda: here.message("cellar"))
         # of the others its watch may have told in time: it removed what was to be removed, and could not say so
         assert {here.rows(f"{name}_kept") for name in worlds} == {5}
+
+
+@pytest.mark.long
+def test_in_namespaces_the_namespace_of_the_operator_first(tmp_path: Path):
+    """The Roles in the others stay, for accounts that somebody may make anew; they go as the page has it."""
+    with release(tmp_path) as here:
+        here.sandbox.kubectl("create", "namespace", SHOP)
+        here.install(CHART, f"watchNamespaces={{{SHOP}}}")
+        here.delete(OPS)
+        ends(lambda: here.gone(OPS), what=lambda: here.message(OPS))
+        kinds = ("roles,rolebindings", "--all-namespaces", "--selector", "app.kubernetes.io/name=selvedge")
+        left = here.sandbox.kubectl("get", *kinds, "-o", "name").stdout.split()
+        assert sorted(name.partition("/")[2] for name in left) == ["selvedge", "selvedge", *["selvedge-release"] * 2]
+        here.sandbox.kubectl("delete", *kinds)
+        assert "selvedge" not in here.sandbox.kubectl("get", *kinds[:2], "-o", "name").stdout

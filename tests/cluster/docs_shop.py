@@ -23,7 +23,8 @@ from tests.cluster.docs_support import (
 )
 from tests.cluster.world import wait_for
 
-#: Pages whose commands are executed, each by the test of its name in test_docs_commands.py or test_docs_guides.py.
+#: Pages whose commands are executed, each by the test of its name in test_docs_commands.py, test_docs_guides.py or
+#: test_docs_chart.py; what they leave out has a reason in docs_reasons.py.
 EXECUTED = (
     "README.md",
     "CONTRIBUTING.md",

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from tests.cluster.chart_support import CHART, apply_objects, helm, render
+from tests.waiting import wait_for
 
 _UID = "7d0f0c0e-0000-4000-8000-000000000000"
 
@@ -71,6 +72,8 @@ def service_monitors(kubectl) -> Iterator[None]:
     }
     apply_objects(kubectl, [definition])
     kubectl("wait", "--for=condition=Established", f"crd/{name}", "--timeout=30s")
+    # it is served a moment later
+    wait_for(lambda: kubectl("get", "servicemonitors", check=False).returncode == 0)
     yield
     kubectl("delete", "crd", name, "--wait=false")
 

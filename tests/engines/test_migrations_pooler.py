@@ -92,7 +92,10 @@ async def test_a_pooler_is_refused(postgres: PostgresEndpoint, database: str, po
 def test_why_a_pooler_is_refused(postgres: PostgresEndpoint, database: str, pooler: int) -> None:
     """One session of the server's is lent to whoever asks next: its lock is everybody's, and its settings nobody's."""
     info = f"host=127.0.0.1 port={pooler} user={postgres.username} dbname={database} sslmode=disable"
-    held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = 7"
+    held = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objid = 7"
+        " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
 
     def ask(connection: psycopg.Connection, query: str) -> object:
         row = connection.execute(query.encode()).fetchone()

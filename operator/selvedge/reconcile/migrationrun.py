@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from selvedge.api.base import Destructive
-from selvedge.api.databaseschema import DatabaseSchemaSpec
+from selvedge.api.databaseschema import DatabaseSchemaSpec, Migrations
 from selvedge.api.migrationrun import Action, MigrationRunSpec
 from selvedge.api.resource import parse
 from selvedge.core.backoff import delay
@@ -214,15 +214,22 @@ def _destructive(
     """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor."""
     owners = obj["metadata"].get("ownerReferences") or ()
     owned = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
-    # whoever makes a run writes its owner: more than autoApply asks for is asked for by somebody else
-    plain = MigrationRunSpec(schema_ref=spec.schema_ref)
-    asked = spec.model_copy(update={name: getattr(plain, name) for name in ("target", "environment", "approved_plan")})
-    word = schema.destructive if owned and asked == plain else spec.destructive
+    word = schema.destructive if owned and _as_auto_apply(spec, schema.migrations) else spec.destructive
     policy = server.spec.policy
     if policy is not None:
         order = (Destructive.ALLOW, Destructive.REQUIRE_APPROVAL, Destructive.REFUSE)
         word = max(word, policy.destructive, key=order.index)
     return word.value
+
+
+def _as_auto_apply(spec: MigrationRunSpec, migrations: Migrations | None) -> bool:
+    """Whether a run asks for what autoApply asks for now; whoever makes one writes its owner, and may ask for more."""
+    if migrations is None or not migrations.auto_apply:
+        return False
+    asked = MigrationRunSpec(
+        schema_ref=spec.schema_ref, target=migrations.target_version or None, environment=migrations.environment
+    )
+    return spec.model_copy(update={"approved_plan": ""}) == asked
 
 
 def _closed(context: Context, unit: tuple[str, str, str]) -> tuple[tuple[str, str], ...]:

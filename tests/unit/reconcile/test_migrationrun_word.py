@@ -1,0 +1,56 @@
+"""Whose word on lost data counts for a MigrationRun: whoever makes one writes its owner."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from selvedge.api.databaseschema import DatabaseSchemaSpec, Migrations
+from selvedge.api.migrationrun import MigrationRunSpec
+from selvedge.reconcile.autoapply import _manifest
+from selvedge.reconcile.migrationrun import _destructive
+from selvedge.reconcile.servers import Server
+
+SCHEMA = {
+    "apiVersion": "v1",
+    "kind": "DatabaseSchema",
+    "metadata": {"namespace": "fashion", "name": "shop", "uid": "1"},
+}
+SERVER = cast("Server", SimpleNamespace(spec=SimpleNamespace(policy=None)))
+
+
+def word(migrations: dict[str, Any] | None, **forged: Any) -> str:
+    """Of a run as autoApply makes it, but for what is ``forged``, on a DatabaseSchema that allows all."""
+    spec: dict[str, Any] = {"serverRef": {"name": "main"}, "database": "shop", "destructive": "Allow", "postgres": {}}
+    made = Migrations.model_validate({"source": {"configMaps": [{"name": "files"}]}, **(migrations or {})})
+    schema = DatabaseSchemaSpec.model_validate({**spec, "migrations": made if migrations is not None else None})
+    run = _manifest(SCHEMA, "up", made)
+    asked = MigrationRunSpec.model_validate({**run["spec"], **forged})
+    return _destructive(run, asked, SCHEMA, schema, SERVER)
+
+
+@pytest.mark.parametrize("migrations", [{}, {"targetVersion": "2"}, {"environment": "staging", "targetVersion": "2"}])
+def test_a_run_as_autoapply_makes_it_follows_its_schema(migrations: dict[str, Any]) -> None:
+    assert word(migrations) == "Allow"
+    assert word(migrations, approvedPlan="sha256:" + "0" * 64) == "Allow"
+
+
+@pytest.mark.parametrize(
+    ("migrations", "forged"),
+    [
+        ({"targetVersion": "2"}, {"target": None}),
+        ({"targetVersion": "2"}, {"target": "3"}),
+        ({}, {"target": "1"}),
+        ({}, {"environment": "dev"}),
+        ({"environment": "production"}, {"environment": ""}),
+        ({}, {"action": "Down"}),
+        ({"autoApply": False}, {}),
+        (None, {}),
+    ],
+)
+def test_what_autoapply_would_not_ask_for_runs_by_its_own_word(
+    migrations: dict[str, Any] | None, forged: dict[str, Any]
+) -> None:
+    assert word(migrations, **forged) == "RequireApproval"

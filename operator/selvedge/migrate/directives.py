@@ -81,9 +81,7 @@ def split_parts(file: str, text: str) -> tuple[Part, Part | None]:
     if foreign:
         return _foreign_parts(file, text, foreign)
     if not markers:
-        if (unread := _UNREAD.search(text)) is not None:
-            why = "is a marker that is not read, what is behind it would run; write -- migrate:up and -- migrate:down"
-            raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
+        _refuse_unread(file, text)
         return Part(text, 1, header(file, text, 1)), None
     return _cut(file, text, markers, "-- migrate:up", "-- migrate:down")
 
@@ -97,6 +95,19 @@ def refuse_markers(file: str, text: str) -> None:
             _line(text, marker.start()),
             f"a marker in a file whose name says its direction; remove {marker[0].strip()!r}",
         )
+    _refuse_unread(file, text)
+
+
+def _refuse_unread(file: str, text: str) -> None:
+    """Raise InvalidError where another tool's way down would run as a part of the way up."""
+    unread = _UNREAD.search(text)
+    if unread is None or _head(text[unread.end() :])[1] is None:
+        return
+    why = (
+        "is a marker that is not read, what is behind it would run; write -- migrate:up and -- migrate:down, and where "
+        "the file ran already, take its new text over by the repair Accept"
+    )
+    raise _invalid(file, _line(text, unread.start()), f"{unread[0].strip()!r} {why}")
 
 
 def _foreign_parts(file: str, text: str, found: list[re.Match[str]]) -> tuple[Part, Part | None]:

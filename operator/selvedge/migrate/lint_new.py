@@ -41,6 +41,8 @@ def new_lines(migrations: Iterable[Migration]) -> frozenset[tuple[str, int]]:
         for statement in migration.script.statements:
             facts = facts_of(statement)
             tables = [fact.name for fact in facts if fact.what in _OF_A_TABLE]
+            # a foreign key locks the table that it refers to as well
+            tables += [fact.kind for fact in facts if fact.what == "foreign-key"]
             lines = range(statement.line, statement.line + statement.text.count("\n") + 1)
             found = new if tables and all(map(fresh.has, tables)) else others
             found.update((migration.file, line) for line in lines)

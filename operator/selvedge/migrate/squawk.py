@@ -17,9 +17,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -47,8 +49,6 @@ _LIMITS = {
     resource.RLIMIT_CPU: (_CPU_SECONDS, _CPU_SECONDS + 1),
     resource.RLIMIT_FSIZE: (MOST_OUTPUT, MOST_OUTPUT),
     resource.RLIMIT_CORE: (0, 0),
-    # without one it recurses until something else ends it: it takes seconds, and does not say why
-    resource.RLIMIT_STACK: (_STACK, _STACK),
 }
 _ENDED = {
     signal.SIGXFSZ: f"it had more to say than {MOST_OUTPUT // 1024**2} MB",
@@ -170,9 +170,11 @@ def _answer(path: str, text: str, server_version: int, seconds: float) -> bytes:
     command = [path, "--reporter", "json", "--pg-version", f"{server_version}.0", "--exclude", _EXCLUDED]
     # files in memory: a container's root is read-only, and their size is what RLIMIT_FSIZE bounds
     with _in_memory() as out, _in_memory() as err:
-        with subprocess.Popen(  # noqa: S603 - the program's own path, and arguments that are all ours
-            command, stdin=subprocess.PIPE, stdout=out, stderr=err, cwd="/", env={}, start_new_session=True
-        ) as process:
+        with _bounded_stack():
+            process = subprocess.Popen(  # noqa: S603 - the program's own path, and arguments that are all ours
+                command, stdin=subprocess.PIPE, stdout=out, stderr=err, cwd="/", env={}, start_new_session=True
+            )
+        with process:
             try:
                 # it waits for its first byte of SQL, so that no line is read without limits
                 _limit(process.pid)
@@ -185,7 +187,26 @@ def _answer(path: str, text: str, server_version: int, seconds: float) -> bytes:
         return _read(out)
 
 
+@contextmanager
+def _bounded_stack() -> Iterator[None]:
+    """A program that is started meanwhile has a stack of bounded size, which it looks at as it starts.
+
+    Without a limit it recurses until something else ends it: that takes seconds, and does not say why. One at a time.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if 0 <= soft <= _STACK:  # no limit is a negative number
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+
+
 def _limit(pid: int) -> None:
+    if not hasattr(resource, "prlimit"):
+        return  # no Linux: a person asks about files of his own
     try:
         for limit, value in _LIMITS.items():
             resource.prlimit(pid, limit, value)
@@ -194,6 +215,8 @@ def _limit(pid: int) -> None:
 
 
 def _in_memory() -> IO[bytes]:
+    if not hasattr(os, "memfd_create"):
+        return tempfile.TemporaryFile()
     return os.fdopen(os.memfd_create("squawk", os.MFD_CLOEXEC), "w+b")
 
 

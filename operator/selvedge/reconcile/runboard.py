@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,8 @@ from selvedge.reconcile.store import Object
 
 FINISHED = ("Succeeded", "Failed")
 WAITING = "WaitingForApproval"
+#: Where linters run: squawk may be slow, and what waits for it is to keep nobody from resolving a host's name.
+_LINTERS = ThreadPoolExecutor(4, "lint")
 _REASONS = {str(reason): reason for reason in Reason}
 _OVER = "; this run is over: once that is mended, make a new run"
 
@@ -162,7 +165,7 @@ class Board:
         if self.advised:
             self.advice = self._status["advice"]
             return
-        found = await asyncio.to_thread(advice_of, prepared, server_version)
+        found = await asyncio.get_running_loop().run_in_executor(_LINTERS, advice_of, prepared, server_version)
         self.advice = list(found)
         if len(found) > _MAX_ADVICE:
             self.advice[_MAX_ADVICE - 1 :] = [f"and {len(found) - _MAX_ADVICE + 1} more: see `selvedge migrate lint`"]

@@ -106,6 +106,19 @@ def test_nobody_waits_for_a_table_that_is_new() -> None:
     ]
 
 
+def test_who_writes_a_table_waits_for_a_foreign_key_that_refers_to_it() -> None:
+    files = {
+        "1_a.sql": "CREATE TABLE shop.lines (id bigint);\nCREATE TABLE shop.orders (id bigint PRIMARY KEY);",
+        "2_b.sql": (
+            "ALTER TABLE shop.lines ADD CONSTRAINT a FOREIGN KEY (id) REFERENCES shop.orders (id);\n"
+            "ALTER TABLE shop.lines ADD CONSTRAINT b FOREIGN KEY (id) REFERENCES shop.users (id);\n"
+        ),
+    }
+    found = rules(advice(load(files)))
+    assert ("2_b.sql", 2, "adding-foreign-key-constraint") in found
+    assert ("2_b.sql", 1, "adding-foreign-key-constraint") not in found
+
+
 def test_squawk_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -117,6 +117,10 @@ REFUSED = {
             ("MyBatis", "-- //@UNDO"),
         )
     },
+    "another tool's, in a file of one direction": (
+        {"1_a.up.sql": "SELECT 1;\n-- Down Migration\nSELECT 2;"},
+        "line 2: '-- Down Migration' is a marker that is not read",
+    ),
     "goose, unknown": ({"1_a.sql": "-- +goose Upp\nSELECT 1"}, "line 1: unknown marker '-- +goose Upp'"),
     "down first": ({"1_a.sql": "-- migrate:down\nSELECT 1;\n-- migrate:up\n"}, "line 1: markers down, up"),
     "two ups": ({"1_a.sql": "-- migrate:up\nSELECT 1;\n-- migrate:up\n"}, "markers up, up"),
@@ -388,6 +392,12 @@ def test_mongodb_refused(text: str, why: str) -> None:
         load({"1_a.json": text}, "MongoDB")[0].check()
     assert why in str(error.value)
     json.dumps(str(error.value))
+
+
+@pytest.mark.parametrize("rest", ["", "\n-- DROP TABLE a;", "\n/* nothing\n to do */\n"])
+def test_a_way_down_of_another_tool_that_says_nothing_is_a_comment(rest: str) -> None:
+    (one,) = load({"1_a.sql": f"SELECT 1;\n-- Down Migration{rest}"})
+    assert len(one.script.statements) == 1
 
 
 def test_a_comment_like_another_tools_marker_beside_our_own() -> None:

@@ -69,10 +69,14 @@ async def broken_off(shop: Shop) -> None:
     assert (indexes(shop), row(shop)[:2]) == ([("shop.a_id", False)], ("Partial", True))
 
 
-async def up(shop: Shop, text: str) -> RunResult:
-    run = shop.up({**TABLE, B: text}, timeouts=Timeouts(lock_wait=0.1))
-    async with asyncio.timeout(30):  # it does not wait for the other's lock itself
-        return await run
+async def up(shop: Shop, text: str, timeouts: Timeouts = Timeouts()) -> RunResult:  # noqa: B008 - frozen
+    return await shop.up({**TABLE, B: text}, timeouts=timeouts)
+
+
+async def refused(shop: Shop, text: str) -> RunResult:
+    """Not by the other's lock, for which it does not wait itself."""
+    async with asyncio.timeout(30):
+        return await up(shop, text, Timeouts(lock_wait=1.0))
 
 
 async def test_an_index_that_somebody_is_building_is_not_dropped(shop: Shop) -> None:
@@ -80,7 +84,7 @@ async def test_an_index_that_somebody_is_building_is_not_dropped(shop: Shop) -> 
     text = BUILD.replace("CONCURRENTLY", "CONCURRENTLY IF NOT EXISTS")
     async with building(shop, BUILD):
         left = shop.value("SELECT 'shop.a_id'::regclass::oid")
-        assert "may be building it" in str((await up(shop, text)).error)
+        assert "may be building it" in str((await refused(shop, text)).error)
         assert row(shop)[:2] == ("Partial", False), "nothing was sent"
     assert (await up(shop, text)).error is None
     assert shop.value("SELECT 'shop.a_id'::regclass::oid") == left
@@ -92,7 +96,7 @@ async def test_a_build_that_broke_off_waits_for_whoever_builds_it_now(shop: Shop
     before = row(shop)
     async with building(shop, "REINDEX INDEX CONCURRENTLY shop.a_id"):
         for text in (BUILD, BUILD.replace("(id)", "(id DESC)")):
-            result = await up(shop, text)
+            result = await refused(shop, text)
             assert isinstance(result.error, TransientError), result.error
             assert result.error.reason is Reason.WAITING_FOR_LOCK
             assert "may be building it" in str(result.error)

@@ -93,6 +93,30 @@ def selvedge(world: World, *arguments: str, directory: Path) -> subprocess.Compl
     )
 
 
+def repaired(
+    world: World, directory: Path, kind: str, target: dict[str, str], options: tuple[str, ...], said: str
+) -> Document:
+    """The run of a repair after a file was changed, approved by the digest that CI computes from the same files."""
+    files = {**FILES, STOCK: FILES[STOCK].replace("id int", "id bigint")}
+    for file, text in files.items():
+        (directory / file).write_text(text)
+    marks = {"selvedge.dev/repair": kind, "selvedge.dev/reason": f"why {kind}", "selvedge.dev/actor": "ada"}
+    planned = selvedge(world, "plan", "--action", "repair", *options, "-o", "json", directory=directory)
+    digest = json.loads(planned.stdout)["digest"]
+    # whoever is asked is shown the same, and the reviewed commit may hold it from the beginning
+    approved = {} if kind == "Accept" else {"approvedPlan": digest}
+    name, source = f"repair-{kind.lower()}", {"inline": {"files": files}}
+    start(world, name, marks, action="Repair", source=source, **target, **approved)
+    if not approved:
+        assert world.until("MigrationRun", name, "False", "WaitingForApproval")["status"]["plan"] == digest
+        approve(world, name)
+    done = world.ready("MigrationRun", name)
+    assert verdict(done)[1] == "Repaired"
+    [(event, actor, message)] = world.sql("SELECT event, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1")
+    assert (event, actor, message.endswith(f"why {kind}")) == (said, "ada", True)
+    return done
+
+
 def test_going_back_waits_for_a_person_and_autoapply_leaves_it(world: World, tmp_path: Path):
     plugin = Plugin(world.kubeconfig, world.namespace)
     sources(world, FILES)
@@ -183,30 +207,21 @@ def test_baseline_repair_redo_and_looking(world: World, tmp_path: Path):
     start(world, "nameless", action="Repair", target="20250103000000", destructive="Allow")
     refused = world.until("MigrationRun", "nameless", "False", "InvalidSpec")
     assert "annotation selvedge.dev/reason" in verdict(refused)[2]
-    # each kind by the digest that CI computes from the same files
-    files = {**FILES, STOCK: FILES[STOCK].replace("id int", "id bigint")}
-    for file, text in files.items():
-        (tmp_path / file).write_text(text)
+    repaired(world, tmp_path, *REPAIRS[0])
+
+
+@pytest.mark.long
+def test_repairs_of_each_kind(world: World, tmp_path: Path):
+    sources(world, FILES)
+    shop(world, autoApply=False)
+    world.ready("DatabaseSchema", "shop")
+    start(world, "up")
+    world.ready("MigrationRun", "up")
     world.sql("INSERT INTO shared.stock VALUES (1), (1)")
     with closing(world.endpoint.connect(world.name)) as other, pytest.raises(UniqueViolation):
         other.execute("CREATE UNIQUE INDEX CONCURRENTLY broken ON shared.stock (id)")
     for kind, target, options, said in REPAIRS:
-        marks = {"selvedge.dev/repair": kind, "selvedge.dev/reason": f"why {kind}", "selvedge.dev/actor": "ada"}
-        planned = selvedge(world, "plan", "--action", "repair", *options, "-o", "json", directory=tmp_path)
-        digest = json.loads(planned.stdout)["digest"]
-        # whoever is asked is shown the same, and the reviewed commit may hold it from the beginning
-        approved = {} if kind == "Accept" else {"approvedPlan": digest}
-        name, source = f"repair-{kind.lower()}", {"inline": {"files": files}}
-        start(world, name, marks, action="Repair", source=source, **target, **approved)
-        if not approved:
-            assert world.until("MigrationRun", name, "False", "WaitingForApproval")["status"]["plan"] == digest
-            approve(world, name)
-        done = world.ready("MigrationRun", name)
-        assert verdict(done)[1] == "Repaired"
-        [(event, actor, message)] = world.sql(
-            "SELECT event, actor, message FROM selvedge.events ORDER BY id DESC LIMIT 1"
-        )
-        assert (event, actor, message.endswith(f"why {kind}")) == (said, "ada", True)
+        done = repaired(world, tmp_path, kind, target, options, said)
         left = ["20250101000000", "20250102000000", "20250103000000"]
         assert versions(world) == (left[:2] if kind == "MarkUnapplied" else left)
     assert "shared.broken" in verdict(done)[2]

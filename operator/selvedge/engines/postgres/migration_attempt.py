@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
-from selvedge.core.errors import InvalidError
+from selvedge.core.errors import InvalidError, SelvedgeError
 from selvedge.core.reasons import Reason
 from selvedge.engines.postgres.errors import is_connection_lost
 from selvedge.engines.postgres.migration_indexes import (
@@ -56,6 +56,8 @@ WHERE pg_catalog.has_schema_privilege(n.oid, 'USAGE') GROUP BY 1, 2 HAVING pg_ca
 """
 _BETWEEN = sql.SQL("RESET ALL; DISCARD TEMP")
 _SETTLE = sql.SQL("SET CONSTRAINTS ALL IMMEDIATE; RESET ROLE; SET LOCAL search_path = pg_catalog, pg_temp")
+#: What keeps a failure from being written down, and does not take its place: tried again, a procedure would run twice.
+_UNWRITTEN = (psycopg.Error, SelvedgeError, StatementFailedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,7 @@ class Attempt:
         self.file = (migration.down_file or migration.file) if direction == "down" else migration.file
         self.line = migration.down_line if direction == "down" else migration.up_line
         self.started = time.monotonic()
+        self.noted = False
 
     async def run(self, row: HistoryRow | None) -> None:
         """The whole attempt, with its commit; ``row`` is where an earlier one stopped."""
@@ -105,8 +108,11 @@ class Attempt:
             try:
                 await self._resume(row)
             except StatementFailedError as error:
-                if not self.work.closed:
-                    await self._note(str(error))
+                if not self.noted:
+                    try:
+                        await self._note(str(error))
+                    except _UNWRITTEN as unwritten:
+                        raise error from unwritten
                 raise
 
     async def hook(self, event: str = "") -> None:
@@ -192,7 +198,6 @@ class Attempt:
                     await self._alone(statement, same and done == first, pending and done == first)
                 except StatementFailedError as error:
                     await self._failed(error, done, row if pending and done == first else None)
-                    raise partly_done(error) if ends_transactions(statement) else error from None
                 if ends_transactions(statement):
                     await self._cursor(end)  # it did end: nobody has to look, whatever fails behind it
                 await send(work, sql.SQL("BEGIN"))
@@ -208,19 +213,25 @@ class Attempt:
             await send(work, sql.SQL("BEGIN"))
             await self._advance(first)
 
-    async def _failed(self, error: StatementFailedError, done: int, sent: HistoryRow | None) -> None:
-        """Write down what is known now, where it was ``sent`` before or not."""
-        if sent is not None and isinstance(error, NotSentError):
-            await self._cursor(done, started=True, mark=sent.cursor)
-        else:
-            # The server's answer is known: an index that exists later was not made by this statement.
-            await self._cursor(done)
+    async def _failed(self, error: StatementFailedError, done: int, sent: HistoryRow | None) -> NoReturn:
+        """Raise why a statement alone failed, once that is written; ``sent`` is its row where it was sent before."""
+        why = partly_done(error) if ends_transactions(self.statements[done]) else error
+        # But where it waits the server's answer is known: an index that exists later was not made by this statement.
+        mark = sent.cursor if sent is not None and isinstance(error, NotSentError) else ""
+        self.noted = True
+        try:
+            await self._cursor(done, started=bool(mark), mark=mark, why=str(why))
+        except _UNWRITTEN as unwritten:
+            raise why from unwritten
+        raise why from None
 
-    async def _cursor(self, done: int, *, started: bool = False, mark: str = "") -> None:
+    async def _cursor(self, done: int, *, started: bool = False, mark: str = "", why: str = "") -> None:
         row = self._row(done, RowState.PARTIAL, started=started)
         await send(self.work, sql.SQL("BEGIN"))
         await self._settle()
         await self._write(replace(row, cursor=mark or row.cursor), "None")
+        if why:
+            await self.ground.ledger.failed(self.work, self.migration, why)
         await self.commit()
 
     async def _note(self, why: str) -> None:

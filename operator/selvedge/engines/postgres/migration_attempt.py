@@ -21,6 +21,7 @@ from selvedge.engines.postgres.errors import is_connection_lost
 from selvedge.engines.postgres.migration_indexes import (
     check_builder,
     detach_state,
+    drop_broken,
     drop_index,
     drop_leftovers,
     finalize,
@@ -268,10 +269,7 @@ class Attempt:
                 await execute(work, self.file, statement)
             except Exception:
                 # not when cancelled: the drop may wait as long as the build did, and the next run finds what is left
-                if build is None and not work.closed:
-                    await drop_leftovers(work, self.file, statement)
-                elif build is not None and not work.closed and await index_state(work, build) == "invalid":
-                    await drop_index(work, self.file, build)
+                await drop_broken(work, self.file, statement, build)
                 raise
             if build is not None and await index_state(work, build) != "valid":
                 raise failed_after(self.file, statement, f"index {build.index} was built and is not valid")

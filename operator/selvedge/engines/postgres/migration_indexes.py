@@ -62,13 +62,8 @@ async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) ->
     return "valid" if row[0] else "invalid"
 
 
-async def check_builder(
-    connection: psycopg.AsyncConnection, file: str, statement: Statement, build: IndexBuild
-) -> None:
-    """Raise NotSentError where a session may be building this index right now: it builds one, and locks the table.
-
-    What somebody is building is invalid until it is built: dropped then, it would have become valid.
-    """
+async def _builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> int | None:
+    """The session that may be building this index right now: it builds one, and locks the table."""
     # VACUUM and ANALYZE lock the table as well; who builds is shown to everybody, what they build is not
     query = """
     SELECT l.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
@@ -77,9 +72,32 @@ async def check_builder(
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     """
     row = await (await connection.execute(query, [build.table])).fetchone()
-    if row is not None:
-        why = f"index {build.index} is not valid, and session {row[0]} may be building it: that is waited for"
+    return None if row is None else int(row[0])
+
+
+async def check_builder(
+    connection: psycopg.AsyncConnection, file: str, statement: Statement, build: IndexBuild
+) -> None:
+    """Raise NotSentError where another session may be building this index right now.
+
+    What somebody is building is invalid until it is built: dropped then, it would have become valid.
+    """
+    pid = await _builder(connection, build)
+    if pid is not None:
+        why = f"index {build.index} is not valid, and session {pid} may be building it: that is waited for"
         raise not_sent(file, statement, why)
+
+
+async def drop_broken(
+    connection: psycopg.AsyncConnection, file: str, statement: Statement, build: IndexBuild | None
+) -> None:
+    """Drop what a statement that failed left; what it met may be another's build of the same name, which stays."""
+    if connection.closed:
+        return  # the next run finds it
+    if build is None:
+        await drop_leftovers(connection, file, statement)
+    elif await index_state(connection, build) == "invalid" and await _builder(connection, build) is None:
+        await drop_index(connection, file, build)
 
 
 async def drop_index(connection: psycopg.AsyncConnection, file: str, build: IndexBuild) -> None:

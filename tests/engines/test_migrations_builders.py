@@ -1,4 +1,4 @@
-"""Who builds an index, and that nobody's is dropped: also not one that our own statement met."""
+"""Who builds an index, and that nobody's is dropped: not one that our own statement met, nor where none is seen."""
 
 from __future__ import annotations
 
@@ -46,4 +46,24 @@ async def test_an_index_that_another_builds_while_ours_waits_is_not_dropped(shop
             await build
             result = await run
     assert "(57014)" in str(result.error)
+    assert shop.query(STATE) == [("shop.a_id", True)]
+
+
+async def test_who_builds_is_waited_for_also_where_the_server_does_not_tell(shop: Shop) -> None:
+    """With track_activities off no progress is seen: whoever locks the table as a build does may be building."""
+    shop.query(f'ALTER DATABASE "{shop.database}" SET track_activities = off')
+    assert (await shop.up(TABLE)).error is None
+    text = BUILD.replace("CONCURRENTLY", "CONCURRENTLY IF NOT EXISTS")
+    with shop.endpoint.connect(shop.database) as other:
+        async with asyncio.timeout(30):
+            with shop.endpoint.connect(shop.database) as writer, writer.transaction():
+                writer.execute("INSERT INTO shop.a VALUES (1)")
+                build = asyncio.create_task(asyncio.to_thread(other.execute, BUILD))
+                await until(lambda: shop.query(WAITS), build)
+                refused = await shop.up({**TABLE, B: f"{text};"}, timeouts=Timeouts(lock_wait=1.0))
+                run = shop.do(TABLE, "Repair", repair="DropInvalidIndexes", running={"actor": "ana", "reason": "none"})
+                repaired = await run
+            await build
+    assert "may be building it" in str(refused.error)
+    assert (repaired.error, repaired.dropped) == (None, ())
     assert shop.query(STATE) == [("shop.a_id", True)]

@@ -30,7 +30,7 @@ WHERE i.indrelid = pg_catalog.to_regclass(%s) AND c.relname = %s
 """
 # A parent of partitions is invalid until each of them has its part, and says so by its kind; a part of one cannot be
 # dropped alone. An index that somebody builds right now is invalid too: who builds, and which table is locked for that,
-# is shown to everybody; what they build is not.
+# is shown to everybody; what they build is not. Without track_activities nobody is shown, and who locks it may build.
 _INVALID = """
 SELECT n.nspname, c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -38,8 +38,9 @@ WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname !~ '^pg_' AND c.relname
   AND pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)
   AND NOT EXISTS (
-    SELECT FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
-    WHERE l.locktype = 'relation' AND l.relation = i.indrelid
+    SELECT FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
+    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off')
+    AND l.locktype = 'relation' AND l.relation = i.indrelid
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid())
   AND CASE %(what)s
@@ -64,10 +65,11 @@ async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) ->
 
 async def _builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> int | None:
     """The session that may be building this index right now: it builds one, and locks the table."""
-    # VACUUM and ANALYZE lock the table as well; who builds is shown to everybody, what they build is not
+    # VACUUM and ANALYZE lock the table as well; who builds is shown to everybody, what they build is not. Without
+    # track_activities it is shown of nobody: then the lock alone counts.
     query = """
-    SELECT l.pid FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
-    WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+    SELECT l.pid FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
+    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off') AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
       AND l.relation = pg_catalog.to_regclass(%s) AND l.pid <> pg_catalog.pg_backend_pid()
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     """

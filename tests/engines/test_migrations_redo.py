@@ -11,9 +11,12 @@ import pytest
 
 from sandbox import PostgresEndpoint
 from tests.engines.migrate_cli_support import FILES, ORDERS, Shop, fresh
+from tests.waiting import wait_for
 
 FIRST, LAST = "20250101000000", "20250102000000"
 DOWN = "-- migrate:down\nDROP TABLE orders;\n"
+HELD = "DO $$ BEGIN WHILE NOT pg_try_advisory_xact_lock(7) LOOP PERFORM pg_sleep(0.05); END LOOP; END $$;"
+AT_IT = "SELECT 1 FROM pg_stat_activity WHERE starts_with(query, 'DO $$') AND datname = current_database()"
 ON = f"run `selvedge migrate up --target {LAST}` to go on"
 
 
@@ -24,20 +27,27 @@ def shop(postgres18: PostgresEndpoint, tmp_path: Path) -> Iterator[Shop]:
         yield shop
 
 
-def stopped(shop: Shop, action: str, *seen: str) -> str:
-    """The last word of a command that is told to stop once it says all of this in one line."""
-    with shop.begin(action, "--yes") as process:
-        assert process.stdout is not None
-        next(line for line in process.stdout if all(one in line for one in seen))
-        process.send_signal(signal.SIGTERM)
-        last = process.stdout.readlines()[-1]
+def stopped(shop: Shop, action: str) -> str:
+    """The last word of a command that is told to stop at :data:`HELD`, which ends when the command knows."""
+    with shop.endpoint.connect(shop.name) as other:
+        other.execute("SELECT pg_advisory_lock(7)")
+        with shop.begin(action, "--yes") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            try:
+                wait_for(lambda: process.poll() is not None or shop.query(AT_IT), 60)
+                process.send_signal(signal.SIGTERM)
+                next(line for line in process.stderr if "stopping after the current statement" in line)
+            finally:
+                other.execute("SELECT pg_advisory_unlock(7)")
+            last = process.stdout.readlines()[-1]
     assert process.returncode == 143
     return str(json.loads(last)["message"])
 
 
 def test_a_redo_that_is_stopped_on_its_way_up_goes_on_up(shop: Shop) -> None:
-    shop.write(**{ORDERS: f"-- migrate:up\nCREATE TABLE orders (id int);\nSELECT pg_sleep(1.5);\nSELECT 1;\n{DOWN}"})
-    assert stopped(shop, "redo", '"direction": "up"', '"1/3"').endswith(ON)
+    shop.write(**{ORDERS: f"-- migrate:up\nCREATE TABLE orders (id int);\n{HELD}\nSELECT 1;\n{DOWN}"})
+    assert stopped(shop, "redo").endswith(ON)
     assert shop.versions() == [FIRST]
     refused = shop.migrate("redo", "--yes", "--target", LAST)
     assert refused.exit_code == 1
@@ -56,8 +66,8 @@ def test_a_redo_whose_way_up_fails_says_how_to_go_on(shop: Shop) -> None:
 
 
 def test_a_way_down_that_is_stopped_at_its_hook_is_not_gone_once_more(shop: Shop) -> None:
-    shop.write(**{"afterRun.sql": "SELECT pg_sleep(1.5);\nCREATE TABLE after_run ();\n"})
-    message = stopped(shop, "down", '"state": "Undone"')
+    shop.write(**{"afterRun.sql": f"{HELD}\nCREATE TABLE after_run ();\n"})
+    message = stopped(shop, "down")
     assert message.endswith(f"run the same command again with --target {FIRST} to go on")
     assert shop.versions() == [FIRST]
     assert shop.migrate("down", "--yes", "--target", FIRST).exit_code == 0

@@ -69,7 +69,8 @@ async def _builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> in
     # track_activities it is shown of nobody: then the lock alone counts.
     query = """
     SELECT l.pid FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
-    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off') AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off')
+      AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
       AND l.relation = pg_catalog.to_regclass(%s) AND l.pid <> pg_catalog.pg_backend_pid()
       AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
     """

@@ -242,16 +242,14 @@ class _Chosen:
                 f"version {version} is not the newest that ran, {newest.version} is: redo is for the newest alone",
             )
         undone = [line.split()[2] for line in done if line.split()[0] == str(version)][-1:] == ["down"]
-        if newest is None or newest.version != version:
-            if not undone:
+        if not undone:
+            if newest is None or newest.version != version:
                 raise InvalidError(
                     Reason.INVALID_SPEC,
                     f"version {version} did not run: there is nothing to redo; run it with the action Up",
                 )
-        elif newest.state is RowState.PARTIAL and newest.direction == "up":
-            if not undone:
+            if newest.state is RowState.PARTIAL and newest.direction == "up":
                 raise self.book.half(newest, _FINISH)
-        else:
             self.steps.append(Step(self.book.undo(newest, may_have_changed=True), "down"))
         if file is None:
             raise InvalidError(Reason.MIGRATION_MISSING, f"version {version} has no file to redo it from; put it back")

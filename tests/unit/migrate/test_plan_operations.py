@@ -11,6 +11,7 @@ from selvedge.core.reasons import Reason
 from selvedge.migrate import HistoryRow, Migration, RowState, RunPlan, load, make_plan
 from selvedge.migrate.names import Engine
 from selvedge.migrate.plan import line_of
+from selvedge.migrate.steps import is_done, unfit
 from selvedge.migrate.together import check_together
 
 BOTH = "-- migrate:up\nCREATE TABLE t{0} ();\n-- migrate:down\nDROP TABLE t{0};\n"
@@ -151,6 +152,18 @@ def test_redo_is_down_and_up_and_survives_a_crash_in_between() -> None:
         make_plan(ALL, HISTORY, "Redo", "2")
     with pytest.raises(InvalidError, match="nothing to redo"):
         make_plan(ALL, [], "Redo")
+
+
+def test_redo_does_not_undo_what_somebody_else_applied_meanwhile() -> None:
+    """It has undone its own already: what it finds, whole or half, is another's."""
+    plan = make_plan(ALL, HISTORY, "Redo")
+    done = [line_of(plan.steps[0])]
+    half = replace(HISTORY[2], state=RowState.PARTIAL, done=1, total=2, direction="down")
+    for row in (HISTORY[2], replace(HISTORY[2], checksum="another"), half):
+        again = make_plan(ALL, [*HISTORY[:2], row], "Redo", plan.target, done=done)
+        assert shown(again) == [f"up {THREE}"]
+        error = unfit(again.steps[0], {row.key: row}, 18, in_order=True)
+        assert (error is None) == is_done(again.steps[0], row) == (row is HISTORY[2])
 
 
 def test_redo_is_no_way_up_for_what_did_not_run() -> None:

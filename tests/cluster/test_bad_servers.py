@@ -181,10 +181,10 @@ def test_a_server_that_is_away_is_probed_without_reading_its_secrets_each_time(b
     world = bare
     world.server(hosts=[{"host": "localhost", "port": free_port()}])
     world.until("DatabaseServer", "main", "False", "Unreachable")
-    _until_probed(world, 4)  # until its circuit is open for certain
+    _until_probed(world, 3)  # until its circuit is open for certain
     reads = {"name": "selvedge_kubernetes_requests_total", "verb": "get", "resource": "secrets"}
     before = world.operator.value(**reads)
-    _until_probed(world, 6)
+    _until_probed(world, 3)
     assert world.operator.value(**reads) - before <= 2  # once, which may fall into this time: two Secrets
     # what brings it back is not waited for: neither a change of the resource nor of a labelled Secret
     world.api.apply(world.server_document(world.endpoint))
@@ -204,7 +204,7 @@ def test_a_labelled_secret_that_names_another_host_is_read_at_once_while_the_ser
     world.server(hosts=[], credentials={"secretRef": {"name": "main-admin"}, "keys": keys})
     world.api.apply(credentials(free_port()))
     world.until("DatabaseServer", "main", "False", "Unreachable")
-    _until_probed(world, 6)
+    _until_probed(world, 3)
     world.api.apply(credentials(world.endpoint.port))
     world.ready("DatabaseServer", "main", 10)
 

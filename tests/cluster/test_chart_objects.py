@@ -64,6 +64,9 @@ def _ports(rule: Document) -> set[int]:
 
 def test_where_the_namespace_denies_by_default_every_pod_of_the_chart_reaches_what_it_needs() -> None:
     network = ("networkPolicy.apiServer[0].ipBlock.cidr=10.0.0.1/32", "networkPolicy.apiServerPorts={8443}")
+    for policy in _of(render("ops", "networkPolicy.enabled=true"), "NetworkPolicy"):
+        assert _ports(policy["spec"]["egress"][0]) == {53}
+    network += ("networkPolicy.dnsPorts={5353}",)
     documents = render("ops", "networkPolicy.enabled=true", "networkPolicy.databasePorts={5433}", *network)
     policies = _of(documents, "NetworkPolicy")
     pods = [*_of(documents, "Pod"), *(d["spec"]["template"] for d in documents if d["kind"] in ("Deployment", "Job"))]
@@ -73,12 +76,13 @@ def test_where_the_namespace_denies_by_default_every_pod_of_the_chart_reaches_wh
         (policy,) = (p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= labels.items())
         allowed[labels["app.kubernetes.io/name"]] = policy["spec"]["egress"]
         assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
-        assert _ports(policy["spec"]["egress"][0]) == {53}
+        dns = {(port["port"], port["protocol"]) for port in policy["spec"]["egress"][0]["ports"]}
+        assert dns == {(5353, "UDP"), (5353, "TCP")}
     assert len(policies) == len(allowed) == 3
     (api,) = (rule for rule in allowed["selvedge"] if rule.get("to") == [{"ipBlock": {"cidr": "10.0.0.1/32"}}])
     assert _ports(api) == {8443}
     assert allowed["selvedge-release"][1:] == [api]
-    assert [_ports(rule) for rule in allowed["selvedge"]] == [{53}, {8443}, {5433}]
+    assert [_ports(rule) for rule in allowed["selvedge"]] == [{5353}, {8443}, {5433}]
     (operator,) = (
         pod["metadata"]["labels"] for pod in pods if pod["metadata"]["labels"]["app.kubernetes.io/name"] == "selvedge"
     )

@@ -208,8 +208,10 @@ def _limit(pid: int) -> None:
     if not hasattr(resource, "prlimit"):
         return  # no Linux: a person asks about files of his own
     try:
-        for limit, value in _LIMITS.items():
-            resource.prlimit(pid, limit, value)
+        for limit, (soft, hard) in _LIMITS.items():
+            ours = resource.getrlimit(limit)[1]
+            most = hard if ours < 0 else min(hard, ours)  # no limit is a negative number; ours may not be raised
+            resource.prlimit(pid, limit, (min(soft, most), most))
     except ProcessLookupError:
         """It has ended already, and its exit status says more."""
 

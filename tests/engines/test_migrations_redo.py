@@ -27,11 +27,11 @@ def shop(postgres18: PostgresEndpoint, tmp_path: Path) -> Iterator[Shop]:
         yield shop
 
 
-def stopped(shop: Shop, action: str) -> str:
+def stopped(shop: Shop, *command: str) -> str:
     """The last word of a command that is told to stop at :data:`HELD`, which ends when the command knows."""
     with shop.endpoint.connect(shop.name) as other:
         other.execute("SELECT pg_advisory_lock(7)")
-        with shop.begin(action, "--yes") as process:
+        with shop.begin(*command, "--yes") as process:
             assert process.stdout is not None
             assert process.stderr is not None
             try:
@@ -73,3 +73,18 @@ def test_a_way_down_that_is_stopped_at_its_hook_is_not_gone_once_more(shop: Shop
     assert shop.migrate("down", "--yes", "--target", FIRST).exit_code == 0
     assert shop.versions() == [FIRST]
     assert shop.query("SELECT to_regclass('after_run')::text") == [("after_run",)]
+
+
+def test_a_redo_that_is_stopped_in_one_schema_does_not_forget_the_others(shop: Shop) -> None:
+    for schema in ("one", "two"):
+        shop.query(f'CREATE SCHEMA {schema} AUTHORIZATION "{shop.owner}"')
+    both = ("--schema", "one", "--schema", "two")
+    assert shop.migrate("up", *both).exit_code == 0
+    shop.write(**{ORDERS: f"-- migrate:up\nCREATE TABLE orders (id bigint);\n{HELD}\nSELECT 1;\n{DOWN}"})
+    told = stopped(shop, "redo", "--target", LAST, *both)
+    on = f"run `selvedge migrate up --target {LAST} --schema one` to go on"
+    assert told.endswith(f"{on}, then redo in the schemas that are left: two")
+    assert shop.migrate("up", "--target", LAST, "--schema", "one").exit_code == 0
+    assert shop.migrate("redo", "--target", LAST, "--schema", "two", "--yes").exit_code == 0
+    query = "SELECT data_type FROM information_schema.columns WHERE table_schema IN ('one', 'two') AND table_name = "
+    assert shop.query(f"{query}'orders'") == [("bigint",), ("bigint",)]

@@ -40,10 +40,10 @@ def run(places: Sequence[Place], directory: str | None, operation: Operation, *,
     """
     several = len(places) > 1
     operations = _agreed(places, directory, operation, yes=yes) if several else (operation,)
-    for place, agreed in zip(places, operations, strict=True):
+    for index, (place, agreed) in enumerate(zip(places, operations, strict=True)):
         with in_words_of(place), told_of(place.scope):
             source = source_in(place, directory)
-            status = asyncio.run(_Call(place, agreed, form, yes=yes, several=several).main(source))
+            status = asyncio.run(_Call(places, index, agreed, form, yes=yes).main(source))
         if status:
             return status
     return 0
@@ -91,12 +91,14 @@ def _approve(prepared: Prepared, operation: Operation, plans: Sequence[tuple[str
 
 
 class _Call:
-    def __init__(self, place: Place, operation: Operation, form: str, *, yes: bool, several: bool) -> None:
-        self.place = place
+    def __init__(self, places: Sequence[Place], index: int, operation: Operation, form: str, *, yes: bool) -> None:
+        self.place = places[index]
+        self.scopes = tuple(place.scope for place in places[index:])
+        self.first = index == 0
         self.operation = operation
         self.form = form
         self.yes = yes
-        self.several = several
+        self.several = len(places) > 1
         self.stop = asyncio.Event()
         self.signal: signal.Signals | None = None
         self.undone = False
@@ -163,8 +165,12 @@ class _Call:
         """How to go on: one step back, planned once more, would be another one."""
         plan = prepared.plan
         if plan.action == "Redo" and self.undone:
-            return f"run `selvedge migrate up --target {plan.target}` to go on"
+            schema = f" --schema {self.place.scope}" if self.place.scope else ""
+            left = f", then redo in the schemas that are left: {', '.join(self.scopes[1:])}" if self.scopes[1:] else ""
+            return f"run `selvedge migrate up --target {plan.target}{schema}` to go on{left}"
         target = f" with --target {plan.target}" if plan.action in ("Down", "Redo") else ""
+        if plan.action == "Redo" and not self.first:  # those before it would be redone once more
+            target += f" for {' '.join(f'--schema {scope}' for scope in self.scopes)} alone"
         return f"run the same command again{target} to go on"
 
     def _listen(self, *, again: bool = True) -> None:

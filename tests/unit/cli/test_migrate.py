@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from click.testing import CliRunner, Result
 
 from selvedge.cli import main
 from selvedge.cli.migrate_files import create
+from selvedge.cli.migrate_run import _Call
 from selvedge.cli.migrate_session import place_of
 from selvedge.core.errors import InvalidError
+from selvedge.migrate.operation import Operation, Prepared
+from selvedge.migrate.plan import RunPlan
 
 #: Nothing listens on port 1.
 URL = "postgresql://selvedge@localhost:1/shop?sslmode=disable"
@@ -154,3 +158,18 @@ def test_status_imports_what_it_needs_and_no_more(tmp_path: Path) -> None:
         "prometheus_client",
     }
     assert heavy & set(modules.split()) == set()
+
+
+def test_a_redo_that_goes_on_leaves_out_the_schemas_that_are_redone() -> None:
+    places = [replace(place_of(URL, environ={}), scope=scope) for scope in ("one", "two", "three")]
+    operation = Operation("Redo", "2")
+    prepared = Prepared(operation, RunPlan("Redo", (), target="2"))
+    calls = [_Call(places, index, operation, "human", yes=True) for index in range(3)]
+    same = "run the same command again with --target 2"
+    assert [call._again(prepared) for call in calls] == [
+        f"{same} to go on",
+        f"{same} for --schema two --schema three alone to go on",
+        f"{same} for --schema three alone to go on",
+    ]
+    calls[2].undone = True
+    assert calls[2]._again(prepared) == "run `selvedge migrate up --target 2 --schema three` to go on"

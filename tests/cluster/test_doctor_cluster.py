@@ -28,6 +28,13 @@ def own() -> Iterator[Sandbox]:
         yield sandbox
 
 
+@pytest.fixture
+def bare() -> Iterator[Sandbox]:
+    """A cluster that no other test has been in."""
+    with Sandbox.start(postgres=(), mongodb=False) as sandbox:
+        yield sandbox
+
+
 def doctor(own: Sandbox, *arguments: str) -> tuple[int, list[Finding]]:
     done = Plugin(own.kubeconfig, "default")("doctor", "-o", "json", *arguments)
     assert done.stderr == ""
@@ -55,7 +62,8 @@ def install(own: Sandbox, documents: dict[str, Any]) -> None:
         wait_for(lambda name=name: run_kubectl(own.kubeconfig, "get", name, "-A", check=False).returncode == 0, 60)
 
 
-def test_a_cluster_without_anything_then_with_old_crds_then_without_an_operator(own: Sandbox) -> None:
+def test_a_cluster_without_anything_then_with_old_crds_then_without_an_operator(bare: Sandbox) -> None:
+    own = bare
     status, found = doctor(own)
     missing = {f"{name}.selvedge.dev": "CRDMissing" for name in crds()}
     assert (status, reasons(found)) == (1, {**missing, "selvedge": "NoOperator"})

@@ -29,7 +29,8 @@ def migrations(found: Figures, when: str) -> Iterator[str]:
     for name, (kind, runner) in _RUNNERS.items():
         if name in files["runners"]:
             one = files["runners"][name]
-            yield f"| {kind} | {runner} | {_seconds(one)} | {one['cpu_seconds']} | {one['peak_mib'] or 'ends too soon to be seen'} |"
+            peak = one["peak_mib"] or "ends too soon to be seen"
+            yield f"| {kind} | {runner} | {_seconds(one)} | {one['cpu_seconds']} | {peak} |"
     yield ""
     yield (
         f"Ratio to psql: {files['ratio_to_psql']} (budget {found['budget_ratio_to_psql']}), and "

@@ -31,8 +31,7 @@ _SETTING_ROLES = ("ROLE", "USER", "DATABASE", "SYSTEM")
 _PATH_NAMES = {"search_path", "set_config", "pg_settings"}
 #: The same in a text that is only searched, lower case: plain searches, since it may have megabytes.
 _PATH_TEXTS = (*sorted(_PATH_NAMES), 'u&"')
-#: What an INSERT holds that is more than values: a query, or a name before a parenthesis. Most hold neither.
-_CALLS = re.compile(r"\bselect\b|\bvalues\b[^\0]*?[\w$\"]\s*\(")
+_CALL = re.compile(r"[\w$\"]\s*\(")
 _HARM = re.compile(r"delete|update|truncate|drop|merge|alter|execute|call", re.IGNORECASE)
 
 
@@ -74,7 +73,7 @@ def facts_of(statement: Statement) -> tuple[Fact, ...]:
     if statement.head[:1] == ("INSERT",):
         lowered = text.lower()
         moved = [Fact("search-path")] if any(name in lowered for name in _PATH_TEXTS) else []
-        called = calls(tokens(text)) if len(text) <= _SMALL and _CALLS.search(lowered) else ()
+        called = calls(tokens(text)) if len(text) <= _SMALL and _may_call(lowered) else ()
         return (*moved, *(Fact(**made) for made in called))
     if statement.head[:1] == ("COPY",) and statement.head[1:2] != ("(",):
         return ()
@@ -82,6 +81,12 @@ def facts_of(statement: Statement) -> tuple[Fact, ...]:
         return facts(text)
     size = f"{len(text) / 1_000_000:.0f} MB"
     return (Fact("search-path", maybe=True), *([Fact("unread", "SIZE", size)] if _HARM.search(text) else ()))
+
+
+def _may_call(lowered: str) -> bool:
+    """Whether an INSERT holds more than values: a query, or a name before a parenthesis. Most hold neither."""
+    values = lowered.find("values")
+    return "select" in lowered or (values >= 0 and _CALL.search(lowered, values + len("values")) is not None)
 
 
 def _statement(found: Sequence[Token]) -> Iterator[Made]:

@@ -24,6 +24,8 @@ LOCKING = frozenset(
 
 _OF_A_TABLE = {"index", "add-column", "change-type", "set-not-null", "check", "exclude", "foreign-key"}
 _OF_A_TABLE |= {"primary-key", "unique"}
+#: Of these no rule above speaks, and they may have a million lines.
+_DATA = (("INSERT",), ("COPY",))
 
 
 def new_lines(migrations: Iterable[Migration]) -> frozenset[tuple[str, int]]:
@@ -40,6 +42,10 @@ def new_lines(migrations: Iterable[Migration]) -> frozenset[tuple[str, int]]:
         fresh.begin()
         for statement in migration.script.statements:
             facts = facts_of(statement)
+            if statement.head[:1] in _DATA:
+                for fact in facts:
+                    fresh.learn(fact)
+                continue
             tables = [fact.name for fact in facts if fact.what in _OF_A_TABLE]
             # a foreign key locks the table that it refers to as well
             tables += [fact.kind for fact in facts if fact.what == "foreign-key"]

@@ -28,21 +28,25 @@ SELECT i.indisvalid AND i.indisready FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 WHERE i.indrelid = pg_catalog.to_regclass(%s) AND c.relname = %s
 """
+# An index that somebody builds right now is invalid too: who builds, and which table is locked for that, is shown to
+# everybody; what they build is not. VACUUM and ANALYZE lock the table as well, and build nothing. Without
+# track_activities nobody is shown to build: then the lock alone counts.
+_BUILDERS = sql.SQL("""
+    SELECT l.pid FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
+    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off')
+      AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+      AND l.pid <> pg_catalog.pg_backend_pid()
+      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
+      AND l.relation = {}""")
 # A parent of partitions is invalid until each of them has its part, and says so by its kind; a part of one cannot be
-# dropped alone. An index that somebody builds right now is invalid too: who builds, and which table is locked for that,
-# is shown to everybody; what they build is not. Without track_activities nobody is shown, and who locks it may build.
-_INVALID = """
+# dropped alone.
+_INVALID = sql.SQL("""
 SELECT n.nspname, c.relname FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname !~ '^pg_' AND c.relname ~ %(name)s
   AND pg_catalog.pg_has_role(current_user, c.relowner, 'USAGE')
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)
-  AND NOT EXISTS (
-    SELECT FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
-    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off')
-    AND l.locktype = 'relation' AND l.relation = i.indrelid
-    AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-    AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted AND l.pid <> pg_catalog.pg_backend_pid())
+  AND NOT EXISTS ({builders})
   AND CASE %(what)s
     WHEN 'INDEX' THEN i.indrelid = (SELECT indrelid FROM pg_catalog.pg_index
                                     WHERE indexrelid = pg_catalog.to_regclass(%(of)s))
@@ -51,7 +55,7 @@ WHERE NOT i.indisvalid AND c.relkind = 'i' AND n.nspname !~ '^pg_' AND c.relname
     WHEN 'SCHEMA' THEN n.nspname = %(of)s
     ELSE true END
 ORDER BY 1, 2
-"""
+""").format(builders=_BUILDERS.format(sql.Identifier("i", "indrelid")))
 
 
 async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) -> Literal["absent", "invalid", "valid"]:
@@ -65,15 +69,7 @@ async def index_state(connection: psycopg.AsyncConnection, build: IndexBuild) ->
 
 async def _builder(connection: psycopg.AsyncConnection, build: IndexBuild) -> int | None:
     """The session that may be building this index right now: it builds one, and locks the table."""
-    # VACUUM and ANALYZE lock the table as well; who builds is shown to everybody, what they build is not. Without
-    # track_activities it is shown of nobody: then the lock alone counts.
-    query = """
-    SELECT l.pid FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_progress_create_index p USING (pid)
-    WHERE (p.pid IS NOT NULL OR pg_catalog.current_setting('track_activities') = 'off')
-      AND l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
-      AND l.relation = pg_catalog.to_regclass(%s) AND l.pid <> pg_catalog.pg_backend_pid()
-      AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-    """
+    query = _BUILDERS.format(sql.SQL("pg_catalog.to_regclass(%s)"))
     row = await (await connection.execute(query, [build.table])).fetchone()
     return None if row is None else int(row[0])
 

@@ -32,6 +32,9 @@ class Settings:
 
     namespaces: tuple[str, ...] = ()
     """SELVEDGE_NAMESPACES: namespaces to watch, separated by commas; empty: all of them."""
+    watch_secrets: bool = True
+    """SELVEDGE_WATCH_SECRETS: whether Secrets with the label are listed and watched, which takes both verbs on all of
+    them wherever resources are; false: each is read by its name, and a change is seen with the next pass."""
     lease_name: str = "selvedge"
     """SELVEDGE_LEASE_NAME: name of the Lease by which one of several operators is chosen."""
     lease_namespace: str = "default"
@@ -163,6 +166,7 @@ def _table(text: str) -> str:
 
 _PARSERS: dict[str, Callable[[str], object]] = {
     "namespaces": _names,
+    "watch_secrets": lambda text: _choice("true", "false")(text) == "true",
     "lease_name": _name,
     "lease_namespace": _name,
     "shard": Shard.parse,

@@ -84,7 +84,7 @@ async def _lead(
     health: Health,
     told: asyncio.Event,
 ) -> int:
-    await tell_missing(kube, settings.namespaces)
+    await tell_missing(kube, settings, settings.namespaces)
     context = Context(
         settings=settings,
         kube=kube,

@@ -71,6 +71,9 @@ REASONS: Reasons = {
     "kubectl delete roles,rolebindings": Elsewhere(
         "tests/cluster/test_uninstall_namespaces.py", ('"roles,rolebindings"', '"--all-namespaces"')
     ),
+    "kubectl create rolebinding selvedge-secrets": Elsewhere(
+        "tests/cluster/test_uninstall_namespaces.py", ('"create", "rolebinding", "selvedge-secrets"',)
+    ),
     "kubectl delete job selvedge-release": Elsewhere(
         "tests/cluster/test_uninstall.py", ('"delete", "job", "selvedge-release"',)
     ),

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from sandbox import PostgresEndpoint
-from selvedge.core.rights import named
+from selvedge.core.rights import named as resource_named
 from tests.cluster.chart_support import render
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.operator_process import OperatorProcess
 from tests.cluster.world import World, condition, wait_for
 from tests.conftest import Kubectl
+
+#: In named namespaces; in all of them; in all of them, with Secrets in named ones only.
+Mode = Literal["namespaces", "cluster", "secrets"]
+MODES: tuple[Mode, ...] = ("namespaces", "cluster", "secrets")
 
 #: Group, resource and verb.
 Verb = tuple[str, str, str]
@@ -30,22 +34,23 @@ _ROLES = ("Role", "ClusterRole")
 _RIGHTS = ("ServiceAccount", *_ROLES, *(f"{kind}Binding" for kind in _ROLES))
 
 
-def chart_rights(
-    namespace: str, *, cluster_wide: bool, watched: Sequence[str] = (), images: bool = False
-) -> list[Document]:
-    """The chart's ServiceAccount, and what it binds to it, in the namespaces ``watched`` (default: this one)."""
-    names = ",".join(watched or [namespace])
-    only = [] if cluster_wide else [f"watchNamespaces={{{names}}}"]
+def chart_rights(namespace: str, mode: Mode, *, named: Sequence[str] = (), images: bool = False) -> list[Document]:
+    """The chart's ServiceAccount, and what it binds to it; ``named`` namespaces are this one where none is given."""
+    return [document for document in _rights(namespace, mode, named, images=images) if not _for_release(document)]
+
+
+def release_rights(namespace: str, mode: Mode) -> list[Document]:
+    """The account of the Job before an uninstallation, and what the chart binds to it."""
+    return [document for document in _rights(namespace, mode) if _for_release(document)]
+
+
+def _rights(namespace: str, mode: Mode, named: Sequence[str] = (), *, images: bool = False) -> Iterator[Document]:
+    names = ",".join(named or [namespace])
+    settings = {"namespaces": [f"watchNamespaces={{{names}}}"], "secrets": [f"rbac.secretNamespaces={{{names}}}"]}
+    only = settings.get(mode, [])
     only += ["migrationImages.enabled=true"] if images else []
     documents = render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
-    return [document for document in documents if document["kind"] in _RIGHTS and not _for_release(document)]
-
-
-def release_rights(namespace: str, *, cluster_wide: bool) -> list[Document]:
-    """The account of the Job before an uninstallation, and what the chart binds to it."""
-    only = [] if cluster_wide else [f"watchNamespaces={{{namespace}}}"]
-    documents = render(namespace, *only, f"clusterUid={_UID}", "rbac.userRoles=false", "crds.install=false")
-    return [document for document in documents if document["kind"] in _RIGHTS and _for_release(document)]
+    return (document for document in documents if document["kind"] in _RIGHTS)
 
 
 def _for_release(document: Document) -> bool:
@@ -82,6 +87,7 @@ class Confined:
 
     world: World
     kubectl: Kubectl
+    mode: Mode
     roles: list[Document]
     kubeconfig: Path
     _mark: int = field(default=0)
@@ -98,7 +104,7 @@ class Confined:
 
     def told(self, verb: Verb) -> str:
         """The sentence about a verb that is missing: in the log since it was taken away, in a status or an event."""
-        sentence = f"selvedge may not {verb[2]} {named(verb[0], verb[1])} in "
+        sentence = f"selvedge may not {verb[2]} {resource_named(verb[0], verb[1])} in "
         return next((text for text in self._texts() if sentence in text and "helm upgrade" in text), "")
 
     def restart(self, *, leading: bool = True) -> None:
@@ -137,8 +143,8 @@ def confined(
     kubeconfig: Path,
     endpoint: PostgresEndpoint,
     directory: Path,
+    mode: Mode,
     *,
-    cluster_wide: bool,
     images: bool = False,
 ) -> Iterator[Confined]:
     """Rights of the chart, an operator that leads with them, and nothing declared yet.
@@ -147,25 +153,25 @@ def confined(
     """
     namespace = f"test-{uuid.uuid4().hex[:12]}"
     kubectl("create", "namespace", namespace)
-    documents = chart_rights(namespace, cluster_wide=cluster_wide, images=images)
+    documents = chart_rights(namespace, mode, images=images)
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
     path = directory / f"{namespace}.kubeconfig"
     path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
-    settings: Mapping[str, Any] = {} if cluster_wide else {"SELVEDGE_CLUSTER_UID": "test"}
+    settings = {"namespaces": {"SELVEDGE_CLUSTER_UID": "test"}, "secrets": {"SELVEDGE_WATCH_SECRETS": "false"}}
     operator = OperatorProcess(
         path,
         directory / f"{namespace}.log",
-        namespaces=() if cluster_wide else (namespace,),
+        namespaces=(namespace,) if mode == "namespaces" else (),
         lease_namespace=namespace,
         lease_name="selvedge",
-        env={**({"SELVEDGE_IMAGE": "registry.example/selvedge:1"} if images else _LEASE), **settings},
+        env={**({"SELVEDGE_IMAGE": "registry.example/selvedge:1"} if images else _LEASE), **settings.get(mode, {})},
     )
     with closing(KubeApi(kubeconfig, namespace)) as api:
         world = World(api, operator, namespace, f"t{uuid.uuid4().hex[:10]}", endpoint, kubeconfig)
         operator.start()
         try:
             roles = [document for document in documents if document["kind"] in _ROLES]
-            yield Confined(world, kubectl, roles, path)
+            yield Confined(world, kubectl, mode, roles, path)
         finally:
             operator.kill()
             world.clean()

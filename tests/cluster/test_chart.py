@@ -26,6 +26,7 @@ def test_the_chart_has_no_fault_that_helm_knows():
         ("logLevel", "loud"),
         ("image", {"digest": "latest"}),
         ("watchNamespaces", ["Shop"]),
+        ("rbac", {"secretNamespaces": ["Shop"]}),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_its_name(name, value):
@@ -40,11 +41,21 @@ def test_in_namespaces_the_cluster_has_to_be_named():
     assert "set clusterUid to what `kubectl get namespace kube-system" in done.stderr
 
 
-@pytest.mark.parametrize("mode", ["cluster", "namespaces"])
+def test_secrets_are_limited_in_one_way_or_the_other():
+    both = ("watchNamespaces={shop}", "rbac.secretNamespaces={shop}", f"clusterUid={_UID}")
+    flags = [flag for setting in both for flag in ("--set", setting)]
+    done = helm("template", "selvedge", str(CHART), *flags, check=False)
+    assert done.returncode != 0
+    assert "rbac.secretNamespaces is for an operator that watches all namespaces" in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["cluster", "namespaces", "secrets"])
 def test_the_api_server_accepts_every_object(kubectl, namespace, mode):
     settings = ["networkPolicy.enabled=true"]
     if mode == "namespaces":
         settings += [f"watchNamespaces={{{namespace}}}", f"clusterUid={_UID}"]
+    elif mode == "secrets":
+        settings += [f"rbac.secretNamespaces={{{namespace}}}", "migrationImages.enabled=true"]
     answer = apply_objects(kubectl, render(namespace, *settings), "--dry-run=server", "--force-conflicts")
     assert "deployment.apps/selvedge" in answer
     assert "validatingadmissionpolicy" in answer
@@ -118,6 +129,9 @@ def test_the_notes_say_what_to_do_next():
     named = notes("image.repository=registry.example.com/selvedge", "watchNamespaces={shop}")
     assert "No image is published" not in named
     assert "may read every Secret" not in named
+    limited = notes("rbac.secretNamespaces={shop,billing}")
+    assert "Secrets are read in shop, billing only" in limited
+    assert "may read every Secret" not in limited
 
 
 def test_in_namespaces_no_right_reaches_beyond_them(namespace):
@@ -127,6 +141,26 @@ def test_in_namespaces_no_right_reaches_beyond_them(namespace):
     assert {d["metadata"]["namespace"] for d in account} == {namespace, "other"}
     roles = {(d["metadata"]["name"]) for d in documents if d["kind"] == "ClusterRole"}
     assert roles == {"selvedge-view", "selvedge-edit", "selvedge-approve", "selvedge-admin"}
+
+
+def test_with_named_namespaces_nothing_reaches_secrets_elsewhere(namespace):
+    """Nor makes pods there, which are given whatever Secret they name."""
+    documents = render(namespace, "rbac.secretNamespaces={shop,billing}", "migrationImages.enabled=true")
+    everywhere = {d["roleRef"]["name"] for d in documents if d["kind"] == "ClusterRoleBinding"}
+    reached = {
+        resource
+        for d in documents
+        if d["kind"] == "ClusterRole" and d["metadata"]["name"] in everywhere
+        for rule in d["rules"]
+        for resource in rule["resources"]
+    }
+    assert reached.isdisjoint({"secrets", "jobs", "pods", "pods/log", "*"})
+    bound = [d for d in documents if d["kind"] == "RoleBinding" and d["roleRef"]["kind"] == "ClusterRole"]
+    assert {d["metadata"]["namespace"] for d in bound} == {"shop", "billing"}
+    assert {d["roleRef"]["name"] for d in bound} == {f"{namespace}-selvedge-secrets"}
+    (deployment,) = (d for d in documents if d["kind"] == "Deployment")
+    env = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "SELVEDGE_WATCH_SECRETS", "value": "false"} in env
 
 
 def test_two_releases_in_one_cluster_share_no_name():

@@ -8,23 +8,35 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.cluster.chart_support import render
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.rights import as_account
-from tests.cluster.world import World, wait_for
+from tests.cluster.rights import Mode, as_account, chart_rights
+from tests.cluster.user_support import bound, changed, logs_in, shop, user
+from tests.cluster.world import World, condition, secret, wait_for
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.conftest import Kubectl
 
 pytestmark = pytest.mark.cluster
 
 
+@pytest.fixture(params=["namespaces", "secrets"])
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """How the operator's rights are limited to the test's namespace: all of them, or those on Secrets."""
+    found: Mode = request.param
+    return found
+
+
 @pytest.fixture
-def confined(kubectl, unwatched: World, kubeconfig: Path, tmp_path: Path) -> World:
-    """A world whose operator is the chart's ServiceAccount of a release that watches this namespace alone."""
+def confined(mode: Mode, kubectl: Kubectl, unwatched: World, kubeconfig: Path, tmp_path: Path) -> Iterator[World]:
+    """A world whose operator is the chart's ServiceAccount of a release that is limited to this namespace.
+
+    With rights everywhere it watches this one alone all the same: the others are those of other tests.
+    """
     namespace = unwatched.namespace
-    documents = render(namespace, f"watchNamespaces={{{namespace}}}", "clusterUid=test", "rbac.userRoles=false")
-    rights = [d for d in documents if d["kind"] in ("ServiceAccount", "Role", "RoleBinding")]
+    rights = chart_rights(namespace, mode)
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in rights))
     path = tmp_path / "kubeconfig"
     path.write_text(yaml.safe_dump(as_account(kubectl, kubeconfig, namespace)))
@@ -34,10 +46,13 @@ def confined(kubectl, unwatched: World, kubeconfig: Path, tmp_path: Path) -> Wor
         namespaces=(namespace,),
         lease_namespace=namespace,
         lease_name="selvedge",
-        env={"SELVEDGE_CLUSTER_UID": "test"},
+        env={"SELVEDGE_CLUSTER_UID": "test", "SELVEDGE_WATCH_SECRETS": str(mode == "namespaces")},
     )
     unwatched.operator.start()
-    return unwatched
+    yield unwatched
+    for document in rights:
+        if document["kind"].startswith("Cluster"):
+            kubectl("delete", document["kind"], document["metadata"]["name"], "--wait=false")
 
 
 def test_the_chart_rights_are_enough_for_everything(confined: World):
@@ -69,6 +84,54 @@ def test_the_chart_rights_are_enough_for_everything(confined: World):
             wait_for(lambda kind=kind, name=name: world.api.get(kind, name) is None, 60)
         signs = ("orbidden", " 403", " may not ", "lacks rights")
         assert not [line for line in world.operator.logs().splitlines() if any(sign in line for sign in signs)]
+    finally:
+        world.operator.kill()
+        world.clean()
+
+
+@pytest.mark.parametrize("mode", ["secrets"], indirect=True)
+def test_secrets_that_are_not_watched_are_read_with_the_next_pass(confined: World):
+    world = confined
+    try:
+        world.server(login=(world.endpoint.username, "not it"))
+        world.until("DatabaseServer", "main", "False", "AuthenticationFailed", 60)
+        world.server()
+        world.ready("DatabaseServer", "main", 60)
+
+        shop(world)
+        world.api.apply(secret("given", password="first-5f0c1e"))
+        user(world, "app", password={"secretRef": {"name": "given"}}, interval="10s", roles=[])
+        before = bound(world, "app")
+        world.api.apply(secret("given", password="second-77ab04"))
+        data = changed(world, "app-db", before)
+        assert data["password"] == "second-77ab04"
+        wait_for(lambda: logs_in(world, data))
+        signs = (" may not ", "lacks rights")
+        assert not [line for line in world.operator.logs().splitlines() if any(sign in line for sign in signs)]
+    finally:
+        world.operator.kill()
+        world.clean()
+
+
+@pytest.mark.parametrize("mode", ["secrets"], indirect=True)
+def test_a_secret_out_of_reach_is_told_with_its_namespace_and_found_once_that_is_bound(
+    confined: World, kubectl: Kubectl
+):
+    world = confined
+    binding, namespace = "selvedge-secrets", world.namespace
+    try:
+        kubectl("delete", "rolebinding", binding, "-n", namespace)
+        account = f"{namespace}:selvedge"
+        wait_for(lambda: not world.api.may(f"system:serviceaccount:{account}", "", "secrets", "get"))
+        world.server()
+        world.until("DatabaseServer", "main", "False", "KubernetesForbidden", 60)
+        told = condition(world.api.get("DatabaseServer", "main"))["message"]
+        assert f"may not get secrets in namespace {namespace}: " in told
+        assert "rbac.secretNamespaces" in told
+        # as the chart's notes have it
+        role = f"--clusterrole={namespace}-selvedge-secrets"
+        kubectl("create", "rolebinding", binding, "-n", namespace, role, f"--serviceaccount={account}")
+        world.ready("DatabaseServer", "main", 90)
     finally:
         world.operator.kill()
         world.clean()

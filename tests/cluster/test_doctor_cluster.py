@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -140,6 +141,51 @@ def test_the_deployment_and_what_its_pods_say(own: Sandbox) -> None:
     run_kubectl(own.kubeconfig, "scale", "deploy", "selvedge", "--replicas=0", "-n", "default")
     assert reasons(doctor(own)[1])["selvedge"] in ("ScaledToZero", "NoOperator")
     assert "ScaledToZero" in [f["reason"] for f in doctor(own)[1]]
+
+
+def test_secrets_that_are_reached_in_named_namespaces_only(bare: Sandbox) -> None:
+    """Where one is needed its right is asked for, and nowhere else; a label on one has no meaning."""
+    own = bare
+    install(own, crds())
+    kubectl = functools.partial(run_kubectl, own.kubeconfig)
+    for name in ("ops", "cellar", "garden", "harbour"):
+        kubectl("create", "namespace", name)
+    chart = render("ops", "rbac.secretNamespaces={cellar}", "migrationImages.enabled=true", "crds.install=false")
+    wanted = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding", "Deployment")
+    parts = [d for d in chart if d["kind"] in wanted and "helm.sh/hook" not in d["metadata"].get("annotations", {})]
+    apply(own, *parts)
+    secret = {"apiVersion": "v1", "kind": "Secret", "stringData": {"username": "a", "password": "b"}}
+    server = {"engine": "Postgres", "hosts": [{"host": "127.0.0.1"}], "credentials": {"secretRef": {"name": "pg"}}}
+    images = {"source": {"image": {"reference": "registry.example/migrations:1"}}}
+    for name in ("cellar", "garden"):
+        apply(own, {**secret, "metadata": {"name": "pg", "namespace": name}})
+        apply(own, _resource("DatabaseServer", name, server))
+    apply(own, _resource("DatabaseSchema", "ops", {"serverRef": {"name": "pg"}, "database": "one", "postgres": {}}))
+    apply(own, _resource("MigrationRun", "harbour", {"schemaRef": {"name": "one"}, **images}))
+
+    found = doctor(own, "--all-namespaces", "--lease", "ops/selvedge")[1]
+    assert "SecretNotWatched" not in reasons(found).values()
+    lacking = {f["message"]: f for f in found if f["reason"] == "KubernetesForbidden"}
+    assert list(lacking) == [
+        f"it may not do in namespace {name} what the operator needs" for name in ("garden", "harbour")
+    ]
+    garden, harbour = lacking.values()
+    assert garden["next"].startswith("helm upgrade with garden in rbac.secretNamespaces")
+    assert garden["details"] == [
+        "get secrets: read the credentials that resources name",
+        "create, update, delete secrets: write the Secrets of DatabaseUsers",
+    ]
+    assert any("jobs.batch" in rule for rule in harbour["details"])
+    # as docs/guide/security.md has it
+    account, role = "--serviceaccount=ops:selvedge", "--clusterrole=ops-selvedge-secrets"
+    for name in ("garden", "harbour"):
+        kubectl("create", "rolebinding", "selvedge-secrets", "-n", name, role, account)
+    wait_for(lambda: "KubernetesForbidden" not in reasons(doctor(own, "--all-namespaces")[1]).values(), 60)
+
+
+def _resource(kind: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {"name": "one", "namespace": namespace}
+    return {"apiVersion": "selvedge.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
 
 
 def _policies() -> list[dict[str, Any]]:

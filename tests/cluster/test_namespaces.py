@@ -84,7 +84,7 @@ def _watched(kubectl: Kubectl, kubeconfig: Path, endpoint: PostgresEndpoint, dir
     names = [f"test-{uuid.uuid4().hex[:12]}" for _ in range(3)]
     for name in names:
         kubectl("create", "namespace", name)
-    rights = chart_rights(names[0], cluster_wide=False, watched=names)
+    rights = chart_rights(names[0], "namespaces", named=names)
     kubectl("apply", "-f", "-", input=_lines(rights))
     config = as_account(kubectl, kubeconfig, names[0])
     cluster = config["clusters"][0]["cluster"]

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from sandbox import PostgresEndpoint
-from selvedge.core.rights import IMAGE_RIGHTS, LEASE_RIGHTS, RIGHTS
+from selvedge.core.rights import IMAGE_RIGHTS, LEASE_RIGHTS, RIGHTS, RIGHTS_BESIDE_SECRETS, SECRET_RIGHTS
 from tests.cluster.kube_api import Document
 from tests.cluster.operator_process import OperatorProcess
-from tests.cluster.rights import Confined, Verb, chart_rights, confined, verbs_of
+from tests.cluster.rights import MODES, Confined, Mode, Verb, chart_rights, confined, verbs_of
 from tests.cluster.world import World, condition, wait_for
 from tests.conftest import Kubectl
 
@@ -23,10 +23,11 @@ _SECONDS = 150.0
 _NO_NODE = "has no node yet"
 
 
-@pytest.mark.parametrize("cluster_wide", [False, True], ids=["namespaces", "cluster"])
-def test_what_images_need_is_given_where_they_are_enabled(cluster_wide: bool):
-    roles = [d for d in chart_rights("shop", cluster_wide=cluster_wide, images=True) if "rules" in d]
-    needed = {verb for right in (*RIGHTS, *IMAGE_RIGHTS, *LEASE_RIGHTS) for verb in right.each()}
+@pytest.mark.parametrize("mode", MODES)
+def test_what_images_need_is_given_where_they_are_enabled(mode: Mode):
+    roles = [d for d in chart_rights("shop", mode, images=True) if "rules" in d]
+    rights = (*RIGHTS_BESIDE_SECRETS, *SECRET_RIGHTS) if mode == "secrets" else RIGHTS
+    needed = {verb for right in (*rights, *IMAGE_RIGHTS, *LEASE_RIGHTS) for verb in right.each()}
     assert verbs_of(roles) == needed
     assert {verb for right in IMAGE_RIGHTS for verb in right.each()} == set(CASES)
 
@@ -41,7 +42,7 @@ def account(
 ) -> Iterator[Confined]:
     """The operator with the chart's rights in one namespace, and a database that is Ready."""
     directory = tmp_path_factory.mktemp("rights")
-    with confined(kubectl, kubeconfig, postgres18, directory, cluster_wide=False, images=True) as found:
+    with confined(kubectl, kubeconfig, postgres18, directory, "namespaces", images=True) as found:
         found.world.server()
         role = found.world.role("owner")
         found.world.schema("shop", postgres={"owner": role, "roles": [{"name": role}]})

@@ -1,6 +1,6 @@
 """Each verb of the chart's rules is needed: taken away, the failure names it; given back, the work goes on.
 
-In both modes with every verb (``--long``, cluster-wide on a Kubernetes of its own); with typical ones otherwise.
+In each mode with every verb (``--long``, cluster-wide on a Kubernetes of its own); with typical ones otherwise.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 from sandbox import PostgresEndpoint, Sandbox
-from selvedge.core.rights import RIGHTS
+from selvedge.core.rights import RIGHTS, RIGHTS_BESIDE_SECRETS
 from selvedge.core.shards import MOST
 from selvedge.kube.shard_lease import lease_name
 from tests.cluster.kube_api import Document, KubeApi
-from tests.cluster.rights import Confined, Verb, chart_rights, confined, verbs_of
+from tests.cluster.rights import MODES, Confined, Mode, Verb, chart_rights, confined, verbs_of
 from tests.cluster.user_support import user
 from tests.cluster.world import World, wait_for
 
@@ -37,6 +37,8 @@ _SECONDS = 60.0
 LEASE: dict[str, Verb] = {verb: ("coordination.k8s.io", "leases", verb) for verb in ("get", "create", "update")}
 LISTED: list[Verb] = [*((_G, kind, "list") for kind in _KINDS), ("", "secrets", "list"), ("", "configmaps", "list")]
 WATCHED: list[Verb] = [(group, resource, "watch") for group, resource, _ in LISTED]
+#: What is not needed where Secrets are reached in named namespaces only.
+_OF_SECRETS: set[Verb] = {("", "secrets", "list"), ("", "secrets", "watch")}
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,9 @@ def _identity(case: Case) -> str:
     return f"{verb}-{resource.replace('/', '-')}" + (f"-{group.partition('.')[0]}" if group else "")
 
 
-@pytest.fixture(scope="module", params=["namespaces", pytest.param("cluster", marks=pytest.mark.long)])
+@pytest.fixture(
+    scope="module", params=["namespaces", *(pytest.param(mode, marks=pytest.mark.long) for mode in MODES[1:])]
+)
 def account(
     request: pytest.FixtureRequest, postgres18: PostgresEndpoint, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Confined]:
@@ -233,14 +237,14 @@ def account(
     if request.param == "namespaces":
         request.getfixturevalue("served")
         kubectl, kubeconfig = request.getfixturevalue("kubectl"), request.getfixturevalue("kubeconfig")
-        with confined(kubectl, kubeconfig, postgres18, directory, cluster_wide=False) as found:
+        with confined(kubectl, kubeconfig, postgres18, directory, "namespaces") as found:
             _declare(found.world)
             yield found
         return
     with Sandbox.start(postgres=(), mongodb=False) as sandbox:
         sandbox.kubectl("apply", "--server-side", "-f", str(CRDS))
         sandbox.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-        with confined(sandbox.kubectl, sandbox.kubeconfig, postgres18, directory, cluster_wide=True) as found:
+        with confined(sandbox.kubectl, sandbox.kubeconfig, postgres18, directory, request.param) as found:
             _declare(found.world)
             yield found
 
@@ -285,6 +289,9 @@ def test_no_login_is_made_before_it_is_written_down_what_has_to_be_removed(accou
 @pytest.mark.long
 @pytest.mark.parametrize("verb", LISTED, ids=lambda verb: verb[1])
 def test_without_a_list_the_start_fails_and_says_which(account: Confined, verb: Verb):
+    if account.mode == "secrets" and verb in _OF_SECRETS:
+        assert verb not in verbs_of(account.roles)
+        return
     with account.without(verb):
         account.restart(leading=False)
         wait_for(lambda: not account.world.operator.daemon.alive, _SECONDS)
@@ -296,9 +303,10 @@ def test_without_a_list_the_start_fails_and_says_which(account: Confined, verb: 
 
 @pytest.mark.long
 def test_a_watch_that_is_refused_is_named_and_begins_when_it_may(account: Confined):
-    with account.without(*WATCHED):
+    watched = verbs_of(account.roles).intersection(WATCHED)
+    with account.without(*watched):
         account.restart()
-        for verb in WATCHED:
+        for verb in watched:
             wait_for(lambda verb=verb: account.told(verb), _SECONDS)
     # the library tries again by itself
     account.world.api.patch("DatabaseSchema", "shop", {"spec": {"interval": "12s"}})
@@ -323,7 +331,9 @@ def test_the_lease_needs_all_of_its_verbs(account: Confined):
 
 
 def test_at_its_start_the_operator_names_every_right_that_it_lacks(account: Confined):
-    lacking = [verb for right in RIGHTS for verb in right.each()]
+    # where Secrets are reached in named namespaces only, which those are is known by the resources that name them
+    rights = RIGHTS_BESIDE_SECRETS if account.mode == "secrets" else RIGHTS
+    lacking = [verb for right in rights for verb in right.each()]
     with account.without(*lacking):
         account.restart(leading=False)
         wait_for(lambda: not account.world.operator.daemon.alive, _SECONDS)
@@ -337,21 +347,23 @@ def test_at_its_start_the_operator_names_every_right_that_it_lacks(account: Conf
     assert "lacks rights" not in account.world.operator.logs()
 
 
-def test_secrets_of_other_namespaces_are_out_of_reach_in_namespaces_and_all_in_reach_cluster_wide(account: Confined):
+def test_secrets_of_other_namespaces_are_in_reach_only_where_nothing_limits_it(account: Confined):
     """Cluster-wide a DatabaseServer may stand anywhere, and so may what it names; RBAC knows no labels."""
     user = f"system:serviceaccount:{account.world.namespace}:selvedge"
-    everywhere = any(role["kind"] == "ClusterRole" for role in account.roles)
     with closing(KubeApi(account.world.kubeconfig, "kube-system")) as elsewhere:
         for verb in ("get", "list", "watch", "create", "update", "delete"):
-            assert elsewhere.may(user, "", "secrets", verb) is everywhere
+            assert elsewhere.may(user, "", "secrets", verb) is (account.mode == "cluster")
+            asks = account.mode != "secrets" or verb not in ("list", "watch")
+            assert account.world.api.may(user, "", "secrets", verb) is asks
 
 
-def test_that_cluster_wide_every_secret_may_be_read_is_said_where_the_mode_is_chosen():
+def test_that_every_secret_may_be_read_is_said_where_the_mode_is_chosen():
     for page in ("security.md", "install.md"):
         text = (GUIDE / page).read_text(encoding="utf-8")
         assert re.search(r"read every\s+Secret", text), page
+        assert "rbac.secretNamespaces" in text, page
     notes = (CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
-    assert re.search(r"if not .Values.watchNamespaces.*read every Secret.*watchNamespaces", notes, re.DOTALL)
+    assert re.search(r"if not .Values.watchNamespaces.*read every Secret.*rbac.secretNamespaces", notes, re.DOTALL)
 
 
 def test_in_no_mode_is_there_a_way_to_the_rights_of_others(account: Confined):
@@ -368,12 +380,13 @@ def test_in_no_mode_is_there_a_way_to_the_rights_of_others(account: Confined):
             assert not api.may(user, "selvedge.dev", "databaseschemas", "approve")
 
 
-@pytest.mark.parametrize("cluster_wide", [False, True], ids=["namespaces", "cluster"])
-def test_the_chart_gives_what_is_needed_and_each_verb_is_tried(cluster_wide):
-    roles = [d for d in chart_rights("shop", cluster_wide=cluster_wide) if d["kind"] in ("Role", "ClusterRole")]
+@pytest.mark.parametrize("mode", MODES)
+def test_the_chart_gives_what_is_needed_and_each_verb_is_tried(mode: Mode):
+    roles = [d for d in chart_rights("shop", mode) if d["kind"] in ("Role", "ClusterRole")]
     given = verbs_of(roles)
-    assert given == {verb for right in RIGHTS for verb in right.each()} | set(LEASE.values())
-    assert given == {*(case.verb for case in CASES), *LISTED, *WATCHED, *LEASE.values()}
+    spared = _OF_SECRETS if mode == "secrets" else set()
+    assert given == {verb for right in RIGHTS for verb in right.each()} - spared | set(LEASE.values())
+    assert given == {*(case.verb for case in CASES), *LISTED, *WATCHED, *LEASE.values()} - spared
     (lease,) = (
         rule for role in roles for rule in role["rules"] if "get" in rule["verbs"] and "leases" in rule["resources"]
     )

@@ -14,7 +14,7 @@ import yaml
 
 from selvedge.core.rights import LEASE_RIGHTS, RELEASE_RIGHTS
 from tests.cluster.release import CHART, HANGING_SECONDS, OPS, SECONDS, SHOP, Jobs, Release, ends, release
-from tests.cluster.rights import Verb, as_account, reduced, release_rights, verbs_of
+from tests.cluster.rights import MODES, Mode, Verb, as_account, reduced, release_rights, verbs_of
 from tests.cluster.world import World, wait_for
 from tests.conftest import Kubectl
 
@@ -30,7 +30,7 @@ def account(world: World, kubectl: Kubectl, tmp_path: Path) -> Path:
 
 
 def _grant(kubectl: Kubectl, world: World, *taken: Verb) -> None:
-    documents = release_rights(world.namespace, cluster_wide=False)
+    documents = release_rights(world.namespace, "namespaces")
     for role in (document for document in documents if "rules" in document):
         role["rules"] = reduced(role, set(taken))
         for rule in role["rules"]:
@@ -40,15 +40,15 @@ def _grant(kubectl: Kubectl, world: World, *taken: Verb) -> None:
     kubectl("apply", "-f", "-", input="---\n".join(json.dumps(document) + "\n" for document in documents))
 
 
-@pytest.mark.parametrize("cluster_wide", [False, True], ids=["namespaces", "cluster"])
-def test_the_job_has_an_account_of_its_own_with_what_it_needs_and_no_more(cluster_wide: bool):
-    documents = release_rights("shop", cluster_wide=cluster_wide)
+@pytest.mark.parametrize("mode", MODES)
+def test_the_job_has_an_account_of_its_own_with_what_it_needs_and_no_more(mode: Mode):
+    documents = release_rights("shop", mode)
     needed = {verb for right in (*RELEASE_RIGHTS, *LEASE_RIGHTS) for verb in right.each()}
     assert verbs_of([d for d in documents if "rules" in d]) == needed
     assert {subject["name"] for d in documents for subject in d.get("subjects", ())} == {"selvedge-release"}
     # nothing of it is there before, but Roles in watched namespaces, which grant nothing to anybody until then
     lasting = {d["kind"] for d in documents if "helm.sh/hook" not in d["metadata"].get("annotations", {})}
-    assert lasting == (set() if cluster_wide else {"Role", "RoleBinding"})
+    assert lasting == ({"Role", "RoleBinding"} if mode == "namespaces" else set())
 
 
 @pytest.mark.long

@@ -1,10 +1,11 @@
-"""With ``watchNamespaces`` and taken away in any order: the operator's rights are in the namespaces that go."""
+"""Taken away in any order where the operator's rights are in the namespaces that go: all of them, or on Secrets."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.cluster.kube_api import KubeApi
 from tests.cluster.plugin import Plugin
 from tests.cluster.release import CHART, HANGING_SECONDS, OPS, SHOP, Jobs, Release, ends, release
+from tests.cluster.user_support import user
 from tests.cluster.world import World, wait_for
 
 
@@ -53,6 +55,42 @@ def test_in_namespaces_those_of_the_resources_first(tmp_path: Path):
             assert f"not released: DatabaseSchemas in namespace {name}: " in output
         assert not here.sandbox.kubectl("get", "validatingadmissionpolicies", "-o", "name").stdout
         assert {here.rows(f"{name}_kept") for name in worlds} == {5}
+
+
+@pytest.mark.long
+def test_with_secrets_in_namespaces_those_of_the_resources_first(tmp_path: Path):
+    """The server stays, so that each login is removed on it, and its Secret in the namespace that goes."""
+    names = ("cellar", "garden", "harbour", "island")
+    with release(tmp_path) as here:
+        for name in (SHOP, *names):
+            here.sandbox.kubectl("create", "namespace", name)
+        here.install(CHART, f"rbac.secretNamespaces={{{','.join([SHOP, *names[1:]])}}}")
+        # as docs/guide/security.md has it
+        by_hand = ("--clusterrole=ops-selvedge-secrets", "--serviceaccount=ops:selvedge")
+        here.sandbox.kubectl("create", "rolebinding", "selvedge-secrets", "-n", names[0], *by_hand)
+        here.operator(SELVEDGE_WATCH_SECRETS="false")
+        here.world.server(here.postgres, access=[{"namespaces": {"from": "All"}}])
+        for name in names:
+            with closing(KubeApi(here.sandbox.kubeconfig, name)) as api:
+                world = replace(here.world, api=api, namespace=name, name=name)
+                server = {"name": "main", "namespace": SHOP}
+                spec = {"serverRef": server, "database": name, "postgres": {}, "deletionPolicy": "Delete"}
+                api.apply({"kind": "DatabaseSchema", "metadata": {"name": "shop"}, "spec": spec})
+                user(world, "app", roles=[])
+                here.all_ready(world)
+        here.delete(*names)
+        ends(
+            lambda: all(here.gone(name) for name in names),
+            what=lambda: ({name: here.message(name) for name in names}, here.world.operator.logs()[-3000:]),
+        )
+        left = "SELECT count(*) FROM pg_roles WHERE rolname ~ '_app$'"
+        assert here.world.ask(left, database="postgres") == 0
+        here.delete(SHOP)
+        with Jobs(here) as jobs:
+            here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)
+        assert [output.splitlines()[0] for output in jobs.outputs] == ["0 resources let go"]
+        kinds = ("clusterroles,clusterrolebindings,validatingadmissionpolicies", "-o", "name")
+        assert "selvedge" not in here.sandbox.kubectl("get", *kinds).stdout
 
 
 @pytest.mark.long

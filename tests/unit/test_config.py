@@ -27,6 +27,7 @@ def test_every_setting_is_read():
     settings = Settings.from_environment(
         {
             "SELVEDGE_NAMESPACES": "shop, billing,shop",
+            "SELVEDGE_WATCH_SECRETS": "False",
             "SELVEDGE_LEASE_NAME": "second",
             "SELVEDGE_LEASE_NAMESPACE": "ops",
             "SELVEDGE_SHARD": "2/3",
@@ -50,6 +51,7 @@ def test_every_setting_is_read():
     )
     assert settings == Settings(
         namespaces=("shop", "billing"),
+        watch_secrets=False,
         lease_name="second",
         lease_namespace="ops",
         shard=Shard(2, 3),
@@ -75,6 +77,7 @@ def test_every_setting_is_read():
     ("variable", "text"),
     [
         ("SELVEDGE_NAMESPACES", "Shop"),
+        ("SELVEDGE_WATCH_SECRETS", "no"),
         ("SELVEDGE_LEASE_NAME", "a/b"),
         ("SELVEDGE_SHARD", "3/3"),
         ("SELVEDGE_LEASE_DURATION", "soon"),

@@ -52,6 +52,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ $uid }}
 {{- end }}
 
+{{/* Where alone the operator may read Secrets; nothing where that is wherever resources are. */}}
+{{- define "selvedge.secretNamespaces" -}}
+{{- with .Values.rbac.secretNamespaces -}}
+{{- if $.Values.watchNamespaces -}}
+{{- fail "rbac.secretNamespaces is for an operator that watches all namespaces: with watchNamespaces it reads Secrets in those and nowhere else; leave one of the two out" -}}
+{{- end -}}
+{{ join "," . }}
+{{- end -}}
+{{- end }}
+
 {{/* What the operator may do where resources are. Each rule has its reason. */}}
 {{- define "selvedge.rules" -}}
 # read what is declared
@@ -70,14 +80,26 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [selvedge.dev]
   resources: [migrationruns]
   verbs: [create, delete]
-# read credentials; list and watch those with the label selvedge.dev/watch; write the Secrets of DatabaseUsers
-- apiGroups: [""]
-  resources: [secrets]
-  verbs: [get, list, watch, create, update, delete]
 # read migrations; list and watch those with the label selvedge.dev/watch; write whole plans
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [get, list, watch, create, delete]
+# labels of namespaces, which a server's access selects by
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
+# say what changed
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create]
+{{- end }}
+
+{{/* What reaches Secrets: these rules do, and who makes a pod gives it any Secret of its namespace. */}}
+{{- define "selvedge.secretRules" -}}
+# read credentials; write the Secrets of DatabaseUsers; list and watch those with the label selvedge.dev/watch
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [get, create, update, delete{{ if not (include "selvedge.secretNamespaces" .) }}, list, watch{{ end }}]
 {{- if (.Values.migrationImages).enabled }}
 # read migrations out of container images: a Job beside the MigrationRun that owns it, the state of its pod, and the log
 # in which it says what the files are
@@ -91,14 +113,6 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [pods/log]
   verbs: [get]
 {{- end }}
-# labels of namespaces, which a server's access selects by
-- apiGroups: [""]
-  resources: [namespaces]
-  verbs: [get]
-# say what changed
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create]
 {{- end }}
 
 {{- define "selvedge.egressToDns" -}}

@@ -50,7 +50,7 @@ async def examine(kube: KubeClient, options: Options) -> Report:
     await doctor_rights.approval(kube, report, operator)
     doctor_resources.examine(report, objects, operator, patience=options.patience, now=options.now)
     await doctor_resources.references(kube, report, objects)
-    await doctor_secrets.examine(kube, report, objects)
+    await doctor_secrets.examine(kube, report, objects, watched=operator.watches_secrets)
     await doctor_rights.callers(kube, report, objects)
     return report
 

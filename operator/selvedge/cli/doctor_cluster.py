@@ -32,12 +32,14 @@ _NO_LEADER = "nobody works on the resources"
 class Operator:
     """What is known of the operator; ``watched`` are its namespaces, none of them meaning all.
 
+    ``watches_secrets``: it lists and watches Secrets wherever resources are, and not only reads those that are named.
     ``installed``: it runs in this cluster, by a Deployment.
     """
 
     finding: Finding | None = None
     account: tuple[str, str] | None = None
     watched: tuple[str, ...] = ()
+    watches_secrets: bool = True
     installed: bool = False
 
 
@@ -133,14 +135,17 @@ async def operator(
             report.add(problem)
             finding = finding or (problem if problem.severity is Severity.ERROR else None)
     watched: tuple[str, ...] = ()
+    watches_secrets = True
     if deployments and account is None:
         template = deployments[0]["spec"]["template"]["spec"]
         account = (str(deployments[0]["metadata"]["namespace"]), str(template.get("serviceAccountName") or "default"))
     if deployments:
-        listed = [_environment(deployment).get("SELVEDGE_NAMESPACES", "") for deployment in deployments]
+        environments = [_environment(deployment) for deployment in deployments]
+        watches_secrets = all(one.get("SELVEDGE_WATCH_SECRETS") != "false" for one in environments)
+        listed = [environment.get("SELVEDGE_NAMESPACES", "") for environment in environments]
         if all(listed):
             watched = tuple(sorted({name.strip() for text in listed for name in text.split(",") if name.strip()}))
-    return Operator(finding, account, watched, bool(deployments))
+    return Operator(finding, account, watched, watches_secrets, bool(deployments))
 
 
 async def _deployments(kube: KubeClient, report: Report, namespace: str | None) -> list[dict[str, Any]]:

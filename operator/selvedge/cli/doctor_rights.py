@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from selvedge.cli.doctor_cluster import Operator
 from selvedge.cli.findings import Finding, Ref, Report, Severity
 from selvedge.core.reasons import Reason
-from selvedge.core.rights import IMAGE_RIGHTS, RIGHTS, Right, named
+from selvedge.core.rights import IMAGE_RIGHTS, RIGHTS, RIGHTS_BESIDE_SECRETS, SECRET_RIGHTS, Right, named
 from selvedge.core.words import some
 from selvedge.kube.client import KubeClient
 from selvedge.kube.errors import KubeError
@@ -33,19 +33,17 @@ async def operators(
 ) -> None:
     """Ask the API server what the operator's ServiceAccount may do. Raises KubeError.
 
-    One that watches some namespaces is asked about for each of those where resources are, or for all of them.
+    One that watches some namespaces is asked about for each of those where resources are, or for all of them. What
+    reaches Secrets, where that was given in some namespaces only, for each where it is needed.
     """
     if operator.account is None:
         return
     if operator.watched and namespace not in (None, *operator.watched):
         return  # that it is not watched is said of each resource there
-    used = sorted({str(obj["metadata"]["namespace"]) for kind in objects.values() for obj in kind})
-    where = [namespace] if namespace else [name for name in used if name in operator.watched]
-    rights = (*RIGHTS, *IMAGE_RIGHTS) if _reads_images(objects) else RIGHTS
     try:
         lacking = [
             (at, rule)
-            for at in where or operator.watched or [""]
+            for at, rights in _needed(operator, namespace, objects)
             async for rule in _lacking(kube, operator.account, at, rights)
         ]
     except KubeError as error:
@@ -60,6 +58,8 @@ async def operators(
         ref = Ref("ServiceAccount", operator.account[1], operator.account[0])
         message = f"it may not do {'everywhere' if not at else f'in namespace {at}'} what the operator needs"
         step = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
+        if at and not operator.watches_secrets:
+            step = f"helm upgrade with {at} in rbac.secretNamespaces; docs/guide/security.md has the binding by hand"
         report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
 
 
@@ -98,11 +98,39 @@ async def namespaces(
             report.add(Finding(Severity.ERROR, Ref("Namespace", name), "NamespaceHeld", message, step))
 
 
-def _reads_images(objects: Mapping[str, list[dict[str, Any]]]) -> bool:
-    """Whether migrations of any resource are in a container image, which takes rights that the chart gives apart."""
-    specs = [obj.get("spec") or {} for kind in objects.values() for obj in kind]
-    sources = [(spec.get("migrations") or spec).get("source") or {} for spec in specs]
-    return any(source.get("image") for source in sources)
+def _needed(
+    operator: Operator, namespace: str | None, objects: Mapping[str, list[dict[str, Any]]]
+) -> Iterator[tuple[str, Sequence[Right]]]:
+    """Which rights are needed where; an empty name: in all namespaces."""
+    used = {str(obj["metadata"]["namespace"]) for kind in objects.values() for obj in kind}
+    where = [namespace] if namespace else sorted(used.intersection(operator.watched))
+    images = set(_in(objects, _reads_image))
+    everywhere = RIGHTS if operator.watches_secrets else RIGHTS_BESIDE_SECRETS
+    if images and operator.watches_secrets:
+        everywhere = (*everywhere, *IMAGE_RIGHTS)
+    for at in where or operator.watched or [""]:
+        yield at, everywhere
+    if not operator.watches_secrets:
+        for at in sorted({*images, *_in(objects, _names_secret)}):
+            yield at, (*SECRET_RIGHTS, *(IMAGE_RIGHTS if at in images else ()))
+
+
+def _in(objects: Mapping[str, list[dict[str, Any]]], wanted: Callable[[str, Mapping[str, Any]], bool]) -> Iterator[str]:
+    """The namespaces of the resources that are ``wanted`` by their kind and spec."""
+    for kind, found in objects.items():
+        for obj in found:
+            if wanted(kind, obj.get("spec") or {}):
+                yield str(obj["metadata"]["namespace"])
+
+
+def _reads_image(kind: str, spec: Mapping[str, Any]) -> bool:
+    """Whether its migrations are in a container image, which takes rights that the chart gives apart."""
+    return bool(((spec.get("migrations") or spec).get("source") or {}).get("image"))
+
+
+def _names_secret(kind: str, spec: Mapping[str, Any]) -> bool:
+    """Whether the operator reads or writes a Secret beside it."""
+    return kind in ("DatabaseServer", "DatabaseUser") or "runAs" in (spec.get("migrations") or spec)
 
 
 async def _lacking(

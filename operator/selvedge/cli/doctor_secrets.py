@@ -26,8 +26,11 @@ class Named:
     keys: tuple[str, ...]
 
 
-async def examine(kube: KubeClient, report: Report, objects: Objects) -> None:
-    """Look for each Secret that is named; what the status says already is not said twice. Raises KubeError."""
+async def examine(kube: KubeClient, report: Report, objects: Objects, *, watched: bool) -> None:
+    """Look for each Secret that is named; what the status says already is not said twice. Raises KubeError.
+
+    ``watched``: the operator watches Secrets, so that a label on one has a meaning.
+    """
     held: dict[tuple[str, str], tuple[set[str], bool] | None] = {}
     for named in _named(objects):
         at = (named.user.namespace, named.name)
@@ -41,11 +44,11 @@ async def examine(kube: KubeClient, report: Report, objects: Objects) -> None:
             if text not in report.unchecked:
                 report.unchecked.append(text)
             continue
-        _judge(report, named, held[at])
+        _judge(report, named, held[at], watched=watched)
 
 
 async def _keys(kube: KubeClient, namespace: str, name: str) -> tuple[set[str], bool] | None:
-    """The keys of a Secret, and whether a change of it is taken up at once; None where it does not exist."""
+    """The keys of a Secret, and whether it has the label of those that are watched; None where it does not exist."""
     found = await kube.get(SECRETS, namespace, name)
     if found is None:
         return None
@@ -53,23 +56,24 @@ async def _keys(kube: KubeClient, namespace: str, name: str) -> tuple[set[str], 
     return set(found.get("data") or {}), labels.get(_LABEL) == "true"
 
 
-def _judge(report: Report, named: Named, held: tuple[set[str], bool] | None) -> None:
+def _judge(report: Report, named: Named, held: tuple[set[str], bool] | None, *, watched: bool) -> None:
     known = report.of(named.user)
     if known is not None and known.reason in (Reason.SECRET_NOT_FOUND, Reason.SECRET_KEY_MISSING):
         return
     if held is None:
         message = f"secret {named.name}, named in {named.field}, does not exist"
-        step = f"create it in namespace {named.user.namespace}, labelled {_LABEL}=true, or correct {named.field}"
+        label = f", labelled {_LABEL}=true" if watched else ""
+        step = f"create it in namespace {named.user.namespace}{label}, or correct {named.field}"
         report.add(Finding(Severity.ERROR, named.user, str(Reason.SECRET_NOT_FOUND), message, step))
         return
-    keys, watched = held
+    keys, labelled = held
     missing = [key for key in named.keys if key not in keys]
     if missing:
         have = ", ".join(sorted(keys)) or "none"
         message = f"secret {named.name}, named in {named.field}, has no key {', '.join(missing)} (it has {have})"
         step = "add it, or name the right one beside the reference"
         report.add(Finding(Severity.ERROR, named.user, str(Reason.SECRET_KEY_MISSING), message, step))
-    elif not watched:
+    elif watched and not labelled:
         message = f"a change of secret {named.name} is seen with the next pass only: it lacks the label {_LABEL}=true"
         step = f"kubectl -n {named.user.namespace} label secret {named.name} {_LABEL}=true"
         report.add(Finding(Severity.NOTICE, named.user, "SecretNotWatched", message, step))

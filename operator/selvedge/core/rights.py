@@ -1,7 +1,7 @@
 """What the operator needs to be allowed in Kubernetes, why, and how a refusal is told.
 
-The Helm chart gives exactly these (tests compare the two): in each watched namespace, or in all of them. The doctor
-asks for the same.
+The Helm chart gives exactly these (tests compare the two): in each watched namespace, or in all of them. What reaches
+Secrets it gives in named namespaces only where ``rbac.secretNamespaces`` names some. The doctor asks for the same.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ _REFUSED = re.compile(
     r'(?: in the namespace "(?P<namespace>[^"]+)"| at the cluster scope)'
 )
 _OPERATOR = "helm upgrade gives the operator the rules of the chart, or add the verb to its Role by hand"
+_OPERATOR_OF_SECRETS = (
+    "helm upgrade gives the operator the rules of the chart, with the namespace in rbac.secretNamespaces where that is "
+    "used, or add the verb to its Role by hand"
+)
 _PERSON = "ask for a role that has it, such as selvedge-view, selvedge-edit or selvedge-approve"
 
 
@@ -37,7 +41,8 @@ class Right:
 
 
 _KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
-RIGHTS = (
+#: What is needed wherever resources are.
+RIGHTS_BESIDE_SECRETS = (
     *(Right(_GROUP, kind, ("list", "watch"), "read what is declared") for kind in _KINDS),
     *(Right(_GROUP, f"{kind}/status", ("patch",), "say how far it is") for kind in _KINDS),
     *(
@@ -45,16 +50,24 @@ RIGHTS = (
         for kind in ("databaseschemas", "databaseusers")
     ),
     Right(_GROUP, "migrationruns", ("create", "delete"), "migrations.autoApply and migrations.historyLimit"),
-    Right("", "secrets", ("get",), "read the credentials that resources name"),
-    Right("", "secrets", ("list", "watch"), "see at once that one with the label selvedge.dev/watch changed"),
-    Right("", "secrets", ("create", "update", "delete"), "write the Secrets of DatabaseUsers"),
     Right("", "configmaps", ("get",), "read migrations and plans"),
     Right("", "configmaps", ("list", "watch"), "see at once that one with the label selvedge.dev/watch changed"),
     Right("", "configmaps", ("create", "delete"), "write the whole plan of what waits for approval"),
     Right("", "namespaces", ("get",), "the labels by which a server's access selects"),
     Right("events.k8s.io", "events", ("create",), "say what changed"),
 )
-#: Beside them where ``migrationImages.enabled`` is set.
+#: Where Secrets are that resources name, or that the operator writes.
+SECRET_RIGHTS = (
+    Right("", "secrets", ("get",), "read the credentials that resources name"),
+    Right("", "secrets", ("create", "update", "delete"), "write the Secrets of DatabaseUsers"),
+)
+#: All of it, where Secrets are watched as well.
+RIGHTS = (
+    *RIGHTS_BESIDE_SECRETS,
+    *SECRET_RIGHTS,
+    Right("", "secrets", ("list", "watch"), "see at once that one with the label selvedge.dev/watch changed"),
+)
+#: Beside them where ``migrationImages.enabled`` is set: who makes Jobs reads what Secrets their pods are given.
 IMAGE_RIGHTS = (
     Right("batch", "jobs", ("get", "create", "delete"), "read migrations out of container images"),
     Right("", "pods", ("list",), "see how far the pod is that reads an image"),
@@ -85,15 +98,16 @@ def refusal(text: str) -> str:
         return ""
     what = named(found["group"], found["resource"])
     where = f"in namespace {found['namespace']}" if found["namespace"] else "in all namespaces"
-    then = _OPERATOR if found["user"].startswith("system:serviceaccount:") else _PERSON
+    operators = _OPERATOR_OF_SECRETS if found["resource"] == "secrets" else _OPERATOR
+    then = operators if found["user"].startswith("system:serviceaccount:") else _PERSON
     return f"{found['user']} may not {found['verb']} {what} {where}: {then}"
 
 
-def lacking(rules: Sequence[Mapping[str, Any]]) -> list[tuple[Right, str]]:
-    """Each right and verb that ``rules`` (of a SelfSubjectRulesReview, or of a Role) do not give."""
+def lacking(rules: Sequence[Mapping[str, Any]], wanted: Sequence[Right]) -> list[tuple[Right, str]]:
+    """Each right of ``wanted``, and verb, that ``rules`` (of a SelfSubjectRulesReview, or of a Role) do not give."""
     return [
         (right, verb)
-        for right in RIGHTS
+        for right in wanted
         for verb in right.verbs
         if not any(_gives(rule, right.group, right.resource, verb) for rule in rules)
     ]

@@ -17,9 +17,9 @@ from typing import Any
 import kopf
 from kopf import Body, OperatorRegistry, OperatorSettings
 
-from selvedge.kube.resources import CONFIG_MAPS, GROUP, SECRETS, Resource
+from selvedge.kube.resources import GROUP, Resource
 from selvedge.reconcile.controller import Controller
-from selvedge.reconcile.listing import KINDS
+from selvedge.reconcile.listing import listed
 
 #: Kopf's logger of the requests of its watches.
 _WATCHING = "kopf._cogs.clients.watching"
@@ -71,9 +71,7 @@ def registry_for(controller: Controller) -> OperatorRegistry:
     logging.getLogger(_WATCHING).addFilter(lambda record: not _is_known(record, controller.context.left_out))
     kopf.on.startup(registry=registry, id="configure")(configure)
     kopf.on.login(registry=registry, id="login")(login)
-    for resource in KINDS:
-        _observe(registry, resource, controller)
-    for resource in (SECRETS, CONFIG_MAPS):
+    for resource, _ in listed(controller.context.settings):
         _observe(registry, resource, controller)
     return registry
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import structlog
 
+from selvedge.config import Settings
 from selvedge.core.errors import SelvedgeError
-from selvedge.core.rights import lacking, named
+from selvedge.core.rights import RIGHTS, RIGHTS_BESIDE_SECRETS, Right, lacking, named
 from selvedge.kube.client import KubeClient
 from selvedge.kube.resources import Resource
 
@@ -17,7 +20,7 @@ _NOWHERE = "-"
 _log = structlog.stdlib.get_logger("selvedge.kube.rights")
 
 
-async def missing(kube: KubeClient, namespaces: tuple[str, ...]) -> list[str]:
+async def missing(kube: KubeClient, namespaces: Sequence[str], wanted: Sequence[Right]) -> list[str]:
     """What the account lacks in each of the namespaces (none: in all of them), one sentence each. Raises KubeError.
 
     One question for each namespace. The answer is not whole where rights come from elsewhere than RBAC, so what seems
@@ -27,7 +30,7 @@ async def missing(kube: KubeClient, namespaces: tuple[str, ...]) -> list[str]:
     for namespace in namespaces or ("",):
         review = await kube.create(_RULES, {"metadata": {}, "spec": {"namespace": namespace or _NOWHERE}})
         where = f"in namespace {namespace}" if namespace else "in all namespaces"
-        for right, verb in lacking((review.get("status") or {}).get("resourceRules") or ()):
+        for right, verb in lacking((review.get("status") or {}).get("resourceRules") or (), wanted):
             if not await _allowed(kube, namespace, right.group, right.resource, verb):
                 found.append(f"{verb} {named(right.group, right.resource)} {where}: {right.why}")
     return found
@@ -42,10 +45,13 @@ async def _allowed(kube: KubeClient, namespace: str, group: str, resource: str, 
     return bool((review.get("status") or {}).get("allowed"))
 
 
-async def tell_missing(kube: KubeClient, namespaces: tuple[str, ...]) -> None:
-    """Log every right that is missing, in one line; never raises, since the work itself says so again."""
+async def tell_missing(kube: KubeClient, settings: Settings, namespaces: Sequence[str]) -> None:
+    """Log every right that is missing, in one line; never raises, since the work itself says so again.
+
+    Where Secrets are not watched, which of them are needed is known with the resources that name them.
+    """
     try:
-        lacks = await missing(kube, namespaces)
+        lacks = await missing(kube, namespaces, RIGHTS if settings.watch_secrets else RIGHTS_BESIDE_SECRETS)
     except SelvedgeError as error:
         _log.warning("the account's rights could not be looked at", error=error.message)
         return

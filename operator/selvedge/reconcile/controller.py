@@ -313,7 +313,7 @@ class Controller:
         watched = self.context.settings.namespaces
         served = tuple(namespace for namespace in watched if namespace not in self.context.left_out)
         if served or not watched:
-            await tell_missing(self.context.kube, served)
+            await tell_missing(self.context.kube, self.context.settings, served)
 
     async def _count(self) -> None:
         """Keep the metric of the resources true: more often than it is scraped, and not at each change of thousands."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from selvedge.config import Settings
 from selvedge.core.backoff import delay
 from selvedge.core.errors import SelvedgeError
 from selvedge.kube.errors import KubeError
@@ -32,13 +33,17 @@ _log = structlog.stdlib.get_logger("selvedge.reconcile.listing")
 
 KINDS = (DATABASE_SERVERS, DATABASE_SCHEMAS, DATABASE_USERS, MIGRATION_RUNS)
 WATCH_LABEL = "selvedge.dev/watch=true"
-#: In this order: the later kinds look for the earlier ones.
-_LISTED = (*((kind, "") for kind in KINDS), (SECRETS, WATCH_LABEL), (CONFIG_MAPS, WATCH_LABEL))
 _FORBIDDEN = 403
 #: Between two looks whether a namespace may still be read.
 _LOOK_SECONDS = 30.0
 #: Between two looks whether it may be read again: at first, and at last.
 _AGAIN_SECONDS, _AGAIN_CAP = 2.0, 30.0
+
+
+def listed(settings: Settings) -> tuple[tuple[Resource, str], ...]:
+    """What is listed and watched, each with its selector. In this order: the later kinds look for the earlier ones."""
+    labelled = (SECRETS, CONFIG_MAPS) if settings.watch_secrets else (CONFIG_MAPS,)
+    return (*((kind, "") for kind in KINDS), *((resource, WATCH_LABEL) for resource in labelled))
 
 
 class Sink(Protocol):
@@ -57,6 +62,7 @@ class Listing:
     def __init__(self, context: Context, sink: Sink) -> None:
         self._context = context
         self._sink = sink
+        self._listed = listed(context.settings)
         self._readers = 0
         self._deleted: set[str] = set()
 
@@ -109,7 +115,7 @@ class Listing:
 
     async def _take_in(self, namespace: str) -> None:
         """A namespace that was left out, if all of it may be read. Raises KubeError."""
-        for resource, selector in _LISTED:
+        for resource, selector in self._listed:
             await self._context.kube.try_list(resource, namespace, selector)
         try:
             await self._read(namespace)
@@ -144,7 +150,7 @@ class Listing:
     async def _read(self, namespace: str | None) -> None:
         self._readers += 1
         try:
-            for resource, selector in _LISTED:
+            for resource, selector in self._listed:
                 await self._read_kind(resource, namespace, selector)
         finally:
             self._readers -= 1
@@ -178,7 +184,7 @@ class Listing:
         )
 
     def _forget(self, namespace: str) -> None:
-        for resource, _ in _LISTED:
+        for resource, _ in self._listed:
             known = self._context.store.known(resource.plural, namespace)
             for gone in self._context.store.forget(resource.plural, known):
                 self._sink.gone(resource, gone)

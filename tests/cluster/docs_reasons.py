@@ -71,8 +71,8 @@ REASONS: Reasons = {
     "kubectl delete roles,rolebindings": Elsewhere(
         "tests/cluster/test_uninstall_namespaces.py", ('"roles,rolebindings"', '"--all-namespaces"')
     ),
-    "kubectl create rolebinding selvedge-secrets": Elsewhere(
-        "tests/cluster/test_uninstall_namespaces.py", ('"create", "rolebinding", "selvedge-secrets"',)
+    "kubectl create rolebinding selvedge-secrets-too": Elsewhere(
+        "tests/cluster/test_uninstall_namespaces.py", ('"create", "rolebinding", "selvedge-secrets-too"',)
     ),
     "kubectl delete job selvedge-release": Elsewhere(
         "tests/cluster/test_uninstall.py", ('"delete", "job", "selvedge-release"',)

@@ -135,6 +135,22 @@ def test_a_missing_secret_that_is_created_is_used_without_a_change_of_the_server
     world.ready("DatabaseSchema", "shop")
 
 
+def test_a_secret_that_cannot_be_used_is_read_again_soon_without_a_label(bare: World):
+    """A port that is none is no fault of the spec, which alone would be waited for."""
+    world, endpoint = bare, bare.endpoint
+
+    def credentials(port: str) -> None:
+        values = {"username": endpoint.username, "password": endpoint.password, "host": "localhost", "port": port}
+        world.api.apply(secret("elsewhere", **values))
+
+    credentials("none")
+    named = {"secretRef": {"name": "elsewhere"}, "keys": {"host": "host", "port": "port"}}
+    world.server(credentials=named, hosts=[])
+    world.until("DatabaseServer", "main", "False", "InvalidSpec")
+    credentials(str(endpoint.port))
+    world.ready("DatabaseServer", "main", 60)
+
+
 @pytest.mark.parametrize("watched", [True, False], ids=["labelled", "unlabelled"])
 def test_a_new_password_is_used_by_the_next_connection(bare: World, watched: bool):
     world, login = bare, bare.role("admin")

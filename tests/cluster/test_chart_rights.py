@@ -130,7 +130,7 @@ def test_a_secret_out_of_reach_is_told_with_its_namespace_and_found_once_that_is
         assert "rbac.secretNamespaces" in told
         # as the chart's notes have it
         role = f"--clusterrole={namespace}-selvedge-secrets"
-        kubectl("create", "rolebinding", binding, "-n", namespace, role, f"--serviceaccount={account}")
+        kubectl("create", "rolebinding", f"{binding}-too", "-n", namespace, role, f"--serviceaccount={account}")
         world.ready("DatabaseServer", "main", 90)
     finally:
         world.operator.kill()

@@ -1,4 +1,4 @@
-"""Taken away in any order where the operator's rights are in the namespaces that go: all of them, or on Secrets."""
+"""Taken away in any order where rights of the operator are in the namespaces that go: all, or those on Secrets."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_with_secrets_in_namespaces_those_of_the_resources_first(tmp_path: Path)
         here.install(CHART, f"rbac.secretNamespaces={{{','.join([SHOP, *names[1:]])}}}")
         # as docs/guide/security.md has it
         by_hand = ("--clusterrole=ops-selvedge-secrets", "--serviceaccount=ops:selvedge")
-        here.sandbox.kubectl("create", "rolebinding", "selvedge-secrets", "-n", names[0], *by_hand)
+        here.sandbox.kubectl("create", "rolebinding", "selvedge-secrets-too", "-n", names[0], *by_hand)
         here.operator(SELVEDGE_WATCH_SECRETS="false")
         here.world.server(here.postgres, access=[{"namespaces": {"from": "All"}}])
         for name in names:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.cluster.chart_support import CHART, helm
-from tests.cluster.release import KINDS, OLD_CHART, OPS, SECONDS, Release, Sightings, release
+from tests.cluster.release import KINDS, OLD_CHART, OPS, SECONDS, SHOP, Release, Sightings, release
 from tests.cluster.world import wait_for
 
 #: What an upgrade cannot change of an object, or what a running operator and its users know it by.
@@ -88,6 +88,32 @@ def test_an_upgrade_writes_to_no_database_and_leaves_everything_ready(tmp_path: 
             listed = here.sandbox.kubectl("get", "deployment,pdb", "-n", OPS, "-o", "name").stdout.split()
             kinds = ("deployment.apps", "poddisruptionbudget.policy")
             assert sorted(listed) == sorted(f"{kind}/{name}" for kind in kinds for name in names)
+
+
+@pytest.mark.long
+def test_secrets_are_limited_while_it_runs(tmp_path: Path):
+    """Nothing is taken away for a namespace that does not exist; with the right ones everything stays Ready."""
+    user = f"system:serviceaccount:{OPS}:selvedge"
+    with release(tmp_path) as here:
+        here.install()
+        old = here.operator()
+        here.declare()
+        here.all_ready()
+        here.passes(old)
+        before, writes = _versions(here), here.writes()
+        flags = ("--reset-then-reuse-values", "--set", f"rbac.secretNamespaces={{{SHOP},nowhere}}")
+        refused = here.helm("upgrade", "selvedge", str(CHART), *flags, check=False)
+        assert "rbac.secretNamespaces names nowhere, which does not exist" in refused.stderr
+        assert here.world.api.may(user, "", "secrets", "list")
+        here.upgrade(f"rbac.secretNamespaces={{{SHOP}}}")
+        wait_for(lambda: not here.world.api.may(user, "", "secrets", "list"))
+        new = here.operator(leading=False, SELVEDGE_WATCH_SECRETS="false")
+        assert old.stop() == 0
+        wait_for(new.leads, SECONDS)
+        here.passes(new)
+        here.all_ready()
+        assert here.writes() == writes
+        assert _versions(here) == before
 
 
 def _versions(here: Release) -> dict[str, str]:

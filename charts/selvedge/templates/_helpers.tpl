@@ -58,6 +58,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $.Values.watchNamespaces -}}
 {{- fail "rbac.secretNamespaces is for an operator that watches all namespaces: with watchNamespaces it reads Secrets in those and nowhere else; leave one of the two out" -}}
 {{- end -}}
+{{- if lookup "v1" "Namespace" "" "kube-system" -}}{{/* else nothing can be looked up: helm template, or who may not */}}
+{{- range . -}}
+{{- if not (lookup "v1" "Namespace" "" .) -}}
+{{- fail (printf "rbac.secretNamespaces names %s, which does not exist: create that namespace, or leave it out" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{ join "," . }}
 {{- end -}}
 {{- end }}
@@ -96,10 +103,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{/* What reaches Secrets: these rules do, and who makes a pod gives it any Secret of its namespace. */}}
 {{- define "selvedge.secretRules" -}}
-# read credentials; write the Secrets of DatabaseUsers; list and watch those with the label selvedge.dev/watch
+# read credentials; write the Secrets of DatabaseUsers
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [get, create, update, delete{{ if not (include "selvedge.secretNamespaces" .) }}, list, watch{{ end }}]
+  verbs: [get, create, update, delete]
+{{- if not (include "selvedge.secretNamespaces" .) }}
+# see at once that one with the label selvedge.dev/watch changed
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [list, watch]
+{{- end }}
 {{- if (.Values.migrationImages).enabled }}
 # read migrations out of container images: a Job beside the MigrationRun that owns it, the state of its pod, and the log
 # in which it says what the files are

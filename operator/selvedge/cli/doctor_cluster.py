@@ -141,7 +141,7 @@ async def operator(
         account = (str(deployments[0]["metadata"]["namespace"]), str(template.get("serviceAccountName") or "default"))
     if deployments:
         environments = [_environment(deployment) for deployment in deployments]
-        watches_secrets = all(one.get("SELVEDGE_WATCH_SECRETS") != "false" for one in environments)
+        watches_secrets = all(one.get("SELVEDGE_WATCH_SECRETS", "").lower() != "false" for one in environments)
         listed = [environment.get("SELVEDGE_NAMESPACES", "") for environment in environments]
         if all(listed):
             watched = tuple(sorted({name.strip() for text in listed for name in text.split(",") if name.strip()}))

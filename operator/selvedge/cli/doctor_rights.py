@@ -21,6 +21,7 @@ SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "Subjec
 SELF_REVIEWS = Resource(_AUTHORIZATION, "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview")
 _ADMISSION = "admissionregistration.k8s.io"
 POLICIES = Resource(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
+_STEP = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
 BINDINGS = Resource(_ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
 
 
@@ -40,27 +41,18 @@ async def operators(
         return
     if operator.watched and namespace not in (None, *operator.watched):
         return  # that it is not watched is said of each resource there
-    try:
-        lacking = [
-            (at, rule)
-            for at, rights in _needed(operator, namespace, objects)
-            async for rule in _lacking(kube, operator.account, at, rights)
-        ]
-    except KubeError as error:
-        if error.code != 403:
-            raise
-        report.unchecked.append("the rights of the operator's ServiceAccount: you may not ask for another's")
-        return
-    by_namespace: dict[str, list[str]] = {}
-    for at, rule in lacking:
-        by_namespace.setdefault(at, []).append(rule)
-    for at, rules in by_namespace.items():
-        ref = Ref("ServiceAccount", operator.account[1], operator.account[0])
-        message = f"it may not do {'everywhere' if not at else f'in namespace {at}'} what the operator needs"
-        step = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
-        if at and not operator.watches_secrets:
-            step = f"helm upgrade with {at} in rbac.secretNamespaces; docs/guide/security.md has the binding by hand"
-        report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
+    for at, rights, step in _needed(operator, namespace, objects):
+        try:
+            rules = [rule async for rule in _lacking(kube, operator.account, at, rights)]
+        except KubeError as error:
+            if error.code != 403:
+                raise
+            report.unchecked.append("the rights of the operator's ServiceAccount: you may not ask for another's")
+            return
+        if rules:
+            ref = Ref("ServiceAccount", operator.account[1], operator.account[0])
+            message = f"it may not do {'everywhere' if not at else f'in namespace {at}'} what the operator needs"
+            report.add(Finding(Severity.ERROR, ref, "KubernetesForbidden", message, step, tuple(rules)))
 
 
 async def namespaces(
@@ -100,19 +92,22 @@ async def namespaces(
 
 def _needed(
     operator: Operator, namespace: str | None, objects: Mapping[str, list[dict[str, Any]]]
-) -> Iterator[tuple[str, Sequence[Right]]]:
-    """Which rights are needed where; an empty name: in all namespaces."""
+) -> Iterator[tuple[str, Sequence[Right], str]]:
+    """Where (an empty name: in all namespaces) which rights are needed, and what gives them."""
     used = {str(obj["metadata"]["namespace"]) for kind in objects.values() for obj in kind}
     where = [namespace] if namespace else sorted(used.intersection(operator.watched))
     images = set(_in(objects, _reads_image))
-    everywhere = RIGHTS if operator.watches_secrets else RIGHTS_BESIDE_SECRETS
-    if images and operator.watches_secrets:
-        everywhere = (*everywhere, *IMAGE_RIGHTS)
+    rights: tuple[Right, ...] = RIGHTS_BESIDE_SECRETS
+    if operator.watches_secrets:
+        rights = (*RIGHTS, *IMAGE_RIGHTS) if images else RIGHTS
     for at in where or operator.watched or [""]:
-        yield at, everywhere
+        yield at, rights, _STEP
     if not operator.watches_secrets:
         for at in sorted({*images, *_in(objects, _names_secret)}):
-            yield at, (*SECRET_RIGHTS, *(IMAGE_RIGHTS if at in images else ()))
+            step = f"helm upgrade with {at} in rbac.secretNamespaces; docs/guide/security.md has the binding by hand"
+            if at in images:
+                step = f"helm upgrade with migrationImages.enabled, and {at} in rbac.secretNamespaces"
+            yield at, (*SECRET_RIGHTS, *(IMAGE_RIGHTS if at in images else ())), step
 
 
 def _in(objects: Mapping[str, list[dict[str, Any]]], wanted: Callable[[str, Mapping[str, Any]], bool]) -> Iterator[str]:

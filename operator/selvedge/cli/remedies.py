@@ -47,7 +47,7 @@ _NOTHING = "nothing to do"
 _WAIT = "wait: it is tried again by itself"
 _SEE = "kubectl -n {namespace} describe {resource} {name}"
 _RECHECK = "kubectl -n {namespace} annotate {resource} {name} --overwrite selvedge.dev/reconcile-now=$(date +%s)"
-_SECRET_LABEL = "the label selvedge.dev/watch=true on the Secret has it taken up at once"  # noqa: S105 - no password
+_SECRET_LABEL = "a Secret labelled selvedge.dev/watch=true is read at once where Secrets are watched"  # noqa: S105 - no password
 _RESTORE_FILE = "a file that ran is never edited: put it back as it was, and write what is new into a new one"
 
 
@@ -134,7 +134,8 @@ _TABLE: dict[Reason, Remedy] = {
     ),
     Reason.KUBERNETES_FORBIDDEN: Remedy(
         Standing.RETRIED,
-        "give the operator's ServiceAccount the verb that the message names: helm upgrade restores its rules",
+        "give the operator's ServiceAccount the verb that the message names: helm upgrade restores its rules, those on "
+        "Secrets in the namespaces of rbac.secretNamespaces where that is used",
     ),
     Reason.INTERNAL_ERROR: Remedy(Standing.RETRIED, "read the traceback in the operator's log and report it"),
     Reason.INVALID_SPEC: Remedy(Standing.ACTION, "correct the field that the message names, and apply it again"),

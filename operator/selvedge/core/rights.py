@@ -18,7 +18,9 @@ _REFUSED = re.compile(
     r'(?: in the namespace "(?P<namespace>[^"]+)"| at the cluster scope)'
 )
 _OPERATOR = "helm upgrade gives the operator the rules of the chart, or add the verb to its Role by hand"
-_OPERATOR_OF_SECRETS = (
+#: What the chart binds in named namespaces only, where ``rbac.secretNamespaces`` names some.
+_NAMED = ("secrets", "jobs", "pods", "pods/log")
+_OPERATOR_NAMED = (
     "helm upgrade gives the operator the rules of the chart, with the namespace in rbac.secretNamespaces where that is "
     "used, or add the verb to its Role by hand"
 )
@@ -98,7 +100,7 @@ def refusal(text: str) -> str:
         return ""
     what = named(found["group"], found["resource"])
     where = f"in namespace {found['namespace']}" if found["namespace"] else "in all namespaces"
-    operators = _OPERATOR_OF_SECRETS if found["resource"] == "secrets" else _OPERATOR
+    operators = _OPERATOR_NAMED if found["resource"] in _NAMED else _OPERATOR
     then = operators if found["user"].startswith("system:serviceaccount:") else _PERSON
     return f"{found['user']} may not {found['verb']} {what} {where}: {then}"
 

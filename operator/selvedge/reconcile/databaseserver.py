@@ -35,11 +35,12 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         return
     started = time.monotonic()
     first, stood = (namespace, name) not in context.servers_tried, footing(context, (namespace, name))
+    spec: DatabaseServerSpec | None = None
     server: Server | None = None
     figures: ServerFigures | None = None
     before = (obj.get("status") or {}).get("systemIdentifier", "")
     try:
-        spec: DatabaseServerSpec = parse(obj, strict=False).spec
+        spec = parse(obj, strict=False).spec
         interval = spec.monitoring.interval
         known = context.servers.get((namespace, name))
         if known is not None and known.may_keep(spec, started):
@@ -62,10 +63,11 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         if server is None:  # the Secrets are wrong: nobody may go on with the old ones
             await context.servers.remove((namespace, name))
         cap = _OFTEN if attempt <= _OFTEN_UNTIL else _SELDOM
-        pause = delay(
-            attempt - 1, base=1.0, cap=cap if isinstance(error, TransientError) else 30.0, random=context.random
-        )
-        if isinstance(error, InvalidError) and error.reason not in _FROM_OUTSIDE:
+        if not isinstance(error, TransientError) or error.reason is Reason.KUBERNETES_FORBIDDEN:
+            cap = 30.0
+        pause = delay(attempt - 1, base=1.0, cap=cap, random=context.random)
+        in_secret = spec is not None and server is None
+        if isinstance(error, InvalidError) and not in_secret and error.reason not in _FROM_OUTSIDE:
             pause = 300.0
         outcome = from_error(error, context.now() + timedelta(seconds=pause))
         changed = attempt == 1

@@ -30,6 +30,7 @@ from selvedge.core.users import (
     retires,
 )
 from selvedge.core.words import count, some
+from selvedge.kube.errors import KubeForbidden
 from selvedge.kube.resources import DATABASE_SERVERS, DATABASE_USERS
 from selvedge.reconcile.accounts import (
     Place,
@@ -305,7 +306,11 @@ async def remove_user(context: Context, obj: Object) -> None:
     async with asyncio.timeout(context.settings.reconcile_timeout), server.use() as engine:
         removal = await engine.logins().remove(account, context.may_write)
     if not removal.retained:
-        await delete_binding(context, obj, secret_name(obj, spec))
+        try:
+            await delete_binding(context, obj, secret_name(obj, spec))
+        except KubeForbidden as error:
+            # it goes with its owner, or with its namespace, in which the operator may have lost its rights before
+            _log.warning("the Secret of a login that is gone is left to the garbage collector", error=error.message)
     if removal.retained:
         message = f"login {', '.join(removal.retained)} was there before this resource and stays"
         await context.events.post(obj, Reason.LOGIN_RETAINED, message)

@@ -12,7 +12,7 @@ import pytest
 from selvedge.core.errors import TransientError
 from selvedge.core.reasons import Reason
 from selvedge.core.shards import Shard
-from selvedge.kube.errors import KubeError
+from selvedge.kube.errors import KubeError, KubeForbidden
 from selvedge.kube.resources import DATABASE_SCHEMAS, DATABASE_SERVERS, DATABASE_USERS, Resource
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.controller import Controller
@@ -110,6 +110,28 @@ async def test_a_circuit_that_opens_while_the_status_of_the_server_is_written_is
         await controller._work(main)
         assert main[1:] in context.awaited
         assert delays[main] <= 5.0
+
+
+@pytest.mark.parametrize(
+    ("error", "stays"), [(KubeError("no answer"), True), (KubeForbidden("a may not get secrets"), False)]
+)
+async def test_a_server_whose_secrets_cannot_be_read_is_used_on_where_nothing_is_known_of_them(
+    unwatched: World, monkeypatch: pytest.MonkeyPatch, error: KubeError, stays: bool
+) -> None:
+    """An API server that is away for a moment is no reason to close connections; a Secret that was taken away is."""
+    main, unit, _ = keys(unwatched)
+    async with shop(unwatched, monkeypatch) as (context, controller):
+        await controller._work(main)
+
+        async def refuse(*_: Any) -> Any:
+            raise error
+
+        with monkeypatch.context() as patch:
+            patch.setattr(context.kube, "secret", refuse)
+            await controller._work(main)
+        assert verdict(unwatched.api.get("DatabaseServer", "main"))[1] == str(error.reason)
+        await controller._work(unit)
+        assert verdict(unwatched.api.get("DatabaseSchema", "shop"))[0] == ("True" if stays else "False")
 
 
 async def test_logins_are_woken_by_a_server_whose_status_could_not_be_written(

@@ -60,7 +60,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
         pause = interval * context.random.uniform(0.9, 1.1)
     except SelvedgeError as error:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
-        if server is None:  # the Secrets are wrong: nobody may go on with the old ones
+        # where the Secrets are wrong, or were taken away, nobody goes on with the old ones; an API server that does not
+        # answer says nothing of them
+        if server is None and error.reason is not Reason.KUBERNETES_API_ERROR:
             await context.servers.remove((namespace, name))
         cap = _OFTEN if attempt <= _OFTEN_UNTIL else _SELDOM
         if not isinstance(error, TransientError) or error.reason is Reason.KUBERNETES_FORBIDDEN:

@@ -64,8 +64,12 @@ def _as(kubectl, user: str, verb: str, document: dict[str, Any]) -> str:
 
 
 def _patch(kubectl, user: str, namespace: str, name: str, spec: dict[str, Any], kind: str = "dbs") -> str:
-    patch = json.dumps({"spec": spec})
-    done = kubectl("patch", kind, name, "-n", namespace, "--type=merge", "-p", patch, f"--as={user}", check=False)
+    return _patch_as(kubectl, user, namespace, name, {"spec": spec}, kind)
+
+
+def _patch_as(kubectl, user: str, namespace: str, name: str, patch: Any, kind: str = "dbs", how: str = "merge") -> str:
+    arguments = (kind, name, "-n", namespace, f"--type={how}", "-p", json.dumps(patch))
+    done = kubectl("patch", *arguments, f"--as={user}", check=False)
     return "" if done.returncode == 0 else done.stderr
 
 
@@ -104,16 +108,96 @@ def test_an_editor_loosens_nothing_and_an_approver_may(kubectl, team, name, stri
     assert _patch(kubectl, "editor", team, name, {key: strict.get(key) for key in loose}) == "", "anybody may tighten"
 
 
+def _user(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    return _schema(namespace, name) | {"kind": "DatabaseUser", "spec": {"schemaRef": {"name": "shop"}, **spec}}
+
+
+def _run(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
+    return _user(namespace, name, **spec) | {"kind": "MigrationRun"}
+
+
 @pytest.mark.parametrize(
-    "spec", [{"approvedPlan": _DIGEST}, {"destructive": "Allow"}, {"adoption": "Allow"}, {"deletionPolicy": "Delete"}]
+    ("make", "spec"),
+    [
+        (_schema, {"approvedPlan": _DIGEST}),
+        (_schema, {"destructive": "Allow"}),
+        (_schema, {"adoption": "Allow"}),
+        (_schema, {"prune": "Owned"}),
+        (_schema, {"deletionPolicy": "Delete"}),
+        (_user, {"adoption": "Allow"}),
+        (_run, {"approvedPlan": _DIGEST}),
+        (_run, {"destructive": "Allow"}),
+    ],
 )
-def test_an_editor_creates_nothing_that_carries_an_approval(kubectl, team, name, spec):
-    assert "editor may not set" in _as(kubectl, "editor", "create", _schema(team, name, **spec))
-    assert _as(kubectl, "approver", "create", _schema(team, name, **spec)) == ""
+def test_an_editor_creates_nothing_that_carries_an_approval(kubectl, team, name, make, spec):
+    document, (field,) = make(team, name, **spec), spec
+    refused = f"editor may not set spec.{field} of {document['kind'].lower()}s {team}/{name}: that needs the verb"
+    assert refused in _as(kubectl, "editor", "create", document)
+    assert refused in _applied(kubectl, "editor", document), "by a patch that makes it"
+    assert _as(kubectl, "approver", "create", document) == ""
+
+
+def _applied(kubectl, user: str, document: dict[str, Any]) -> str:
+    given = ("apply", "--server-side", "--force-conflicts", "-f", "-", f"--as={user}")
+    done = kubectl(*given, input=json.dumps(document), check=False)
+    return "" if done.returncode == 0 else done.stderr
+
+
+def test_no_way_of_writing_goes_past_it(kubectl, team, name):
+    assert _as(kubectl, "editor", "create", _schema(team, name)) == ""
+    refused = f"editor may not set spec.destructive of databaseschemas {team}/{name}"
+    looser = _schema(team, name, destructive="Allow")
+    operations = [{"op": "add", "path": "/spec/destructive", "value": "Allow"}]
+    assert refused in _patch_as(kubectl, "editor", team, name, operations, how="json")
+    assert refused in _applied(kubectl, "editor", looser)
+    assert refused in _as(kubectl, "editor", "replace", looser)
+    assert _patch_as(kubectl, "approver", team, name, operations, how="json") == ""
+
+
+def test_nobody_gives_himself_the_verb(kubectl, team, name):
+    """Kubernetes lets nobody give what he has not; who may `bind` or `escalate` is not an admin of a namespace."""
+    _bind(kubectl, team, "admin", "--user=chief")
+    own = f"rolebinding {name} -n {team} --user=chief --as=chief --clusterrole".split()
+    assert "is attempting to grant RBAC permissions not currently held" in _tried(
+        kubectl, "create", *own, "selvedge-approve"
+    )
+    rule = f"role {name} -n {team} --as=chief --verb=approve --resource=databaseschemas.selvedge.dev".split()
+    assert "is attempting to grant RBAC permissions not currently held" in _tried(kubectl, "create", *rule)
+    assert "chief may not set spec.destructive" in _as(
+        kubectl, "chief", "create", _schema(team, name, destructive="Allow")
+    )
+
+
+def _tried(kubectl, *arguments: str) -> str:
+    return kubectl(*arguments, check=False).stderr
+
+
+@pytest.mark.parametrize(
+    ("gates", "there", "elsewhere"),
+    [
+        ({}, {"name": "main"}, {"name": "production"}),
+        ({"destructive": "Allow"}, {"name": "main"}, {"name": "production"}),
+        ({}, {"name": "main"}, {"name": "main", "namespace": "databases"}),
+        ({}, {"name": "main", "namespace": "databases"}, {"name": "main", "namespace": None}),
+    ],
+)
+def test_a_schema_is_moved_to_another_server_by_who_may_approve(kubectl, team, name, gates, there, elsewhere):
+    """Its gates, and those of the logins beneath it, were opened for the server that it was on."""
+    assert _as(kubectl, "approver", "create", _schema(team, name, serverRef=there, **gates)) == ""
+    said = _patch(kubectl, "editor", team, name, {"serverRef": elsewhere})
+    assert f"editor may not set spec.serverRef of databaseschemas {team}/{name}: that needs the verb approve" in said
+    assert _patch(kubectl, "approver", team, name, {"serverRef": elsewhere}) == ""
+
+
+def test_a_schema_on_any_server_is_created_and_its_namespace_written_out_by_whoever_may_edit(kubectl, team, name):
+    assert _as(kubectl, "editor", "create", _schema(team, name, serverRef={"name": "production"})) == ""
+    for namespace in (team, None):
+        assert _patch(kubectl, "editor", team, name, {"serverRef": {"namespace": namespace}}) == "", "the same server"
+    assert _as(kubectl, "editor", "delete", _schema(team, name)) == ""
 
 
 def test_a_plan_of_a_migration_run_is_approved_by_who_may(kubectl, team, name):
-    run = _schema(team, name) | {"kind": "MigrationRun", "spec": {"schemaRef": {"name": "shop"}}}
+    run = _run(team, name)
     refused = "editor may not set spec.approvedPlan"
     assert _as(kubectl, "editor", "create", run) == ""
     assert refused in _patch(kubectl, "editor", team, name, {"approvedPlan": _DIGEST}, "mig")
@@ -182,10 +266,6 @@ def _server(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
     return _schema(namespace, name) | {"kind": "DatabaseServer", "spec": guarded}
 
 
-def _user(namespace: str, name: str, **spec: Any) -> dict[str, Any]:
-    return _schema(namespace, name) | {"kind": "DatabaseUser", "spec": {"schemaRef": {"name": "shop"}, **spec}}
-
-
 @pytest.mark.parametrize(
     ("make", "strict", "field"),
     [
@@ -250,6 +330,18 @@ def test_what_guards_no_more_than_the_defaults_is_deleted_by_whoever_may_delete(
         assert _as(kubectl, user, "delete", document) == ""
 
 
+def test_a_gate_does_not_go_with_an_owner_that_an_editor_gives_its_resource(kubectl, team, name):
+    """The owner stays here: this cluster's own garbage collector is one of system:masters, and may do anything."""
+    guarded = _schema(team, name, apply="OnApproval")
+    assert _as(kubectl, "editor", "create", guarded) == ""
+    kubectl("create", "configmap", name, "-n", team, "--as=editor")
+    uid = kubectl("get", "configmap", name, "-n", team, "-o", "jsonpath={.metadata.uid}").stdout
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": uid}
+    assert _patch_as(kubectl, "editor", team, name, {"metadata": {"ownerReferences": [owner]}}) == ""
+    collector = "system:serviceaccount:kube-system:generic-garbage-collector"
+    assert f"{collector} may not delete, with the gate of its spec.apply" in _as(kubectl, collector, "delete", guarded)
+
+
 def test_a_finalizer_is_taken_away_and_a_run_is_removed_without_the_verb(kubectl, team, name):
     """What the operator does: its account may not approve either."""
     guarded = _schema(team, name, apply="OnApproval")
@@ -259,8 +351,7 @@ def test_a_finalizer_is_taken_away_and_a_run_is_removed_without_the_verb(kubectl
     patch = json.dumps({"metadata": {"finalizers": None}})
     kubectl("patch", "dbs", name, "-n", team, "--type=merge", "-p", patch, "--as=editor")
     assert "NotFound" in kubectl("get", "dbs", name, "-n", team, check=False).stderr
-    spec = {"schemaRef": {"name": "shop"}, "destructive": "Refuse"}
-    run = _schema(team, name) | {"kind": "MigrationRun", "spec": spec}
+    run = _run(team, name, destructive="Refuse")
     assert _as(kubectl, "editor", "create", run) == ""
     assert _as(kubectl, "editor", "delete", run) == ""
 

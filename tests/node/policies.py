@@ -21,11 +21,11 @@ Document = dict[str, Any]
 def enforced(node: NodeHandle, namespace: str) -> Iterator[None]:
     """While the block runs, each pod that a policy of ``namespace`` selects sends and takes only what that allows."""
     rules: list[list[str]] = []
-    pods = _items(node, "pods", namespace)
-    for policy in _items(node, "networkpolicies", namespace):
+    pods = _Pods(node, namespace)
+    for policy in _items(node, "networkpolicies", "-n", namespace):
         spec = policy["spec"]
         assert set(spec) <= {"podSelector", "policyTypes", "ingress", "egress"}
-        for pod in filter(lambda pod: _selects(spec["podSelector"], pod), pods):
+        for pod in pods.selected(spec["podSelector"]):
             address = pod["status"]["podIP"]
             if "Ingress" in spec["policyTypes"]:
                 rules += _chain(f"NP-IN-{address}", spec.get("ingress", ()), "from", "-s", pods, pod)
@@ -48,9 +48,23 @@ def enforced(node: NodeHandle, namespace: str) -> Iterator[None]:
                 node.enter("iptables", "-w", "-X", rule[1])
 
 
-def _chain(
-    name: str, allowed: list[Document], side: str, flag: str, pods: list[Document], pod: Document
-) -> Iterator[list[str]]:
+class _Pods:
+    """The pods that run now, of all namespaces, as a policy of ``namespace`` names them."""
+
+    def __init__(self, node: NodeHandle, namespace: str) -> None:
+        self._namespace = namespace
+        self._pods = _items(node, "pods", "--all-namespaces")
+        self._namespaces = _items(node, "namespaces")
+
+    def selected(self, pods: Document, namespaces: Document | None = None) -> list[Document]:
+        """Those with these labels; without a selector of namespaces, in the policy's own."""
+        chosen = {self._namespace}
+        if namespaces is not None:
+            chosen = {space["metadata"]["name"] for space in self._namespaces if _selects(namespaces, space)}
+        return [pod for pod in self._pods if pod["metadata"]["namespace"] in chosen and _selects(pods, pod)]
+
+
+def _chain(name: str, allowed: list[Document], side: str, flag: str, pods: _Pods, pod: Document) -> Iterator[list[str]]:
     """A chain that returns for what is allowed, and refuses the rest."""
     yield ["-N", name]
     yield ["-A", name, "-m", "conntrack", "--ctstate", "ESTABLISHED,RELATED", "-j", "RETURN"]
@@ -66,19 +80,22 @@ def _chain(
     yield ["-A", name, "-j", "REJECT"]
 
 
-def _peers(peers: list[Document], pods: list[Document]) -> Iterator[str]:
+def _peers(peers: list[Document], pods: _Pods) -> Iterator[str]:
     for peer in peers:
-        if set(peer) == {"podSelector"}:
-            yield from (pod["status"]["podIP"] for pod in pods if _selects(peer["podSelector"], pod))
-        else:
+        if "ipBlock" in peer:
             assert set(peer) == {"ipBlock"}
             assert set(peer["ipBlock"]) == {"cidr"}
             yield peer["ipBlock"]["cidr"]
+        else:
+            assert set(peer) <= {"podSelector", "namespaceSelector"}
+            found = pods.selected(peer.get("podSelector", {}), peer.get("namespaceSelector"))
+            # a pod that has ended, or has no address yet, sends nothing
+            yield from (pod["status"]["podIP"] for pod in found if "podIP" in pod["status"])
 
 
-def _selects(selector: Document, pod: Document) -> bool:
+def _selects(selector: Document, labelled: Document) -> bool:
     assert set(selector) <= {"matchLabels"}
-    labels = pod["metadata"].get("labels", {})
+    labels = labelled["metadata"].get("labels", {})
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
@@ -95,6 +112,6 @@ def _number(port: int | str, pod: Document) -> int:
     return int(number)
 
 
-def _items(node: NodeHandle, kind: str, namespace: str) -> list[Document]:
-    found: list[Document] = json.loads(node.kubectl("get", kind, "-n", namespace, "-o", "json").stdout)["items"]
+def _items(node: NodeHandle, kind: str, *where: str) -> list[Document]:
+    found: list[Document] = json.loads(node.kubectl("get", kind, *where, "-o", "json").stdout)["items"]
     return found

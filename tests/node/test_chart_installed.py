@@ -11,6 +11,7 @@ import pytest
 
 from sandbox.node_wallet import NodeWallet, helm, pods, served
 from sandbox.wallet import KINDS, NAMESPACE
+from tests.node.conftest import RESTRICTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +38,9 @@ def test_fashion_wallet_becomes_ready(node, wallet):
     wallet.install()
     node.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s", timeout=90)
     node.kubectl("create", "namespace", NAMESPACE, check=False)  # a request that was sent twice finds it there
-    node.kubectl("get", "namespace", NAMESPACE)
+    node.kubectl("label", "namespace", NAMESPACE, RESTRICTED)
+    restricted = node.kubectl("get", "namespaces", "-l", RESTRICTED, "-o", "name").stdout.split()
+    assert {f"namespace/{wallet.namespace}", f"namespace/{NAMESPACE}"} <= set(restricted)
     wallet.start_operator()
     wallet.secrets()
     wallet.migrations()

@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
 from selvedge.engines.mongodb import counting
@@ -13,7 +15,6 @@ from selvedge.engines.mongodb.retries import Retries
 from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member, running, with_spec
 
 if TYPE_CHECKING:
-    import pytest
     from pymongo.database import Database
 
     from selvedge.core.unit import ObjectStatus
@@ -39,6 +40,30 @@ async def test_t45_same_name_other_spec_never_drops(engine: MongoEngine, live: D
     (allowed,) = await converge(engine, live.name, with_spec(one, destructive="Allow"))
     assert allowed.verified
     assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
+
+
+@pytest.mark.parametrize("apply", ["Auto", "OnApproval"])
+async def test_what_a_schema_or_the_floor_of_its_server_refuses_stays_whoever_approved_it(
+    engine: MongoEngine, live: Database[dict[str, Any]], apply: str
+) -> None:
+    await converge(engine, live.name, member("designs", live.name, DESIGNS))
+    changed = DESIGNS.replace("{field: userId}", "{field: userId}, {field: name}")
+    asked = member("designs", live.name, changed, apply=apply)
+    (plan,) = await converge(engine, live.name, asked)
+    refused = with_spec(asked, destructive="Refuse", approvedPlan=plan.digest)
+    for one, field in (
+        (refused, "spec.destructive"),
+        (replace(refused, floor="fashion/main"), "spec.policy.destructive of DatabaseServer fashion/main"),
+    ):
+        (result,) = await converge(engine, live.name, one)
+        (status,) = result.problems
+        assert (status.state, status.reason) == (ObjectState.PENDING, Reason.DESTRUCTIVE_REFUSED)
+        assert status.message.startswith("index designs.userId is not changed: that would lose data or an index in use")
+        assert f"{field} is Refuse" in status.message
+        assert f"set {field} to RequireApproval" in status.message
+        assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
+    (approved,) = await converge(engine, live.name, with_spec(asked, approvedPlan=plan.digest))
+    assert approved.verified
 
 
 async def test_t45_an_index_with_the_same_keys_and_another_name_is_a_conflict(

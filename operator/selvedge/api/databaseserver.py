@@ -229,6 +229,15 @@ class ServerPolicy(Model):
     """The least strict treatment of changes that lose data."""
 
 
+#: The words on changes that lose data, from the loosest to the strictest.
+_STRICTNESS = (Destructive.ALLOW, Destructive.REQUIRE_APPROVAL, Destructive.REFUSE)
+
+
+def floored(word: Destructive, policy: ServerPolicy | None) -> Destructive:
+    """What holds on a server with this policy for a resource with this word: the stricter of the two."""
+    return word if policy is None else max(word, policy.destructive, key=_STRICTNESS.index)
+
+
 class PostgresServer(Model):
     """What only a Postgres server has."""
 

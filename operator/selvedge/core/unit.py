@@ -65,6 +65,15 @@ class ChangeSummary:
     rows: RowCount | None = None
 
 
+def refusal(ref: ObjectRef, what: str, field: str, statement: str) -> ObjectStatus:
+    """What is said of a change that would lose data (``what``) and that ``field`` refuses, whoever approved it."""
+    message = (
+        f"{ref} is not changed: that would lose {what}, and {field} is Refuse, which no approval overrides; declare it "
+        f"as it is, or set {field} to RequireApproval and approve the plan: {statement}"
+    )
+    return ObjectStatus(ref, ObjectState.PENDING, Reason.DESTRUCTIVE_REFUSED, message)
+
+
 @dataclass(frozen=True, slots=True)
 class TableProof:
     """The row-level security of one declared table: policies that stand, and probes by their result."""

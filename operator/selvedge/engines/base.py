@@ -83,7 +83,8 @@ class Member:
     """One DatabaseSchema of a unit of work.
 
     ``verified`` says that this generation was Ready before, so that a difference found now is drift. ``deleting``
-    members take part in the compilation as absent: what only they made is removed.
+    members take part in the compilation as absent: what only they made is removed. ``floor`` names the DatabaseServer
+    whose policy is stricter than what the resource says of lost data; ``spec`` has the stricter word.
     """
 
     uid: str
@@ -94,6 +95,14 @@ class Member:
     spec: DatabaseSchemaSpec
     verified: bool = False
     deleting: bool = False
+    floor: str = ""
+
+    @property
+    def refuses(self) -> str:
+        """The field by which no approval lets data be lost, for messages; empty where none does."""
+        if self.spec.destructive.value != "Refuse":
+            return ""
+        return f"spec.policy.destructive of DatabaseServer {self.floor}" if self.floor else "spec.destructive"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import structlog
 
 from selvedge.api.base import DeletionPolicy, Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec
-from selvedge.api.databaseserver import EngineType
+from selvedge.api.databaseserver import EngineType, floored
 from selvedge.api.resource import parse
 from selvedge.api.support import unsupported
 from selvedge.core.backoff import delay
@@ -50,6 +50,7 @@ class _Candidate:
 
     obj: Object
     spec: DatabaseSchemaSpec
+    floor: str
     access: AccessRule
 
 
@@ -141,7 +142,7 @@ async def _guards(
         except SelvedgeError as error:
             outcomes[uid] = from_error(error)
             continue
-        candidates.append(_Candidate(obj, _floored(spec, server), rule))
+        candidates.append(_Candidate(obj, *_floored(spec, server), rule))
     return candidates, outcomes
 
 
@@ -161,19 +162,17 @@ def _fits_engine(spec: DatabaseSchemaSpec, server: Server) -> None:
         raise InvalidError(Reason.INVALID_SPEC, message + ": correct spec.serverRef")
 
 
-def _floored(spec: DatabaseSchemaSpec, server: Server) -> DatabaseSchemaSpec:
-    """The server's policy is a floor: what it refuses, no resource can allow."""
-    policy = server.spec.policy
-    if policy is None or spec.destructive is not Destructive.ALLOW or policy.destructive is Destructive.ALLOW:
-        return spec
-    return spec.model_copy(update={"destructive": policy.destructive})
+def _floored(spec: DatabaseSchemaSpec, server: Server) -> tuple[DatabaseSchemaSpec, str]:
+    """The server's policy is a floor: what it refuses, no resource can allow. With the server where it is stricter."""
+    word = floored(spec.destructive, server.spec.policy)
+    return (spec, "") if word is spec.destructive else (spec.model_copy(update={"destructive": word}), server.name)
 
 
 async def _converge(context: Context, server: Server, candidates: list[_Candidate], database: str) -> UnitResult:
     rules = {candidate.obj["metadata"]["uid"]: candidate.access for candidate in candidates}
     unit = Unit(
         database,
-        tuple(_member(context, candidate.obj, candidate.spec) for candidate in candidates),
+        tuple(_member(context, candidate.obj, candidate.spec, floor=candidate.floor) for candidate in candidates),
         context.cluster,
         access=lambda member: rules[member.uid],
         alive=context.alive,
@@ -188,7 +187,9 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
         raise TransientError(Reason.TIMEOUT, message) from None
 
 
-def _member(context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False) -> Member:
+def _member(
+    context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False, floor: str = ""
+) -> Member:
     metadata = obj["metadata"]
     generation = int(metadata.get("generation", 0))
     ready = find((obj.get("status") or {}).get("conditions") or (), "Ready")
@@ -207,6 +208,7 @@ def _member(context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting
         spec=spec,
         verified=verified,
         deleting=deleting,
+        floor=floor,
     )
 
 

@@ -13,8 +13,8 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from selvedge.api.base import Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec, Migrations
+from selvedge.api.databaseserver import floored
 from selvedge.api.migrationrun import Action, MigrationRunSpec
 from selvedge.api.resource import parse
 from selvedge.core.backoff import delay
@@ -215,11 +215,7 @@ def _destructive(
     owners = obj["metadata"].get("ownerReferences") or ()
     owned = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
     word = schema.destructive if owned and _as_auto_apply(spec, schema.migrations) else spec.destructive
-    policy = server.spec.policy
-    if policy is not None:
-        order = (Destructive.ALLOW, Destructive.REQUIRE_APPROVAL, Destructive.REFUSE)
-        word = max(word, policy.destructive, key=order.index)
-    return word.value
+    return floored(word, server.spec.policy).value
 
 
 def _as_auto_apply(spec: MigrationRunSpec, migrations: Migrations | None) -> bool:

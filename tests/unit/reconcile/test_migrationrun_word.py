@@ -8,8 +8,10 @@ from typing import Any, cast
 import pytest
 
 from selvedge.api.databaseschema import DatabaseSchemaSpec, Migrations
+from selvedge.api.databaseserver import ServerPolicy
 from selvedge.api.migrationrun import MigrationRunSpec
 from selvedge.reconcile.autoapply import _manifest
+from selvedge.reconcile.databaseschema import _floored
 from selvedge.reconcile.migrationrun import _destructive
 from selvedge.reconcile.servers import Server
 
@@ -18,17 +20,22 @@ SCHEMA = {
     "kind": "DatabaseSchema",
     "metadata": {"namespace": "fashion", "name": "shop", "uid": "1"},
 }
-SERVER = cast("Server", SimpleNamespace(spec=SimpleNamespace(policy=None)))
 
 
-def word(migrations: dict[str, Any] | None, **forged: Any) -> str:
+def server(policy: str = "") -> Server:
+    """A DatabaseServer with this floor, or without any."""
+    floor = ServerPolicy.model_validate({"destructive": policy}) if policy else None
+    return cast("Server", SimpleNamespace(spec=SimpleNamespace(policy=floor), name="fashion/main"))
+
+
+def word(migrations: dict[str, Any] | None, policy: str = "", **forged: Any) -> str:
     """Of a run as autoApply makes it, but for what is ``forged``, on a DatabaseSchema that allows all."""
     spec: dict[str, Any] = {"serverRef": {"name": "main"}, "database": "shop", "destructive": "Allow", "postgres": {}}
     made = Migrations.model_validate({"source": {"configMaps": [{"name": "files"}]}, **(migrations or {})})
     schema = DatabaseSchemaSpec.model_validate({**spec, "migrations": made if migrations is not None else None})
     run = _manifest(SCHEMA, "up", made)
     asked = MigrationRunSpec.model_validate({**run["spec"], **forged})
-    return _destructive(run, asked, SCHEMA, schema, SERVER)
+    return _destructive(run, asked, SCHEMA, schema, server(policy))
 
 
 @pytest.mark.parametrize("migrations", [{}, {"targetVersion": "2"}, {"environment": "staging", "targetVersion": "2"}])
@@ -54,3 +61,18 @@ def test_what_autoapply_would_not_ask_for_runs_by_its_own_word(
     migrations: dict[str, Any] | None, forged: dict[str, Any]
 ) -> None:
     assert word(migrations, **forged) == "RequireApproval"
+
+
+WORDS = ("Allow", "RequireApproval", "Refuse")
+
+
+@pytest.mark.parametrize("policy", ["", *WORDS])
+@pytest.mark.parametrize("asked", WORDS)
+def test_the_floor_of_the_server_holds_where_it_is_stricter(asked: str, policy: str) -> None:
+    """For a run by its own word, for one of autoApply, and for the DatabaseSchema itself."""
+    stricter = max(asked, policy or "Allow", key=WORDS.index)
+    assert word({"autoApply": False}, policy, destructive=asked) == stricter
+    assert word({}, policy) == (policy or "Allow"), "the DatabaseSchema's own word is Allow"
+    spec = {"serverRef": {"name": "main"}, "database": "shop", "destructive": asked, "postgres": {}}
+    found, floor = _floored(DatabaseSchemaSpec.model_validate(spec), server(policy))
+    assert (found.destructive.value, floor) == (stricter, "" if stricter == asked else "fashion/main")

@@ -32,7 +32,11 @@ _OF_A_RESOURCE = ("grant", "defaultPrivilege")
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What one member allows. ``approved`` is the digest in ``spec.approvedPlan``."""
+    """What one member allows.
+
+    ``approved`` is the digest in ``spec.approvedPlan``. ``refuses`` names the field by which data is lost with no
+    approval either; it is empty where none is Refuse.
+    """
 
     resource: str
     automatic: bool = True
@@ -40,6 +44,7 @@ class Policy:
     report_drift: bool = False
     verified: bool = False
     approved: str = ""
+    refuses: str = ""
 
 
 def digest(system_identifier: str, database: str, changes: Iterable[tuple[str, str]]) -> str:
@@ -65,8 +70,9 @@ def split(
 ) -> tuple[list[Change], list[Change]]:
     """Changes to make now, and changes that wait.
 
-    ``granted`` are those that a person approved, ``takes`` those that take from others what they gave. Claims of
-    objects with a waiting change wait too, or what was granted before would be forgotten.
+    ``granted`` are those that a person approved, ``takes`` those that take from others what they gave. What is refused
+    waits whoever approved it. Claims of objects with a waiting change wait too, or what was granted before would be
+    forgotten.
     """
     now: list[Change] = []
     waiting: list[Change] = []
@@ -75,7 +81,8 @@ def split(
             continue
         policy = policies[change.member]
         free = change not in takes or policy.verified or policy.destructive
-        allowed = not plan_only and (change in granted or (free and _allowed(change, policy)))
+        may = change in granted or (free and _allowed(change, policy))
+        allowed = may and not plan_only and not refused(change, policy)
         (now if allowed else waiting).append(change)
     held = {(change.ref, change.member) for change in waiting if not is_authoritative(change)}
     for change in changes:
@@ -85,6 +92,19 @@ def split(
             if kept is not None and not everything_waits:
                 now.append(kept)
     return now, waiting
+
+
+def refused(change: Change, policy: Policy) -> bool:
+    """Whether no approval lets the change be made: it loses data, and ``destructive`` is Refuse."""
+    return bool(policy.refuses) and change.risk is Risk.DESTRUCTIVE
+
+
+def told(change: Change, policy: Policy) -> bool:
+    """Whether a change that waits is a problem of its object: refused, and no drift that is only reported.
+
+    Drift stays drift: another reason than DriftDetected, and the generation would count as never verified.
+    """
+    return refused(change, policy) and not (policy.verified and policy.report_drift)
 
 
 def _allowed(change: Change, policy: Policy) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from selvedge.api.databaseschema import Apply, Drift
 from selvedge.core.digest import plan_digest
 from selvedge.core.reasons import Reason
-from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk
+from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus, Risk, refusal
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -52,13 +52,12 @@ def decide(
             held.append((change, reason, message))
     digest = digest_of(system, database, (change for change, _, _ in held)) if held else ""
     if digest and digest == member.spec.approved_plan:
-        # spec.destructive: Refuse is stronger than an approval.
-        refused = {id(change) for change, reason, _ in held if reason is Reason.DESTRUCTIVE_REFUSED}
+        # destructive: Refuse is stronger than an approval, whatever else the change waited for.
+        refused = {id(change) for change, _, _ in held if _refused(member, change)}
         now = [change for change in changes if id(change) not in refused]
         held = [entry for entry in held if id(entry[0]) in refused]
-    return Decision(
-        tuple(now), tuple((change, _pending(change, reason, message)) for change, reason, message in held), digest
-    )
+    later = tuple((change, _pending(member, change, reason, message)) for change, reason, message in held)
+    return Decision(tuple(now), later, digest)
 
 
 def digest_of(system: str, database: str, changes: Iterable[Change]) -> str:
@@ -81,10 +80,10 @@ def _hold(member: Member, change: Change, adopted: bool) -> tuple[Reason | None,
         return None, ""
     if spec.drift is Drift.REPORT and member.verified:
         return Reason.DRIFT_DETECTED, "differs from the declaration; spec.drift is Report, so it stays as it is"
+    if _refused(member, change):
+        return Reason.DESTRUCTIVE_REFUSED, ""
     if spec.apply is Apply.ON_APPROVAL:
         return Reason.WAITING_FOR_APPROVAL, "waits for an approval: spec.apply is OnApproval"
-    if change.risk is Risk.DESTRUCTIVE and spec.destructive.value == "Refuse":
-        return Reason.DESTRUCTIVE_REFUSED, "would lose data or an index in use, and spec.destructive is Refuse"
     if change.risk is Risk.DESTRUCTIVE and spec.destructive.value != "Allow":
         return Reason.WAITING_FOR_APPROVAL, "would lose data or an index in use, and waits for an approval"
     if change.risk is Risk.NARROWING and adopted and spec.destructive.value != "Allow":
@@ -92,7 +91,13 @@ def _hold(member: Member, change: Change, adopted: bool) -> tuple[Reason | None,
     return None, ""
 
 
-def _pending(change: Change, reason: Reason, message: str) -> ObjectStatus:
+def _refused(member: Member, change: Change) -> bool:
+    return bool(member.refuses) and change.risk is Risk.DESTRUCTIVE
+
+
+def _pending(member: Member, change: Change, reason: Reason, message: str) -> ObjectStatus:
+    if reason is Reason.DESTRUCTIVE_REFUSED:
+        return refusal(change.ref, "data or an index in use", member.refuses, change.summary().statement)
     return ObjectStatus(
         change.ref, ObjectState.PENDING, reason, f"{change.ref} {message}: {change.summary().statement}"
     )

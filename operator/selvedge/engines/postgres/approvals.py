@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.gate import Policy, approved, digest
+from selvedge.core.postgres.gate import Policy, approved, digest, told
 from selvedge.core.postgres.model import Elsewhere, Snapshot
 from selvedge.core.postgres.preimage import pre_image
 from selvedge.core.postgres.preimage_state import State
 from selvedge.core.rowcount import RowCount
-from selvedge.core.unit import ChangeSummary
+from selvedge.core.unit import ChangeSummary, ObjectRef, ObjectStatus, refusal
 from selvedge.engines.postgres.render import summary
 
 
@@ -109,6 +109,15 @@ class Approvals:
         return tuple(
             ChangeSummary(x.ref, x.risk, self.statement(x), self.before(x), self.lost.get(x)) for x in _of(uid, found)
         )
+
+    def refused(self, uid: str, found: Iterable[c.Change]) -> tuple[ObjectStatus, ...]:
+        """What is said of each object of a member that would lose data and may not, whoever approved it."""
+        policy = self._policies[uid]
+        statements: dict[ObjectRef, list[str]] = {}
+        for change in _of(uid, found):
+            if told(change, policy):
+                statements.setdefault(change.ref, []).append(self.statement(change))
+        return tuple(refusal(ref, "data", policy.refuses, "; ".join(of)) for ref, of in statements.items())
 
 
 def _of(uid: str, found: Iterable[c.Change]) -> list[c.Change]:

@@ -368,6 +368,7 @@ def policy(member: Member) -> Policy:
         report_drift=spec.drift is Drift.REPORT,
         verified=member.verified,
         approved=spec.approved_plan,
+        refuses=member.refuses,
     )
 
 

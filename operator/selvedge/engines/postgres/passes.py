@@ -264,10 +264,8 @@ class Pass:
     def _note_places(self, snapshot: Snapshot) -> None:
         """Take over where roles that go hold something."""
         own = self.desired.database.name
-        self.elsewhere = {
-            role: tuple(place for place in places if place.database != own)
-            for role, places in snapshot.elsewhere.items()
-        }
+        held = snapshot.elsewhere.items()
+        self.elsewhere = {role: tuple(x for x in places if x.database != own) for role, places in held}
         self.blocked = stuck(self.desired, snapshot)
 
     def _may_use(self) -> dict[str, frozenset[str]]:
@@ -391,6 +389,7 @@ class Pass:
                 headroom=self.headroom.get(uid, ()),
                 applied=self.approvals.made(uid, self.work.applied),
                 pending=self.approvals.waiting(uid, pending),
+                refused=self.approvals.refused(uid, pending),
                 drift=tuple(sorted(self.work.drift.get(uid, ()))),
                 digest=self.approvals.digest(uid, pending),
             )

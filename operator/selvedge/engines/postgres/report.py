@@ -15,7 +15,10 @@ _NEEDED = frozenset({"database", "schema", "role", "extension"})
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What a pass found: the problems of all members, and the changes and the drift of one."""
+    """What a pass found: the problems of all members, and the changes and the drift of one.
+
+    ``refused`` is what is said of those pending changes that no approval lets be made.
+    """
 
     problems: tuple[Problem, ...]
     applied: tuple[ChangeSummary, ...]
@@ -25,6 +28,7 @@ class Findings:
     advice: tuple[str, ...] = ()
     row_security: tuple[TableProof, ...] = ()
     headroom: tuple[tuple[str, float], ...] = ()
+    refused: tuple[ObjectStatus, ...] = ()
 
 
 def results(
@@ -41,7 +45,8 @@ def results(
     bad = {status.ref for status in mine} | {change.ref for change in found.pending}
     return MemberResult(
         ready=_ready(compiled, uid, mine, bad, exists=exists),
-        problems=tuple(mine),
+        # What is refused stands as it was: nobody who needs it waits for it.
+        problems=(*mine, *found.refused),
         applied=found.applied,
         pending=found.pending,
         drift=found.drift,

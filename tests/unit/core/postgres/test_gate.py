@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from selvedge.core.postgres import changes as c
-from selvedge.core.postgres.gate import Policy, approved, digest, split, without_failed
+from selvedge.core.postgres.gate import Policy, approved, digest, split, told, without_failed
 from selvedge.core.postgres.model import Claim
 from selvedge.core.unit import ObjectRef
 
@@ -114,3 +116,23 @@ def test_a_database_is_not_tried_when_its_owner_could_not_be_made() -> None:
     assert without_failed([CREATE, owned, claims], [CREATE], policies) == []
     other = c.CreateDatabase(ref, "u1", "shop", "somebody")
     assert without_failed([CREATE, other, claims], [CREATE], policies) == [other, claims]
+
+
+REFUSES = Policy("shop/one", refuses="spec.destructive")
+
+
+def test_what_is_refused_waits_whoever_approved_it_and_its_claim_with_it() -> None:
+    everything = (CREATE, REVOKE, DROP)
+    assert gate(REFUSES, *everything) == ([CREATE, REVOKE], [DROP])
+    assert gate(REFUSES, *everything, granted=everything) == ([CREATE, REVOKE], [DROP])
+    asking = replace(REFUSES, automatic=False)
+    assert gate(asking, *everything, granted=everything) == ([CREATE, REVOKE], [DROP])
+    now, _ = gate(REFUSES, CREATE, DROP, WRITE, granted=everything)
+    assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
+
+
+def test_a_refusal_is_told_but_where_drift_is_only_reported() -> None:
+    assert [told(change, REFUSES) for change in (CREATE, REVOKE, DROP)] == [False, False, True]
+    assert not told(DROP, Policy("shop/one"))
+    assert told(DROP, replace(REFUSES, report_drift=True)), "no drift before the generation was verified"
+    assert not told(DROP, replace(REFUSES, report_drift=True, verified=True))

@@ -1,0 +1,111 @@
+"""``destructive: Refuse``, of a DatabaseSchema or as the floor of its DatabaseServer, is stronger than an approval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from selvedge.core.reasons import Reason
+from selvedge.core.unit import ObjectState
+from tests.engines.postgres_support import engine, member, only, ready, rows, run
+from tests.engines.tables_support import migrate
+from tests.engines.test_postgres_partitions import CHILDREN, DAILY, OLD, partitioned
+
+if TYPE_CHECKING:
+    from sandbox import PostgresEndpoint
+    from selvedge.core.unit import MemberResult, ObjectStatus
+
+pytestmark = pytest.mark.engines
+
+SERVER = "fashion/main"
+SCHEMAS = "SELECT nspname::text FROM pg_namespace WHERE nspname IN ('app', 'old', 'new') ORDER BY 1"
+
+
+def refusal(result: MemberResult, ref: str) -> ObjectStatus:
+    """What is said of the one object that is refused."""
+    assert not result.verified
+    (found,) = [problem for problem in result.problems if problem.reason is Reason.DESTRUCTIVE_REFUSED]
+    assert (str(found.ref), found.state) == (ref, ObjectState.PENDING)
+    return found
+
+
+async def test_what_is_refused_stays_whoever_approved_it_and_the_rest_of_the_plan_is_made(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    name = database_name
+    async with engine(postgres) as one:
+        await ready(one, member(name, {"schemas": [{"name": "app"}, {"name": "old"}]}))
+        asked = {"prune": "Owned", "apply": "OnApproval"}
+        spec = {"schemas": [{"name": "app"}, {"name": "new"}]}
+        whole = await only(one, member(name, spec, **asked))
+        assert {(str(x.ref), x.risk.value) for x in whole.pending} == {
+            ("schema old", "Destructive"),
+            ("schema new", "Additive"),
+        }
+        asked["approvedPlan"] = whole.digest
+        result = await only(one, member(name, spec, **asked, destructive="Refuse"))
+        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",), ("old",)]
+        message = refusal(result, "schema old").message
+        assert message.startswith("schema old is not changed: that would lose data, and spec.destructive is Refuse, ")
+        assert "no approval" in message
+        assert 'DROP SCHEMA "old"' in message
+        assert "set spec.destructive to RequireApproval" in message
+        assert result.provisioned, "migrations do not wait for a schema that stays"
+        assert [str(x.ref) for x in result.pending] == ["schema old"]
+
+        again = await only(one, member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=result.digest))
+        refusal(again, "schema old")
+        below = member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=again.digest)
+        below = replace(below, floor=SERVER)
+        message = refusal(await only(one, below), "schema old").message
+        assert f"spec.policy.destructive of DatabaseServer {SERVER} is Refuse" in message
+        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",), ("old",)]
+
+        await ready(one, member(name, spec, prune="Owned", approvedPlan=again.digest))
+        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",)]
+
+
+@pytest.mark.newest
+async def test_drift_that_is_only_reported_stays_drift(postgres: PostgresEndpoint, database_name: str) -> None:
+    """Its reason keeps the generation verified: told as refused, the next pass would put the rest of it back."""
+    name = database_name
+    spec = {"schemas": [{"name": "app"}, {"name": "old", "ensure": "Absent"}]}
+    async with engine(postgres) as one:
+        await ready(one, member(name, {"schemas": [{"name": "app"}, {"name": "old"}]}))
+        asked = {"drift": "Report", "destructive": "Refuse", "verified": True}
+        reported = await only(one, member(name, spec, **asked))
+        assert [str(x.ref) for x in reported.pending] == ["schema old"]
+        assert reported.problems == ()
+        await only(one, member(name, spec, **asked, approvedPlan=reported.digest))
+        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("old",)]
+
+
+@pytest.mark.newest
+async def test_a_shorter_retention_is_refused(postgres: PostgresEndpoint, database_name: str) -> None:
+    name = database_name
+    kept, short = {**DAILY, "retention": "36500d"}, {**DAILY, "retention": "30d"}
+    async with engine(postgres) as one:
+        await only(one, partitioned(name, kept))
+        migrate(postgres, name)
+        await ready(one, partitioned(name, kept))
+        migrate(postgres, name, OLD)
+        before = rows(postgres, CHILDREN, dbname=name)
+        plan = await only(one, partitioned(name, short))
+        for _ in range(2):
+            result = await only(one, partitioned(name, short, destructive="Refuse", approvedPlan=plan.digest))
+            assert "shared.readings" in refusal(result, "partitions shared.readings").message
+            assert rows(postgres, CHILDREN, dbname=name) == before
+        await ready(one, partitioned(name, kept, destructive="Refuse"))
+
+
+@pytest.mark.newest
+async def test_an_extension_that_left_is_refused(postgres: PostgresEndpoint, database_name: str) -> None:
+    name = database_name
+    async with engine(postgres) as one:
+        await ready(one, member(name, {"extensions": [{"name": "pgcrypto"}]}))
+        plan = await only(one, member(name, {}, prune="Owned"))
+        result = await only(one, member(name, {}, prune="Owned", destructive="Refuse", approvedPlan=plan.digest))
+        refusal(result, "extension pgcrypto")
+        run(postgres, "SELECT gen_random_bytes(1)", dbname=name)

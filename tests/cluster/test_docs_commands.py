@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.docs_reasons import INLINE, REASONS, Elsewhere, reason
+from sandbox import Sandbox
+from tests.cluster.docs_reasons import INLINE, REASONS, SHOWN, Elsewhere, reason
 from tests.cluster.docs_shop import EXECUTED, NEWEST, Shop, opened, served, walk
 from tests.cluster.docs_support import (
     ROOT,
@@ -30,9 +31,8 @@ from tests.cluster.docs_support import (
 
 pytestmark = pytest.mark.xdist_group("docs")
 
-#: Instead of all of tests/cluster, on a cluster that is named by SELVEDGE_KUBECONFIG.
-#: None with an operator: the shop's watches all namespaces there.
-_A_FEW_TESTS = "tests/cluster/test_kube_client.py tests/cluster/test_lease.py"
+#: Instead of all of tests/cluster, on a cluster that is named by SELVEDGE_KUBECONFIG; the last has operators.
+_A_FEW_TESTS = " ".join(f"tests/cluster/test_{name}.py" for name in ("kube_client", "lease", "suspend"))
 
 
 def test_each_command_is_executed_or_has_a_reason():
@@ -87,6 +87,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield made
 
 
+@pytest.fixture
+def empty() -> Iterator[Sandbox]:
+    """A cluster that holds nothing."""
+    with Sandbox.start(postgres=(), mongodb=False) as sandbox:
+        yield sandbox
+
+
 @pytest.mark.long
 def test_fashion_wallet_by_hand(shop: Shop):
     assert "False" not in shop.kubectl("get", "dbsrv,dbs,mig,dbu", "-n", "shop")
@@ -100,14 +107,34 @@ def test_readme(shop: Shop):
 
 
 @pytest.mark.long
-def test_contributing(shop: Shop):
+def test_what_only_shows_something(shop: Shop):
+    """Within the texts; what a page leaves open is put in."""
+    names = {
+        "kubectl get -o": "kubectl get dbs -o",
+        "get … ": "get deployments ",
+        "NAMESPACE": "shop",
+        "NAME": "fashion-wallet",
+        "REASON": "Conflict",
+        "--watch": "--watch --request-timeout=2s",
+    }
+    shell = shop.shell(**names)
+    shell.environment["KUBECONFIG"] = str(shop.directory / "kubeconfig-shown")
+    shell.run(f"cp {shop.sandbox.kubeconfig} $KUBECONFIG; kubectl config set-context --current --namespace shop")
+    found = {command.text: command for command in inline_commands() if reason(command.text, INLINE) is SHOWN}
+    assert len(found) >= 15
+    for command in found.values():
+        shell.execute(command)
+
+
+@pytest.mark.long
+def test_contributing(shop: Shop, empty: Sandbox, tmp_path: Path):
     shell = shop.shell()
     shell.directory = ROOT
-    path = shop.directory / "kubeconfig-flat"
+    path = tmp_path / "kubeconfig"
 
     def kind(_: Command) -> None:
         # as kind writes it: everything in one file
-        shell.run(f"kubectl config view --flatten --raw > {path}")
+        shell.run(f"KUBECONFIG={empty.kubeconfig} kubectl config view --flatten --raw > {path}")
 
     def tests(command: Command) -> None:
         shell.changes = {
@@ -141,6 +168,15 @@ def test_getting_started(shop: Shop, tmp_path: Path):
         shell.execute(command)
         shell.run("helm uninstall selvedge --namespace selvedge --no-hooks --wait")
 
+    def pip(command: Command) -> None:
+        # what it depends on and what builds it are here already, and its environment stays as it is
+        target = f"--no-deps --no-build-isolation --disable-pip-version-check --target {tmp_path / 'pip'}"
+        shell.changes = {command.bare: f"{sys.executable} -m {command.bare.replace(' .', f' {target} {ROOT}')}"}
+        shell.execute(command)
+        made = tmp_path / "pip"
+        assert shell.run(f"PYTHONPATH={made} {made}/bin/selvedge --version").startswith("selvedge ")
+        assert list(made.glob("selvedge/core/*.py"))
+
     def run(command: Command) -> None:
         text = command.bare.replace("KUBECONFIG=… ", f"KUBECONFIG={shell.environment['KUBECONFIG']} ")
         environment = {**shell.environment, "SELVEDGE_HTTP_PORT": "0"}
@@ -171,6 +207,7 @@ def test_getting_started(shop: Shop, tmp_path: Path):
                 "export KUBECONFIG": export,
                 "kubectl get dbsrv,dbs,mig": lambda c: own.execute(c),
                 "helm install": install,
+                "pip install": pip,
                 "selvedge run": run,
                 "kubectl wait": wait,
             },

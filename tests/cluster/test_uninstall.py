@@ -300,8 +300,7 @@ def test_a_job_that_cannot_run_stops_helm_after_a_minute_and_changes_nothing(her
     # the operator goes on; of the Job there is what says why, and its account is gone
     assert here.world.operator.leads()
     assert here.finalizers() == held
-    reason = "jsonpath={.status.conditions[?(@.type=='Failed')].reason}"
-    assert here.sandbox.kubectl("get", "job", "selvedge-release", "-n", OPS, "-o", reason).stdout == "DeadlineExceeded"
+    assert "DeadlineExceeded" in here.sandbox.kubectl("describe", "job", "selvedge-release", "-n", OPS).stdout
     accounts = here.sandbox.kubectl("get", "serviceaccounts", "-n", OPS, "-o", "name").stdout.split()
     assert set(accounts) == {"serviceaccount/default", "serviceaccount/selvedge"}
     assert json.loads(here.helm("list", "-o", "json").stdout)[0]["status"] == "uninstalling"

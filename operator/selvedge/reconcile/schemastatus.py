@@ -58,6 +58,8 @@ def _verdict(spec: DatabaseSchemaSpec, result: MemberResult, migrations: str) ->
         first = min(result.problems, key=lambda problem: _ORDER.index(problem.state))
         more = len({problem.ref for problem in result.problems}) - 1
         message = first.message + (f" (and {more} more, see status.notReady)" if more > 0 else "")
+        if first.reason is Reason.DESTRUCTIVE_REFUSED:
+            message += _beside(result)
         return first.reason, message, first.state in (ObjectState.WAITING, ObjectState.CONFLICT)
     if result.pending and spec.drift is Drift.REPORT and result.drift:
         changed = f"{count(len(result.drift), 'object')} {'was' if len(result.drift) == 1 else 'were'} changed by hand"
@@ -87,6 +89,18 @@ def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
         why = f"{destructive} of them {'loses' if destructive == 1 else 'lose'} {lost or 'data'}"
     waits = f"{count(changes, 'change')} {'waits' if changes == 1 else 'wait'}, since {why}"
     return f"{waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
+
+
+def _beside(result: MemberResult) -> str:
+    """What is to be said beside a refusal: what would go with it, and what waits only for an approval."""
+    lost = lost_rows(result)
+    refs = {problem.ref for problem in result.problems}
+    others = sum(change.ref not in refs for change in result.pending)
+    said = f"; {lost} would be lost" if lost is not None else ""
+    if others:
+        waits = f"{count(others, 'other change')} {'waits' if others == 1 else 'wait'} for an approval"
+        said += f"; {waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
+    return said
 
 
 def lost_rows(result: MemberResult) -> RowCount | None:

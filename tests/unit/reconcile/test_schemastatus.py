@@ -11,7 +11,7 @@ from selvedge.api.databaseschema import DatabaseSchemaSpec, DatabaseSchemaStatus
 from selvedge.core.reasons import Reason
 from selvedge.core.redact import Redactor
 from selvedge.core.rowcount import Counted, RowCount
-from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, Risk
+from selvedge.core.unit import ChangeSummary, MemberResult, ObjectRef, ObjectState, ObjectStatus, Risk, refusal
 from selvedge.reconcile.outcome import Outcome, finished
 from selvedge.reconcile.schemastatus import known_drift, outcome_of
 
@@ -95,6 +95,25 @@ def test_reported_drift_in_words(number: int, words: str):
 def test_waiting_changes_in_words(pending: tuple[ChangeSummary, ...], spec: dict[str, Any], words: str):
     found = outcome(MemberResult(provisioned=True, pending=pending, digest="sha256:0"), **spec)
     assert found.message == f"{words}: read status.plan, then set spec.approvedPlan to sha256:0"
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        (0, ""),
+        (1, "; 1 other change waits for an approval: read status.plan, then set spec.approvedPlan to sha256:0"),
+        (2, "; 2 other changes wait for an approval: read status.plan, then set spec.approvedPlan to sha256:0"),
+    ],
+)
+def test_a_refusal_is_stalled_and_told_with_what_waits_beside_it(others: int, words: str):
+    lost = ChangeSummary(REFS[6], Risk.DESTRUCTIVE, "DROP …", rows=RowCount(3, Counted.EXACT))
+    problem = refusal(REFS[6], "data", "spec.destructive", "DROP …")
+    result = MemberResult(provisioned=True, problems=(problem,), pending=(lost, *changes(others)), digest="sha256:0")
+    for approved in ("", "sha256:" + "1" * 64):
+        found = outcome(result, approvedPlan=approved)
+        assert (found.ready, found.reason, found.retrying) == (False, Reason.DESTRUCTIVE_REFUSED, False)
+        assert found.message == f"{problem.message}; 3 rows (counted) would be lost{words}"
+        assert found.extra[0][:2] == ("Provisioned", True)
 
 
 def test_drift_that_a_pass_told_of_is_said_to_be_put_back_when_that_pass_died_after_the_repair():

@@ -44,10 +44,14 @@ class Deployed:
     # The operator
 
     def install(self, *more: str) -> None:
+        """Install or upgrade, and return when every pod is ready and one of them leads."""
+        self.helm(*more)
+        self.wait_leader()
+
+    def helm(self, *more: str) -> None:
         """Install or upgrade, and return when every pod is ready."""
         settings = (f"watchNamespaces={{{self.watched}}}", *self.settings, *more)
         install(self.node, self.namespace, *settings, archive=self.archive)
-        self.wait_leader()
 
     def pods(self) -> list[Document]:
         """The operator's pods that are not about to end."""
@@ -62,9 +66,9 @@ class Deployed:
         """The names of those that are Ready."""
         return {pod["metadata"]["name"] for pod in self.pods() if _is_ready(pod)}
 
-    def leader(self) -> str:
+    def leader(self, lease_name: str = "selvedge") -> str:
         """Who holds the Lease; empty where nobody does."""
-        lease = self.own.get("Lease", "selvedge")
+        lease = self.own.get("Lease", lease_name)
         return str((lease or {}).get("spec", {}).get("holderIdentity") or "")
 
     def wait_leader(self, *, other_than: str = "", timeout: float = _START_SECONDS) -> str:
@@ -86,9 +90,10 @@ class Deployed:
         """What a pod answers for a path of its HTTP port."""
         return served(self.node, self.namespace, pod, path)
 
-    def value(self, pod: str, name: str) -> float:
-        """The sum of a metric of one pod over all its series."""
-        lines = self.served(pod, "/metrics").splitlines()
+    def value(self, pod: str, name: str, **labels: str) -> float:
+        """The sum of a metric of one pod over all its series with these labels."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        lines = [line for line in self.served(pod, "/metrics").splitlines() if all(label in line for label in wanted)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith((f"{name}{{", f"{name} ")))
 
     def restarts(self) -> dict[str, int]:
@@ -131,8 +136,8 @@ class Deployed:
 
     # What it looks after
 
-    def server(self) -> None:
-        """The node's Postgres as the DatabaseServer ``main``."""
+    def server(self, name: str = "main") -> None:
+        """The node's Postgres as a DatabaseServer."""
         postgres = self.node.postgres
         self.api.apply(secret("main-admin", username=postgres.username, password=postgres.password))
         self.api.apply(secret("main-ca", ca__crt=postgres.ca))
@@ -142,12 +147,12 @@ class Deployed:
             "credentials": {"secretRef": {"name": "main-admin"}},
             "tls": {"mode": "VerifyFull", "caSecretRef": {"name": "main-ca"}},
         }
-        self.api.apply({"kind": "DatabaseServer", "metadata": {"name": "main"}, "spec": spec})
+        self.api.apply({"kind": "DatabaseServer", "metadata": {"name": name}, "spec": spec})
 
-    def schema(self, name: str, database: str, schemas: list[str], **postgres: Any) -> None:
+    def schema(self, name: str, database: str, schemas: list[str], *, server: str = "main", **postgres: Any) -> None:
         """A DatabaseSchema with these schemas."""
         declared = {"schemas": [{"name": schema} for schema in schemas], **postgres}
-        spec = {"serverRef": {"name": "main"}, "database": database, "interval": "30s", "postgres": declared}
+        spec = {"serverRef": {"name": server}, "database": database, "interval": "30s", "postgres": declared}
         self.api.apply({"kind": "DatabaseSchema", "metadata": {"name": name}, "spec": spec})
 
     def ready(self, kind: str, name: str, timeout: float = 60) -> Document:

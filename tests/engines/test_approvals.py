@@ -220,6 +220,40 @@ async def test_rows_that_go_are_counted_and_no_part_of_the_digest(
         assert str(counted[drop]) == "an unknown number of rows (they could not be counted)"
 
 
+async def test_what_was_made_again_is_not_lost_by_an_approval_that_was_carried_out(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """The same names, ranges and versions, and by now other rows: ``approvedPlan`` still stands in the spec."""
+    name = database_name
+    async with engine(postgres) as one:
+        await waiting_to_lose(postgres, one, name)
+        plan = await only(one, partitioned(name, SHORT))
+        approved = partitioned(name, SHORT, approvedPlan=plan.digest)
+        assert [x.statement for x in (await only(one, approved)).applied] == [x.statement for x in plan.pending]
+        await ready(one, partitioned(name, {**DAILY, "retention": "36500d"}, approvedPlan=plan.digest))
+        migrate(postgres, name, OLD)
+        again = await only(one, approved)
+        assert again.applied == ()
+        assert [x.statement for x in again.pending] == [x.statement for x in plan.pending]
+        assert again.digest != plan.digest
+        assert rows(postgres, "SELECT count(*) FROM shared.readings", dbname=name) == [(2,)]
+
+
+async def test_an_extension_that_was_made_again_is_not_dropped_by_an_approval_that_was_carried_out(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    there, gone = ({"extensions": [{"name": "citext", "ensure": ensure}]} for ensure in ("Present", "Absent"))
+    async with engine(postgres) as one:
+        await ready(one, member(database_name, there))
+        plan = await only(one, member(database_name, gone))
+        approved = member(database_name, gone, approvedPlan=plan.digest)
+        await ready(one, approved)
+        await ready(one, member(database_name, there, approvedPlan=plan.digest))
+        again = await only(one, approved)
+        assert (again.applied, [x.statement for x in again.pending]) == ((), [x.statement for x in plan.pending])
+        assert again.digest != plan.digest
+
+
 @pytest.mark.newest
 async def test_a_login_that_may_not_read_the_rows_says_what_the_server_estimates(
     postgres: PostgresEndpoint, database_name: str

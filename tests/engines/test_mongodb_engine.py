@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,25 @@ async def test_ensure_absent_drops_only_what_may_be_dropped(
     (gone,) = await converge(engine, live.name, member("designs", live.name, absent, destructive="Allow"))
     assert gone.verified
     assert "designs" not in live.list_collection_names()
+
+
+@pytest.mark.parametrize("kind", ["", ", timeSeries: {timeField: at}"])
+async def test_a_collection_that_was_made_again_is_not_dropped_by_an_approval_that_was_carried_out(
+    engine: MongoEngine, live: Database[dict[str, Any]], kind: str
+) -> None:
+    """``approvedPlan`` still stands in the spec, and by now there are other documents under the name."""
+    there = member("designs", live.name, f"collections: [{{name: old{kind}}}]")
+    gone = member("designs", live.name, "collections: [{name: old, ensure: Absent}]")
+    await converge(engine, live.name, there)
+    (plan,) = await converge(engine, live.name, gone)
+    (done,) = await converge(engine, live.name, with_spec(gone, approvedPlan=plan.digest))
+    assert done.verified
+    await converge(engine, live.name, there)
+    live.old.insert_one({"at": datetime.now(UTC)})
+    (again,) = await converge(engine, live.name, with_spec(gone, approvedPlan=plan.digest))
+    assert (again.applied, len(again.pending)) == ((), 1)
+    assert again.digest != plan.digest
+    assert live.old.count_documents({}) == 1
 
 
 async def test_many_operators_at_once_make_everything_once(mongodb: MongoEndpoint, live: Database[Any]) -> None:

@@ -85,7 +85,8 @@ class LiveCollection:
     """A collection as the server shows it; ``kind`` is collection, timeseries or view.
 
     ``occupied`` is None as long as nobody looked: then it is taken to hold documents. ``violators`` counts documents
-    that do not match the declared validator, None when not counted.
+    that do not match the declared validator, None when not counted. ``identity`` is the UUID of where its documents
+    are: one that is dropped and made again has another.
     """
 
     name: str
@@ -98,6 +99,7 @@ class LiveCollection:
     expire_after: int | float | None = None
     occupied: bool | None = None
     violators: int | None = None
+    identity: str = ""
 
     def index(self, name: str) -> Index | None:
         """The index of that name."""

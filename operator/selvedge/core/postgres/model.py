@@ -372,6 +372,8 @@ class Snapshot:
     functions: Mapping[str, tuple[str, str] | None]
     #: Declared extensions that are not created yet and could be, with the schema that their control file demands.
     available: Mapping[str, str | None] = field(default_factory=dict)
+    #: Of the extensions: one that is dropped and made again has another, and its tables hold other rows.
+    extension_oids: Mapping[str, int] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     has_claims_table: bool = False
     has_metadata_schema: bool = False

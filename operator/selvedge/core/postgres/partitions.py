@@ -68,7 +68,7 @@ class DesiredPartitions:
 class Partition:
     """A partition as it is. ``range`` or (``modulus``, ``remainder``) says what it holds; neither for a DEFAULT one.
 
-    ``rows`` is the server's estimate, negative where it has none.
+    ``rows`` is the server's estimate, negative where it has none. One that is made again has another ``oid``.
     """
 
     schema: str
@@ -78,6 +78,7 @@ class Partition:
     remainder: int = 0
     detaching: bool = False
     rows: int = -1
+    oid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """What the changes of a plan replace, in words: an approval is for both, the statement and what stood there before.
 
 Canonical: the same state gives the same text, whatever the order in which the server lists it. What moves by itself
-(estimates of rows, the clock) is not in it. A person reads it too, beside the statement.
+(estimates of rows, the clock) is not in it. What holds rows and goes is told with its oid: of the same name and made
+again, it holds others, and an approval that was carried out is none for them. A person reads it too, beside the
+statement.
 """
 
 from __future__ import annotations
@@ -141,6 +143,11 @@ def _extension(state: State, change: c.UpdateExtension | c.DropExtension) -> str
     return f"version {found[0]} in schema {found[1]}" if found is not None else ""
 
 
+def _dropped_extension(state: State, change: c.DropExtension) -> str:
+    words = _extension(state, change)
+    return words and f"{words}, oid {state.snapshot.extension_oids.get(change.extension, 0)}"
+
+
 def _schema_owner(state: State, change: c.AlterSchemaOwner) -> str:
     found = state.snapshot.schemas.get(state.schema(change.schema))
     return f"owner {found[0]}" if found is not None else ""
@@ -236,7 +243,7 @@ _WORDS: Mapping[type[c.Change], Callable[[State, Any], str]] = {
     c.HandOverDatabase: _handed_over,
     c.SetDatabaseSetting: _database_setting,
     c.UpdateExtension: _extension,
-    c.DropExtension: _extension,
+    c.DropExtension: _dropped_extension,
     c.AlterSchemaOwner: _schema_owner,
     c.CommentSchema: _schema_comment,
     c.RenameSchema: _renamed_schema,

@@ -114,7 +114,8 @@ def _dropped_partitions(state: State, change: p.DropPartitions) -> str:
     for schema, name, _ in change.partitions:
         one = known.get((schema, name))
         if one is not None and one.range is not None:
-            parts.append(f"{schema}.{name} from {one.range.start.isoformat()} to {one.range.end.isoformat()}")
+            bounds = f"from {one.range.start.isoformat()} to {one.range.end.isoformat()}"
+            parts.append(f"{schema}.{name} {bounds}, oid {one.oid}")
     return "; ".join(parts)
 
 

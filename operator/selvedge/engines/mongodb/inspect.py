@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 _ON_VIEW = 166
 _SYSTEM_PREFIX = "system."
+#: Where a time series keeps its measurements.
+_BUCKETS_PREFIX = "system.buckets."
 _BATCH = 10_000
 
 
@@ -90,7 +92,12 @@ async def _collections(server: Server, database: str) -> dict[str, dict[str, Any
         entries = await cursor.to_list()
     except (PyMongoError, OSError) as error:
         raise server.error(error, "listCollections") from None
-    return {entry["name"]: dict(entry) for entry in entries if not entry["name"].startswith(_SYSTEM_PREFIX)}
+    uuids = {entry["name"]: (entry.get("info") or {}).get("uuid") for entry in entries}
+    return {
+        name: dict(entry) | {"identity": bytes(uuids[name] or uuids.get(_BUCKETS_PREFIX + name) or b"").hex()}
+        for entry in entries
+        if not (name := entry["name"]).startswith(_SYSTEM_PREFIX)
+    }
 
 
 async def _claims(server: Server, metadata: str, database: str) -> dict[ObjectRef, Claim]:
@@ -135,6 +142,7 @@ def _live(entry: Mapping[str, Any], indexes: list[dict[str, Any]]) -> LiveCollec
         indexes=_live_indexes(indexes, collation),
         time_series=None if series is None else _series(series),
         expire_after=None if options.get("expireAfterSeconds") is None else number(options["expireAfterSeconds"]),
+        identity=entry["identity"],
     )
 
 

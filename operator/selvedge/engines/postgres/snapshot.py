@@ -80,7 +80,7 @@ SELECT json_build_object({server},
  {role_part},
  'schemas', (SELECT json_agg(json_build_array(n.nspname, pg_catalog.pg_get_userbyid(n.nspowner),
                pg_catalog.obj_description(n.oid, 'pg_namespace'))) FROM ns n),
- 'extensions', (SELECT json_agg(json_build_array(e.extname, e.extversion, n.nspname))
+ 'extensions', (SELECT json_agg(json_build_array(e.extname, e.extversion, n.nspname, e.oid::int8))
                   FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace),
  'available', CASE WHEN EXISTS (SELECT FROM unnest({extensions}) w(name)
                     WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_extension e WHERE e.extname = w.name))
@@ -293,7 +293,8 @@ def parse_snapshot(text: str, doing: str, installed: Mapping[str, str | None] | 
         database_settings=parse_settings(raw.get("settings")),
         roles=parse_roles(raw["roles"]),
         schemas={name: (owner, comment) for name, owner, comment in raw.get("schemas") or ()},
-        extensions={name: (version, schema) for name, version, schema in raw.get("extensions") or ()},
+        extensions={name: (version, schema) for name, version, schema, _ in raw.get("extensions") or ()},
+        extension_oids={name: oid for name, _, _, oid in raw.get("extensions") or ()},
         groups=tuple(parse_group(*row) for row in raw.get("objects") or ()),
         functions={k: (v[0], "\0".join(v[1:])) if v else None for k, v in (raw.get("functions") or {}).items()},
         available={**(installed or {}), **(raw.get("available") or {})},

@@ -94,7 +94,7 @@ _FRAGMENT = sql.SQL("""
         LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0),
      o.rolname, o.rolsuper, s.spcname, am.amname,
      (SELECT json_agg(json_build_array(pn.nspname, p.relname, pg_catalog.pg_get_expr(p.relpartbound, p.oid),
-                i.inhdetachpending, p.reltuples::int8))
+                i.inhdetachpending, p.reltuples::int8, p.oid::int8))
         FROM pg_catalog.pg_inherits i JOIN pg_catalog.pg_class p ON p.oid = i.inhrelid
         JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
        WHERE i.inhparent = c.oid AND pt.partstrat IS NOT NULL),
@@ -255,16 +255,16 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 _END = datetime.max.replace(tzinfo=UTC)
 
 
-def _partition(schema: str, name: str, bound: str | None, detaching: bool, rows: int) -> Partition:
+def _partition(schema: str, name: str, bound: str | None, detaching: bool, rows: int, oid: int) -> Partition:
     text = bound or ""
     by_hash = _HASH.fullmatch(text)
     if by_hash:
-        return Partition(schema, name, None, int(by_hash[1]), int(by_hash[2]), detaching, rows)
+        return Partition(schema, name, None, int(by_hash[1]), int(by_hash[2]), detaching, rows, oid)
     by_range = _RANGE.fullmatch(text)
     if by_range:
         found = Range(_moment(by_range[1], _BEGINNING), _moment(by_range[2], _END))
-        return Partition(schema, name, found, detaching=detaching, rows=rows)
-    return Partition(schema, name, detaching=detaching, rows=rows)
+        return Partition(schema, name, found, detaching=detaching, rows=rows, oid=oid)
+    return Partition(schema, name, detaching=detaching, rows=rows, oid=oid)
 
 
 def _moment(text: str, infinite: datetime) -> datetime:

@@ -139,8 +139,14 @@ CASES: list[tuple[c.Change, dict[str, object], dict[str, object], str]] = [
     ),
     (
         c.DropExtension(REF, "u", "citext"),
-        {"extensions": {"citext": ("1.6", "public")}},
-        {"extensions": {"citext": ("1.6", "app")}},
+        {"extensions": {"citext": ("1.6", "public")}, "extension_oids": {"citext": 16401}},
+        {"extensions": {"citext": ("1.6", "public")}, "extension_oids": {"citext": 16402}},
+        "version 1.6 in schema public, oid 16401",
+    ),
+    (
+        c.UpdateExtension(REF, "u", "citext", "1.7"),
+        {"extensions": {"citext": ("1.6", "public")}, "extension_oids": {"citext": 16401}},
+        {"extensions": {"citext": ("1.6", "app")}, "extension_oids": {"citext": 16401}},
         "version 1.6 in schema public",
     ),
 ]

@@ -25,6 +25,20 @@ def stays(world: World, name: str, reason: str) -> str:
     return str(condition(found)["message"])
 
 
+def test_a_schema_that_refuses_to_lose_data_keeps_it_at_its_end_too(world: World) -> None:
+    world.schema("shop", deletionPolicy="Delete", destructive="Refuse", postgres={"schemas": [{"name": "app"}]})
+    world.ready("DatabaseSchema", "shop")
+    world.api.delete("DatabaseSchema", "shop")
+    message = stays(world, "shop", "DestructiveRefused")
+    assert "spec.destructive is Refuse" in message
+    assert "set spec.deletionPolicy to Retain" in message
+    assert world.ask("SELECT count(*) FROM pg_namespace WHERE nspname = 'app'") == 1
+    world.api.patch("DatabaseSchema", "shop", {"spec": {"destructive": "RequireApproval"}})
+    wait_for(lambda: world.api.get("DatabaseSchema", "shop") is None)
+    names = world.sql("SELECT datname FROM pg_database", database="postgres")
+    assert (world.name,) not in names
+
+
 def test_a_floor_and_the_access_hold_for_a_deletion_as_well(world: World) -> None:
     world.schema("shop", deletionPolicy="Delete", postgres={"schemas": [{"name": "app"}]})
     world.ready("DatabaseSchema", "shop")

@@ -53,6 +53,7 @@ class Operation:
     """What is asked for, in the words of a MigrationRun's spec.
 
     ``resumes``: an earlier pass of this very run began; what its session says is done was done for it.
+    ``floor`` names the DatabaseServer whose policy ``destructive`` is, where that is stricter than the run's own word.
     ``approved`` is the digest of the plan that a person approved. ``actor`` and ``reason`` are written into the history
     where nothing else says why it changed. ``conventions`` are those that advice speaks of, ``None`` the default ones.
     """
@@ -65,6 +66,7 @@ class Operation:
     environment: str = ""
     transaction: str = "PerMigration"
     destructive: str = "RequireApproval"
+    floor: str = ""
     approved: str = ""
     actor: str = ""
     reason: str = ""
@@ -248,9 +250,9 @@ def check_approval(prepared: Prepared) -> None:
     check_marks(prepared)
     why = summary(concerns)
     if operation.destructive == "Refuse":
-        raise RefusedError(
-            Reason.DESTRUCTIVE_REFUSED, f"{why}; destructive is Refuse, so nothing was run: make a run that allows it"
-        )
+        field = f"spec.policy.destructive of DatabaseServer {operation.floor}" if operation.floor else "destructive"
+        step = f"make a run that allows it{' once the server does' if operation.floor else ''}"
+        raise RefusedError(Reason.DESTRUCTIVE_REFUSED, f"{why}; {field} is Refuse, so nothing was run: {step}")
     if operation.approved == prepared.digest:
         return
     if operation.approved:

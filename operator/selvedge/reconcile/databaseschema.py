@@ -245,19 +245,18 @@ async def remove_schema(context: Context, obj: Object) -> None:
         raise
 
 
-async def _may_remove(context: Context, server: Server, namespace: str, database: str) -> None:
-    """What holds for every change holds for the last one too: the server's access, and its floor for lost data."""
+async def _may_remove(context: Context, server: Server, namespace: str, spec: DatabaseSchemaSpec) -> None:
+    """What holds for every change holds for the last one too: the server's access, and who refuses to lose data."""
+    database = spec.database
     way_out = "or set spec.deletionPolicy to Retain, and the resource goes without touching the database"
     try:
         check_database(await permit(context, server, namespace), namespace, database)
     except RefusedError as error:
         raise RefusedError(error.reason, f"database {database} is not cleaned up: {error.message}, {way_out}") from None
-    policy = server.spec.policy
-    if policy is not None and policy.destructive is Destructive.REFUSE:
-        message = (
-            f"database {database} is not cleaned up: DatabaseServer {server.name} has spec.policy.destructive: Refuse; "
-            f"loosen that, {way_out}"
-        )
+    if floored(spec.destructive, server.spec.policy) is Destructive.REFUSE:
+        own = spec.destructive is Destructive.REFUSE
+        who = "spec.destructive is" if own else f"DatabaseServer {server.name} has spec.policy.destructive:"
+        message = f"database {database} is not cleaned up: {who} Refuse; loosen that, {way_out}"
         raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
 
 
@@ -272,7 +271,7 @@ async def _remove(context: Context, obj: Object) -> None:
             await context.events.post(obj, Reason.RETAINED, message, type="Warning")
             return
         raise TransientError(Reason.WAITING_FOR_SERVER, _no_server(context, server_key))
-    await _may_remove(context, server, str(obj["metadata"]["namespace"]), spec.database)
+    await _may_remove(context, server, str(obj["metadata"]["namespace"]), spec)
     others = [o for o in context.store.unit(server_key, spec.database) if key_of(o) != key_of(obj)]
     members = [_member(context, obj, spec, deleting=True)]
     for other in others:

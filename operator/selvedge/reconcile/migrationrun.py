@@ -94,8 +94,9 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     server = context.servers.get(server_key)
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
-    operation = _operation(obj, spec, _destructive(obj, spec, schema_obj, schema, server), server, board)
-    operation = replace(operation, conventions=_conventions(schema))
+    destructive, floor = _destructive(obj, spec, schema_obj, schema, server)
+    operation = _operation(obj, spec, destructive, server, board)
+    operation = replace(operation, floor=floor, conventions=_conventions(schema))
     source = await asyncio.to_thread(
         migrations_of,
         await _files(context, obj, schema_obj, spec, board),
@@ -210,12 +211,16 @@ def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Se
 
 def _destructive(
     obj: Object, spec: MigrationRunSpec, schema_obj: Object, schema: DatabaseSchemaSpec, server: Server
-) -> str:
-    """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor."""
+) -> tuple[str, str]:
+    """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor.
+
+    With the server's name where that is stricter.
+    """
     owners = obj["metadata"].get("ownerReferences") or ()
     owned = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
     word = schema.destructive if owned and _as_auto_apply(spec, schema.migrations) else spec.destructive
-    return floored(word, server.spec.policy).value
+    found = floored(word, server.spec.policy)
+    return found.value, "" if found is word else server.name
 
 
 def _as_auto_apply(spec: MigrationRunSpec, migrations: Migrations | None) -> bool:

@@ -172,6 +172,22 @@ def refused(**choices: str) -> Reason | None:
     return None
 
 
+@pytest.mark.parametrize(
+    ("floor", "words"),
+    [
+        ("", "; destructive is Refuse, so nothing was run: make a run that allows it"),
+        ("fashion/main", "; spec.policy.destructive of DatabaseServer fashion/main is Refuse, so nothing was run: "),
+    ],
+)
+def test_a_refusal_names_the_field_that_refuses(floor: str, words: str) -> None:
+    found = planned(FILES, ran(FILES, "1", "2"), action="Down")
+    operation = Operation(destructive="Refuse", floor=floor, approved=found.digest)
+    with pytest.raises(RefusedError) as caught:
+        check_approval(Prepared(operation, found, concerns=concerns_of(found)))
+    assert caught.value.message.startswith(f"{concerns_of(found)[0]}{words}")
+    assert caught.value.message.endswith("once the server does") is bool(floor)
+
+
 def test_an_approval_is_for_one_plan() -> None:
     digest = planned(FILES, ran(FILES, "1", "2"), action="Down").digest
     assert refused() is Reason.WAITING_FOR_APPROVAL

@@ -28,7 +28,7 @@ def server(policy: str = "") -> Server:
     return cast("Server", SimpleNamespace(spec=SimpleNamespace(policy=floor), name="fashion/main"))
 
 
-def word(migrations: dict[str, Any] | None, policy: str = "", **forged: Any) -> str:
+def word(migrations: dict[str, Any] | None, policy: str = "", **forged: Any) -> tuple[str, str]:
     """Of a run as autoApply makes it, but for what is ``forged``, on a DatabaseSchema that allows all."""
     spec: dict[str, Any] = {"serverRef": {"name": "main"}, "database": "shop", "destructive": "Allow", "postgres": {}}
     made = Migrations.model_validate({"source": {"configMaps": [{"name": "files"}]}, **(migrations or {})})
@@ -40,8 +40,8 @@ def word(migrations: dict[str, Any] | None, policy: str = "", **forged: Any) -> 
 
 @pytest.mark.parametrize("migrations", [{}, {"targetVersion": "2"}, {"environment": "staging", "targetVersion": "2"}])
 def test_a_run_as_autoapply_makes_it_follows_its_schema(migrations: dict[str, Any]) -> None:
-    assert word(migrations) == "Allow"
-    assert word(migrations, approvedPlan="sha256:" + "0" * 64) == "Allow"
+    assert word(migrations) == ("Allow", "")
+    assert word(migrations, approvedPlan="sha256:" + "0" * 64) == ("Allow", "")
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_run_as_autoapply_makes_it_follows_its_schema(migrations: dict[str, An
 def test_what_autoapply_would_not_ask_for_runs_by_its_own_word(
     migrations: dict[str, Any] | None, forged: dict[str, Any]
 ) -> None:
-    assert word(migrations, **forged) == "RequireApproval"
+    assert word(migrations, **forged) == ("RequireApproval", "")
 
 
 WORDS = ("Allow", "RequireApproval", "Refuse")
@@ -71,8 +71,9 @@ WORDS = ("Allow", "RequireApproval", "Refuse")
 def test_the_floor_of_the_server_holds_where_it_is_stricter(asked: str, policy: str) -> None:
     """For a run by its own word, for one of autoApply, and for the DatabaseSchema itself."""
     stricter = max(asked, policy or "Allow", key=WORDS.index)
-    assert word({"autoApply": False}, policy, destructive=asked) == stricter
-    assert word({}, policy) == (policy or "Allow"), "the DatabaseSchema's own word is Allow"
+    named = "" if stricter == asked else "fashion/main"
+    assert word({"autoApply": False}, policy, destructive=asked) == (stricter, named)
+    assert word({}, policy)[0] == (policy or "Allow"), "the DatabaseSchema's own word is Allow"
     spec = {"serverRef": {"name": "main"}, "database": "shop", "destructive": asked, "postgres": {}}
-    found, floor = _floored(DatabaseSchemaSpec.model_validate(spec), server(policy))
-    assert (found.destructive.value, floor) == (stricter, "" if stricter == asked else "fashion/main")
+    schema, floor = _floored(DatabaseSchemaSpec.model_validate(spec), server(policy))
+    assert (schema.destructive.value, floor) == (stricter, named)

@@ -217,8 +217,8 @@ _TABLE: dict[Reason, Remedy] = {
     ),
     Reason.DESTRUCTIVE_REFUSED: Remedy(
         Standing.DECISION,
-        "take it out of the spec; or set spec.destructive to RequireApproval and approve the plan; in a migration: "
-        "-- allow: RULE",
+        "take it out of the spec; or set the field that the message names to RequireApproval and approve the plan; in "
+        "a migration: -- allow: RULE",
     ),
     Reason.DRIFT_DETECTED: Remedy(
         Standing.DECISION, "find out who changed it; spec.drift: Correct puts it back, or declare what it is now"

@@ -105,7 +105,7 @@ class Reason(StrEnum):
     FORBIDDEN_NAME = "ForbiddenName", "a name that is refused to everyone, such as pg_*"
     DESTRUCTIVE_REFUSED = (
         "DestructiveRefused",
-        "the change would lose data; spec.destructive is Refuse, or the migration's file does not allow it",
+        "data would be lost; destructive is Refuse, here or for the server, or the migration's file does not allow it",
     )
     DRIFT_DETECTED = "DriftDetected", "changed by hand; it is being put back, or stays so since spec.drift is Report"
 

@@ -155,6 +155,36 @@ def test_who_stands_on_a_server_that_is_left_out_waits_for_it_also_with_the_remo
 
 
 @pytest.mark.long
+def test_the_owner_of_a_database_is_kept_from_the_namespace_of_its_logins(watched: Watched):
+    """What docs/guide/security.md gives as the way: ``rolePrefixes`` that the owner's name does not begin with."""
+    host, team, _ = watched.worlds
+    owner, app = host.role("owner"), host.role("app")
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": team.namespace}}
+    theirs = {"namespaces": {"from": "Selector", "selector": selector}, "databases": [host.name], "rolePrefixes": [app]}
+    host.server(access=[{"namespaces": {"from": "Same"}}, theirs])
+    postgres = {"owner": owner, "roles": [{"name": owner}, {"name": app}], "schemas": [{"name": "stock"}]}
+    host.schema("shop", postgres=postgres)
+    there = {"serverRef": {"name": "main", "namespace": host.namespace}, "database": host.name}
+    team.schema("shop", **there, postgres={})
+    asked = {"good": {"roles": [{"role": app}]}, "owner": {"roles": [{"role": owner}]}}
+    for name, spec in asked.items():
+        user = {"schemaRef": {"name": "shop"}, "username": f"{app}_{name}", **spec}
+        team.api.apply({"kind": "DatabaseUser", "metadata": {"name": name}, "spec": user})
+    watched.operator.start()
+    team.ready("DatabaseSchema", "shop", _SECONDS)
+    team.ready("DatabaseUser", "good", _SECONDS)
+    refused = team.until("DatabaseUser", "owner", "False", "AccessDenied", _SECONDS)
+    assert f"role {owner} of spec.roles is none that the DatabaseServer's access gives" in verdict(refused)[2]
+    team.schema("shop", **there, postgres={"roles": [{"name": f"{app}_x", "memberOf": [{"role": owner}]}]})
+    team.until("DatabaseSchema", "shop", "False", "AccessDenied", _SECONDS)
+    team.schema("shop", **there, postgres={"owner": owner})
+    inline = {"inline": {"files": {"20250101000000_a.sql": "CREATE TABLE stock.a (id int);"}}}
+    run = {"schemaRef": {"name": "shop"}, "source": inline}
+    team.api.apply({"kind": "MigrationRun", "metadata": {"name": "run"}, "spec": run})
+    team.until("MigrationRun", "run", "False", "AccessDenied", _SECONDS)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["namespace", "role"])
 def test_a_namespace_that_goes_while_the_operator_runs_does_not_concern_the_others(watched: Watched, how: str):
     first, gone, last = watched.worlds

@@ -10,9 +10,10 @@ import pytest
 
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, Risk
+from selvedge.engines.base import Unit
 from selvedge.engines.mongodb import counting
 from selvedge.engines.mongodb.retries import Retries
-from tests.engines.mongodb_support import DESIGNS, LEAVES_SOCKETS, converge, member, running, with_spec
+from tests.engines.mongodb_support import CLUSTER, DESIGNS, LEAVES_SOCKETS, converge, member, running, with_spec
 
 if TYPE_CHECKING:
     from pymongo.database import Database
@@ -242,3 +243,25 @@ async def test_a_replacement_that_fails_puts_the_old_index_back(
     (result,) = await converge(engine, live.name, member("designs", live.name, other, destructive="Allow"))
     assert "several documents have the same name" in result.problems[0].message
     assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
+
+
+async def test_a_deletion_changes_nothing_of_another_that_shares_the_database(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    """It may be suspended, wait for an approval, or stand below its server's floor: its own pass knows."""
+    one = member("designs", live.name, DESIGNS, destructive="Allow")
+    await converge(engine, live.name, one)
+    other = member("sessions", live.name, "collections: [{name: sessions}]", deletionPolicy="Delete")
+    await converge(engine, live.name, one, other)
+    changed = DESIGNS.replace("{field: userId}", "{field: userId}, {field: name}")
+    more = f"{changed.rstrip()}\n- name: more\n"
+    waits = member("designs", live.name, more, destructive="Allow")
+    plan = (await engine.plan(Unit(live.name, (waits,), CLUSTER))).members[waits.uid]
+    assert {change.ref.name for change in plan.pending} == {"designs.userId", "more"}
+    for spec in ({"destructive": "Allow"}, {"approvedPlan": plan.digest}):
+        await converge(engine, live.name, one, other)
+        unit = Unit(live.name, (with_spec(waits, **spec), replace(other, deleting=True)), CLUSTER)
+        result = await engine.remove(unit, lambda: None)
+        assert [str(change.ref) for change in result.members[other.uid].applied] == ["collection sessions"]
+        assert live.list_collection_names(filter={"name": {"$in": ["sessions", "more"]}}) == []
+        assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}

@@ -118,7 +118,7 @@ class MongoEngine:
 
     async def remove(self, unit: Unit, may_write: Callable[[], None]) -> UnitResult:
         """See :class:`selvedge.engines.base.Engine`: members that are being deleted are compiled as absent."""
-        return await self.converge(unit, may_write)
+        return await self.converge(policy.at_rest(unit), may_write)
 
     async def plan(self, unit: Unit) -> UnitResult:
         """What :meth:`converge` would do now, as ``pending``; writes nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from selvedge.api.databaseschema import Apply, Drift
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from selvedge.core.mongodb.changes import Change
-    from selvedge.engines.base import Member
+    from selvedge.engines.base import Member, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,16 @@ def decide(
         held = [entry for entry in held if id(entry[0]) in refused]
     later = tuple((change, _pending(member, change, reason, message)) for change, reason, message in held)
     return Decision(tuple(now), later, digest)
+
+
+def at_rest(unit: Unit) -> Unit:
+    """The unit for a removal: whoever stays is heeded and not changed.
+
+    It may be suspended, have lost its access, or wait for an approval; its own pass knows.
+    """
+    rest = {"apply": Apply.ON_APPROVAL, "approved_plan": ""}
+    members = (one if one.deleting else replace(one, spec=one.spec.model_copy(update=rest)) for one in unit.members)
+    return replace(unit, members=tuple(members))
 
 
 def digest_of(system: str, database: str, changes: Iterable[Change]) -> str:

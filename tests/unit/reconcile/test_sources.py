@@ -72,7 +72,7 @@ def test_an_archive_brings_its_files_with_their_directories_and_nothing_else():
 
 
 async def test_an_archive_of_many_files_leaves_the_event_loop_to_others():
-    packed = archive(**{f"{number}_a.sql": "select 1;" for number in range(1, 2001)})
+    packed = archive(**{f"{number}_a.sql": "select 1;" for number in range(1, 4001)})
 
     async def configmap(namespace: str, name: str) -> dict[str, Any]:
         return {"binaryData": {"migrations.tgz": encoded(packed)}}
@@ -81,5 +81,5 @@ async def test_an_archive_of_many_files_leaves_the_event_loop_to_others():
     async with rounds_of_the_loop() as rounds:
         files = await read_files(context, "shop", {"configMaps": [{"name": "migrations"}]})
         let_in = rounds()
-    assert len(files) == 2000
+    assert len(files) == 4000
     assert let_in > 3, "one round is let in while it is unpacked alone"

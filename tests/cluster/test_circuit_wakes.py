@@ -112,13 +112,26 @@ async def test_a_circuit_that_opens_while_the_status_of_the_server_is_written_is
         assert delays[main] <= 5.0
 
 
+_SILENT = KubeError("no answer")
+
+
 @pytest.mark.parametrize(
-    ("error", "stays"), [(KubeError("no answer"), True), (KubeForbidden("a may not get secrets"), False)]
+    ("error", "changed", "stays"),
+    [
+        (_SILENT, False, True),
+        (_SILENT, True, False),
+        (KubeForbidden("a may not get secrets"), False, False),
+        (KubeError("who are you", 401), False, False),
+    ],
+    ids=["silent", "silent-and-changed", "forbidden", "unknown"],
 )
 async def test_a_server_whose_secrets_cannot_be_read_is_used_on_where_nothing_is_known_of_them(
-    unwatched: World, monkeypatch: pytest.MonkeyPatch, error: KubeError, stays: bool
+    unwatched: World, monkeypatch: pytest.MonkeyPatch, error: KubeError, changed: bool, stays: bool
 ) -> None:
-    """An API server that is away for a moment is no reason to close connections; a Secret that was taken away is."""
+    """An API server that is away for a moment is no reason to close connections.
+
+    A Secret that was taken away is one, and so is a spec that may be stricter by now.
+    """
     main, unit, _ = keys(unwatched)
     async with shop(unwatched, monkeypatch) as (context, controller):
         await controller._work(main)
@@ -126,12 +139,33 @@ async def test_a_server_whose_secrets_cannot_be_read_is_used_on_where_nothing_is
         async def refuse(*_: Any) -> Any:
             raise error
 
+        if changed:
+            unwatched.server(policy={"destructive": "Refuse"})
+            context.store.put(DATABASE_SERVERS.plural, unwatched.api.get("DatabaseServer", "main"))
         with monkeypatch.context() as patch:
             patch.setattr(context.kube, "secret", refuse)
             await controller._work(main)
         assert verdict(unwatched.api.get("DatabaseServer", "main"))[1] == str(error.reason)
         await controller._work(unit)
         assert verdict(unwatched.api.get("DatabaseSchema", "shop"))[0] == ("True" if stays else "False")
+
+
+async def test_a_change_of_what_a_server_lets_its_databases_do_wakes_all_of_them(
+    unwatched: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, *waiting = keys(unwatched)
+    async with shop(unwatched, monkeypatch) as (context, controller):
+        await controller._work(main)
+        woken: list[object] = []
+        context.enqueue = woken.append
+        await controller._work(main)
+        assert woken == []
+        for rules in ({"policy": {"destructive": "Refuse"}}, {"access": [{"namespaces": {"from": "All"}}]}):
+            unwatched.server(**rules)
+            context.store.put(DATABASE_SERVERS.plural, unwatched.api.get("DatabaseServer", "main"))
+            await controller._work(main)
+            assert sorted(map(str, woken)) == sorted(map(str, waiting))
+            woken.clear()
 
 
 async def test_logins_are_woken_by_a_server_whose_status_could_not_be_written(

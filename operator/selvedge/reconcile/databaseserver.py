@@ -16,6 +16,7 @@ from selvedge.core.errors import InvalidError, NotPermittedError, SelvedgeError,
 from selvedge.core.figures import ServerFigures
 from selvedge.core.reasons import Reason
 from selvedge.engines.base import ServerFacts
+from selvedge.kube.errors import KubeError
 from selvedge.kube.resources import DATABASE_SERVERS
 from selvedge.reconcile.context import Context
 from selvedge.reconcile.outcome import Notice, Outcome, from_error
@@ -37,12 +38,13 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     first, stood = (namespace, name) not in context.servers_tried, footing(context, (namespace, name))
     spec: DatabaseServerSpec | None = None
     server: Server | None = None
+    known = context.servers.get((namespace, name))
+    old = known.spec if known is not None else None
     figures: ServerFigures | None = None
     before = (obj.get("status") or {}).get("systemIdentifier", "")
     try:
         spec = parse(obj, strict=False).spec
         interval = spec.monitoring.interval
-        known = context.servers.get((namespace, name))
         if known is not None and known.may_keep(spec, started):
             server = known
         else:
@@ -61,13 +63,11 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     except SelvedgeError as error:
         attempt = context.failures[key] = context.failures.get(key, 0) + 1
         # where the Secrets are wrong, or were taken away, nobody goes on with the old ones; an API server that does not
-        # answer says nothing of them
-        if server is None and error.reason is not Reason.KUBERNETES_API_ERROR:
+        # answer says nothing of them, and what the spec says now may be stricter than what it said
+        unknown = isinstance(error, KubeError) and error.code not in _REFUSALS and old == spec
+        if server is None and not unknown:
             await context.servers.remove((namespace, name))
-        cap = _OFTEN if attempt <= _OFTEN_UNTIL else _SELDOM
-        if not isinstance(error, TransientError) or error.reason is Reason.KUBERNETES_FORBIDDEN:
-            cap = 30.0
-        pause = delay(attempt - 1, base=1.0, cap=cap, random=context.random)
+        pause = delay(attempt - 1, base=1.0, cap=_cap(error, attempt), random=context.random)
         in_secret = spec is not None and server is None
         if isinstance(error, InvalidError) and not in_secret and error.reason not in _FROM_OUTSIDE:
             pause = 300.0
@@ -76,9 +76,11 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
     context.servers_tried.add((namespace, name))
     # before the status is written: where that fails, the pass that comes after sees nothing new
     awaited = _answers_who_wait(context, (namespace, name), server)
-    if changed or awaited:
+    # a change of what it lets its databases do concerns all of them
+    ruled = old is not None and spec is not None and (old.policy, old.access) != (spec.policy, spec.access)
+    if changed or awaited or ruled:
         wake_units(context, namespace, name)
-    if first or awaited or footing(context, (namespace, name)) != stood:
+    if first or awaited or ruled or footing(context, (namespace, name)) != stood:
         _wake_others(context, (namespace, name))
     _report(context, namespace, name, server, outcome, time.monotonic() - started, figures)
     if _ready_before(obj) is not None and outcome.ready is not _ready_before(obj) and outcome.retrying:
@@ -95,6 +97,9 @@ async def reconcile_server(context: Context, namespace: str, name: str) -> None:
 #: succeeds. After a minute or so it is a longer outage, and there may be many such servers.
 _OFTEN, _OFTEN_UNTIL, _SELDOM = 2.0, 40, 5.0
 
+#: Answers that say that the Secrets are not the operator's to read.
+_REFUSALS = (401, 403)
+
 #: Not transient, and yet mended outside this resource: looked at again at a moderate pace.
 _FROM_OUTSIDE = frozenset(
     {
@@ -107,6 +112,13 @@ _FROM_OUTSIDE = frozenset(
         Reason.UNSUPPORTED_VERSION,
     }
 )
+
+
+def _cap(error: SelvedgeError, attempt: int) -> float:
+    """The longest pause after so many attempts, seconds."""
+    if not isinstance(error, TransientError) or error.reason is Reason.KUBERNETES_FORBIDDEN:
+        return 30.0
+    return _OFTEN if attempt <= _OFTEN_UNTIL else _SELDOM
 
 
 async def _probe(server: Server) -> ServerFacts:

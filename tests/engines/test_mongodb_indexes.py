@@ -118,6 +118,26 @@ async def test_a_shorter_ttl_waits_and_a_longer_one_does_not(
     assert empty.verified
 
 
+async def test_a_used_approval_of_a_ttl_is_none_for_a_collection_that_was_made_again(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    """A TTL index deletes as soon as it stands, whatever is in the collection by then."""
+    index = "{name: at, keys: [{field: at}], expireAfter: 1d}"
+    asked = member("sessions", live.name, f"collections: [{{name: sessions, indexes: [{index}]}}]")
+    live.sessions.insert_one({"x": 1})
+    (plan,) = await converge(engine, live.name, with_spec(asked, adoption="Allow"))
+    assert [change.risk for change in plan.pending] == [Risk.DESTRUCTIVE]
+    approved = with_spec(asked, adoption="Allow", approvedPlan=plan.digest)
+    (done,) = await converge(engine, live.name, approved)
+    assert done.verified
+    live.sessions.drop()
+    live.sessions.insert_one({"y": 2})
+    (again,) = await converge(engine, live.name, approved)
+    assert (again.applied, [change.risk for change in again.pending]) == ((), [Risk.DESTRUCTIVE])
+    assert again.digest != plan.digest
+    assert set(live.sessions.index_information()) == {"_id_"}
+
+
 async def test_unique_index_over_duplicates_names_the_query_and_others_go_on(
     engine: MongoEngine, live: Database[dict[str, Any]]
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from selvedge.core.mongodb.model import TEXT_FIELDS, Collection, Index, LiveCollection, collection_ref, index_ref
@@ -26,6 +26,11 @@ class Change(ABC):
         """The declared object that the change is about."""
         return collection_ref(self.collection)
 
+    @property
+    def of(self) -> str:
+        """The identity of the collection, empty where it is not there yet."""
+        return self.before.identity if isinstance(self.before, LiveCollection) else ""
+
     @abstractmethod
     def commands(self) -> tuple[Command, ...]:
         """The database commands, as Extended JSON, in order."""
@@ -35,11 +40,14 @@ class Change(ABC):
         return ()
 
     def preimage(self) -> str:
-        """What the change replaces, in words that are the same as long as that is; how much data is there is not."""
-        before = self.before
+        """What the change replaces, in words that are the same as long as that is; how much data is there is not.
+
+        What loses data names the collection that it loses it from: one that was made again is another.
+        """
+        before, identity = self.before, self.of
         if isinstance(before, LiveCollection):
             before = replace(before, occupied=None, violators=None, indexes=())
-        return repr(before)
+        return f"{before!r} of {identity}" if identity and self.risk is Risk.DESTRUCTIVE else repr(before)
 
     def summary(self) -> ChangeSummary:
         """The change as a person reads it."""
@@ -113,14 +121,20 @@ class DropCollection(Change):
 
 @dataclass(frozen=True, slots=True)
 class IndexChange(Change):
-    """A change of one index."""
+    """A change of one index. ``inside`` is the identity of the collection that has it."""
 
     name: str
+    inside: str = field(default="", kw_only=True)
 
     @property
     def ref(self) -> ObjectRef:
         """The index."""
         return index_ref(self.collection, self.name)
+
+    @property
+    def of(self) -> str:
+        """The identity of the collection, empty where it is not there yet."""
+        return self.inside
 
 
 @dataclass(frozen=True, slots=True)

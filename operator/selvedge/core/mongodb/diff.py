@@ -53,8 +53,8 @@ def difference(desired: Desired, live: Live) -> Difference:
     for collection, name in desired.drop_indexes:
         found = live.collections.get(collection)
         index = None if found is None else found.index(name)
-        if index is not None and collection not in desired.drop_collections:
-            drops.append(DropIndex(collection, Risk.DESTRUCTIVE, index, name))
+        if found is not None and index is not None and collection not in desired.drop_collections:
+            drops.append(DropIndex(collection, Risk.DESTRUCTIVE, index, name, inside=found.identity))
     parts = [_collection(wanted, live.collections.get(wanted.name)) for wanted in desired.collections]
     return Difference(
         changes=(*drops, *(change for part in parts for change in part.changes)),
@@ -199,7 +199,7 @@ def _validation_risk(wanted: Collection, found: LiveCollection) -> Risk:
 def _index(collection: str, wanted: Index, found: LiveCollection) -> list[Change]:
     index = found.index(wanted.name)
     if index is None:
-        return [CreateIndex(collection, _build_risk(wanted, found), None, wanted.name, wanted)]
+        return [CreateIndex(collection, _build_risk(wanted, found), None, wanted.name, wanted, inside=found.identity)]
     if indexes_equal(wanted, index):
         return []
     in_place = replace(
@@ -211,13 +211,13 @@ def _index(collection: str, wanted: Index, found: LiveCollection) -> list[Change
     )
     # What the index loses (unique, a TTL) cannot be taken from it where it stands.
     if not indexes_equal(wanted, in_place) or (index.unique and not wanted.unique):
-        return [ReplaceIndex(collection, Risk.DESTRUCTIVE, index, wanted.name, wanted)]
+        return [ReplaceIndex(collection, Risk.DESTRUCTIVE, index, wanted.name, wanted, inside=found.identity)]
     changes: list[Change] = []
     hidden = wanted.hidden if wanted.hidden != index.hidden else None
     expires = wanted.expire_after if wanted.expire_after != index.expire_after else None
     if hidden is not None or expires is not None:
         risk = Risk.ADDITIVE if expires is None else _expiry_risk(expires, index.expire_after, found)
-        changes.append(SetIndexOptions(collection, risk, index, wanted.name, hidden, expires))
+        changes.append(SetIndexOptions(collection, risk, index, wanted.name, hidden, expires, inside=found.identity))
     if wanted.unique and not index.unique:
         changes.append(MakeUnique(collection, Risk.NARROWING, index, wanted.name))
     elif index.prepare_unique and not index.unique:

@@ -99,7 +99,7 @@ class LiveCollection:
     expire_after: int | float | None = None
     occupied: bool | None = None
     violators: int | None = None
-    identity: str = ""
+    identity: str = field(default="", repr=False)
 
     def index(self, name: str) -> Index | None:
         """The index of that name."""

@@ -58,7 +58,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if $.Values.watchNamespaces -}}
 {{- fail "rbac.secretNamespaces is for an operator that watches all namespaces: with watchNamespaces it reads Secrets in those and nowhere else; leave one of the two out" -}}
 {{- end -}}
-{{- if lookup "v1" "Namespace" "" "kube-system" -}}{{/* else nothing can be looked up: helm template, or who may not */}}
+{{- if lookup "v1" "Namespace" "" "kube-system" -}}{{/* else nothing is looked up: helm template */}}
 {{- range . -}}
 {{- if not (lookup "v1" "Namespace" "" .) -}}
 {{- fail (printf "rbac.secretNamespaces names %s, which does not exist: create that namespace, or leave it out" .) -}}

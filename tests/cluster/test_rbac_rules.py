@@ -6,9 +6,7 @@ In each mode with every verb (``--long``, cluster-wide on a Kubernetes of its ow
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from sandbox import PostgresEndpoint, Sandbox
 from selvedge.core.rights import RIGHTS, RIGHTS_BESIDE_SECRETS
 from selvedge.core.shards import MOST
 from selvedge.kube.shard_lease import lease_name
-from tests.cluster.kube_api import Document, KubeApi
+from tests.cluster.kube_api import Document
 from tests.cluster.rights import MODES, Confined, Mode, Verb, chart_rights, confined, verbs_of
 from tests.cluster.user_support import user
 from tests.cluster.world import World, wait_for
@@ -27,7 +25,6 @@ pytestmark = pytest.mark.xdist_group("rights")
 
 CRDS = Path(__file__).parents[2] / "crds"
 CHART = Path(__file__).parents[2] / "charts" / "selvedge"
-GUIDE = Path(__file__).parents[2] / "docs" / "guide"
 _G = "selvedge.dev"
 _KINDS = ("databaseservers", "databaseschemas", "databaseusers", "migrationruns")
 _WATCH = {"selvedge.dev/watch": "true"}
@@ -345,39 +342,6 @@ def test_at_its_start_the_operator_names_every_right_that_it_lacks(account: Conf
     account.restart()
     account.world.ready("DatabaseSchema", "shop", _SECONDS)
     assert "lacks rights" not in account.world.operator.logs()
-
-
-def test_secrets_of_other_namespaces_are_in_reach_only_where_nothing_limits_it(account: Confined):
-    """Cluster-wide a DatabaseServer may stand anywhere, and so may what it names; RBAC knows no labels."""
-    user = f"system:serviceaccount:{account.world.namespace}:selvedge"
-    with closing(KubeApi(account.world.kubeconfig, "kube-system")) as elsewhere:
-        for verb in ("get", "list", "watch", "create", "update", "delete"):
-            assert elsewhere.may(user, "", "secrets", verb) is (account.mode == "cluster")
-            asks = account.mode != "secrets" or verb not in ("list", "watch")
-            assert account.world.api.may(user, "", "secrets", verb) is asks
-
-
-def test_that_every_secret_may_be_read_is_said_where_the_mode_is_chosen():
-    for page in ("security.md", "install.md"):
-        text = (GUIDE / page).read_text(encoding="utf-8")
-        assert re.search(r"read every\s+Secret", text), page
-        assert "rbac.secretNamespaces" in text, page
-    notes = (CHART / "templates" / "NOTES.txt").read_text(encoding="utf-8")
-    assert re.search(r"if not .Values.watchNamespaces.*read every Secret.*rbac.secretNamespaces", notes, re.DOTALL)
-
-
-def test_in_no_mode_is_there_a_way_to_the_rights_of_others(account: Confined):
-    """Such as another account's token, or a pod that runs as it."""
-    user = f"system:serviceaccount:{account.world.namespace}:selvedge"
-    with closing(KubeApi(account.world.kubeconfig, "kube-system")) as elsewhere:
-        for api in (elsewhere, account.world.api):
-            assert not api.may(user, "", "secrets", "patch")
-            assert not api.may(user, "", "secrets", "deletecollection")
-            assert not api.may(user, "", "serviceaccounts/token", "create")
-            assert not api.may(user, "", "serviceaccounts", "impersonate")
-            assert not api.may(user, "", "pods", "create")
-            assert not api.may(user, "batch", "jobs", "create")
-            assert not api.may(user, "selvedge.dev", "databaseschemas", "approve")
 
 
 @pytest.mark.parametrize("mode", MODES)

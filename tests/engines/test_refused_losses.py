@@ -109,3 +109,21 @@ async def test_an_extension_that_left_is_refused(postgres: PostgresEndpoint, dat
         result = await only(one, member(name, {}, prune="Owned", destructive="Refuse", approvedPlan=plan.digest))
         refusal(result, "extension pgcrypto")
         run(postgres, "SELECT gen_random_bytes(1)", dbname=name)
+
+
+@pytest.mark.newest
+async def test_what_matches_beside_a_refusal_is_claimed(postgres: PostgresEndpoint, database_name: str) -> None:
+    """A refusal stays for ever: without its claim, what stands beside it would be anybody's who comes later."""
+    name = database_name
+    schemas = [{"name": "app"}]
+    async with engine(postgres) as one:
+        await ready(one, member(name, {"schemas": schemas, "extensions": [{"name": "pgcrypto"}]}))
+        run(postgres, "CREATE SCHEMA made", dbname=name)
+        spec = {"schemas": [*schemas, {"name": "made"}]}
+        for _ in range(2):
+            result = await only(one, member(name, spec, prune="Owned", destructive="Refuse", adoption="Allow"))
+            refusal(result, "extension pgcrypto")
+            claimed = (
+                "SELECT object FROM selvedge.claims WHERE object IN ('schema:made', 'extension:pgcrypto') ORDER BY 1"
+            )
+            assert rows(postgres, claimed, dbname=name) == [("extension:pgcrypto",), ("schema:made",)]

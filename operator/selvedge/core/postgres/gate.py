@@ -85,10 +85,11 @@ def split(
         allowed = may and not plan_only and not refused(change, policy)
         (now if allowed else waiting).append(change)
     held = {(change.ref, change.member) for change in waiting if not is_authoritative(change)}
+    # What is refused waits for ever: what matches beside it is claimed all the same.
+    everything_waits = not now and any(not refused(change, policies[change.member]) for change in waiting)
     for change in changes:
         if isinstance(change, BOOKKEEPING) and not plan_only:
             kept = without_claims(change, held, policies)
-            everything_waits = waiting and not now
             if kept is not None and not everything_waits:
                 now.append(kept)
     return now, waiting

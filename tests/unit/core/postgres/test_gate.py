@@ -131,6 +131,14 @@ def test_what_is_refused_waits_whoever_approved_it_and_its_claim_with_it() -> No
     assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
 
 
+def test_what_is_refused_for_ever_keeps_no_claim_of_what_matches_from_being_written() -> None:
+    kept = c.WriteClaims(WRITE.ref, "u1", (CLAIM,))
+    assert gate(REFUSES, DROP, WRITE) == ([kept], [DROP])
+    assert gate(REFUSES, DROP, WRITE, plan=True) == ([], [DROP])
+    asking = replace(REFUSES, automatic=False)
+    assert gate(asking, CREATE, DROP, WRITE) == ([], [CREATE, DROP]), "what waits for an approval comes first"
+
+
 def test_a_refusal_is_told_but_where_drift_is_only_reported() -> None:
     assert [told(change, REFUSES) for change in (CREATE, REVOKE, DROP)] == [False, False, True]
     assert not told(DROP, Policy("shop/one"))

@@ -59,7 +59,7 @@ def test_in_namespaces_those_of_the_resources_first(tmp_path: Path):
 
 @pytest.mark.long
 def test_with_secrets_in_namespaces_those_of_the_resources_first(tmp_path: Path):
-    """The server stays, so that each login is removed on it, and its Secret in the namespace that goes."""
+    """The server stays, so that each login and database is removed on it, and its Secret in the namespace that goes."""
     names = ("cellar", "garden", "harbour", "island")
     with release(tmp_path) as here:
         for name in (SHOP, *names):
@@ -85,6 +85,8 @@ def test_with_secrets_in_namespaces_those_of_the_resources_first(tmp_path: Path)
         )
         left = "SELECT count(*) FROM pg_roles WHERE rolname ~ '_app$'"
         assert here.world.ask(left, database="postgres") == 0
+        there = {name for (name,) in here.world.sql("SELECT datname FROM pg_database", database="postgres")}
+        assert there.isdisjoint(names)
         here.delete(SHOP)
         with Jobs(here) as jobs:
             here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)

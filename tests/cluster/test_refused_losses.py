@@ -33,7 +33,7 @@ def refused(world: World, field: str, lost: str) -> Document:
 
 
 def test_an_approved_plan_does_not_pass_the_floor_of_a_postgres_server(world: World) -> None:
-    world.schema("shop", postgres={"schemas": [{"name": "app"}, {"name": "old"}]})
+    world.schema("shop", postgres={"schemas": [{"name": "app"}], "extensions": [{"name": "pgcrypto"}]})
     world.ready("DatabaseSchema", "shop")
     asked: dict[str, Any] = {"prune": "Owned", "postgres": {"schemas": [{"name": "app"}, {"name": "new"}]}}
     world.schema("shop", **asked, apply="OnApproval")
@@ -44,20 +44,23 @@ def test_an_approved_plan_does_not_pass_the_floor_of_a_postgres_server(world: Wo
 
     world.schema("shop", **asked, apply="OnApproval", approvedPlan=plan["digest"])
     server = f"spec.policy.destructive of DatabaseServer {world.namespace}/main"
-    left = refused(world, server, "schema old")["status"]["plan"]["digest"]
-    schemas = "SELECT string_agg(nspname, ' ' ORDER BY nspname) FROM pg_namespace WHERE nspname IN ('new', 'old')"
-    assert world.ask(schemas) == "new old", "the rest of the plan is made"
+    left = refused(world, server, "extension pgcrypto")["status"]["plan"]["digest"]
+    there = (
+        "SELECT string_agg(name, ' ' ORDER BY name) FROM (SELECT nspname::text AS name FROM pg_namespace WHERE nspname "
+        "= 'new' UNION SELECT extname::text FROM pg_extension WHERE extname = 'pgcrypto') AS found"
+    )
+    assert world.ask(there) == "new pgcrypto", "the rest of the plan is made"
     world.schema("shop", **asked, destructive="Refuse", approvedPlan=left)
-    refused(world, "spec.destructive", "schema old")
+    refused(world, "spec.destructive", "extension pgcrypto")
     world.schema("shop", **asked, destructive="Allow")
-    refused(world, server, "schema old")
-    assert world.ask(schemas) == "new old"
+    refused(world, server, "extension pgcrypto")
+    assert world.ask(there) == "new pgcrypto"
 
     world.server(policy={"destructive": "RequireApproval"})
     world.ready("DatabaseServer", "main")
     world.schema("shop", **asked, approvedPlan=left)
     world.ready("DatabaseSchema", "shop")
-    assert world.ask(schemas) == "new"
+    assert world.ask(there) == "new"
 
 
 def test_an_approved_plan_does_not_pass_the_floor_of_a_mongodb_server(mongo: World, mongodb: MongoEndpoint) -> None:

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.engines
 
 SERVER = "fashion/main"
-SCHEMAS = "SELECT nspname::text FROM pg_namespace WHERE nspname IN ('app', 'old', 'new') ORDER BY 1"
+THERE = (
+    "SELECT nspname::text FROM pg_namespace WHERE nspname IN ('app', 'old', 'new') "
+    "UNION SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1"
+)
 
 
 def refusal(result: MemberResult, ref: str) -> ObjectStatus:
@@ -36,50 +39,69 @@ async def test_what_is_refused_stays_whoever_approved_it_and_the_rest_of_the_pla
 ) -> None:
     name = database_name
     async with engine(postgres) as one:
-        await ready(one, member(name, {"schemas": [{"name": "app"}, {"name": "old"}]}))
+        await ready(one, member(name, {"schemas": [{"name": "app"}], "extensions": [{"name": "pgcrypto"}]}))
         asked = {"prune": "Owned", "apply": "OnApproval"}
         spec = {"schemas": [{"name": "app"}, {"name": "new"}]}
         whole = await only(one, member(name, spec, **asked))
         assert {(str(x.ref), x.risk.value) for x in whole.pending} == {
-            ("schema old", "Destructive"),
+            ("extension pgcrypto", "Destructive"),
             ("schema new", "Additive"),
         }
         asked["approvedPlan"] = whole.digest
         result = await only(one, member(name, spec, **asked, destructive="Refuse"))
-        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",), ("old",)]
-        message = refusal(result, "schema old").message
-        assert message.startswith("schema old is not changed: that would lose data, and spec.destructive is Refuse, ")
+        assert rows(postgres, THERE, dbname=name) == [("app",), ("new",), ("pgcrypto",)]
+        message = refusal(result, "extension pgcrypto").message
+        assert message.startswith("extension pgcrypto is not changed: that would lose data, and spec.destructive is ")
         assert "no approval" in message
-        assert 'DROP SCHEMA "old"' in message
+        assert 'DROP EXTENSION "pgcrypto"' in message
         assert "set spec.destructive to RequireApproval" in message
-        assert result.provisioned, "migrations do not wait for a schema that stays"
-        assert [str(x.ref) for x in result.pending] == ["schema old"]
+        assert [str(x.ref) for x in result.pending] == ["extension pgcrypto"]
 
         again = await only(one, member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=result.digest))
-        refusal(again, "schema old")
+        refusal(again, "extension pgcrypto")
         below = member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=again.digest)
         below = replace(below, floor=SERVER)
-        message = refusal(await only(one, below), "schema old").message
+        message = refusal(await only(one, below), "extension pgcrypto").message
         assert f"spec.policy.destructive of DatabaseServer {SERVER} is Refuse" in message
-        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",), ("old",)]
+        assert rows(postgres, THERE, dbname=name) == [("app",), ("new",), ("pgcrypto",)]
 
         await ready(one, member(name, spec, prune="Owned", approvedPlan=again.digest))
-        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("new",)]
+        assert rows(postgres, THERE, dbname=name) == [("app",), ("new",)]
+
+
+@pytest.mark.newest
+async def test_an_empty_schema_goes_with_an_approval_where_losses_are_refused(
+    postgres: PostgresEndpoint, database_name: str
+) -> None:
+    """The server drops no schema that holds something: nothing is lost with it."""
+    name = database_name
+    spec, asked = {"schemas": [{"name": "app"}]}, {"prune": "Owned", "destructive": "Refuse"}
+    async with engine(postgres) as one:
+        await ready(one, member(name, {"schemas": [{"name": "app"}, {"name": "old"}]}))
+        plan = await only(one, member(name, spec, **asked))
+        assert (plan.problems, [str(x.ref) for x in plan.pending]) == ((), ["schema old"])
+        run(postgres, "CREATE TABLE old.kept AS SELECT 1", dbname=name)
+        full = await only(one, member(name, spec, **asked, approvedPlan=plan.digest))
+        assert not full.verified
+        assert rows(postgres, THERE, dbname=name) == [("app",), ("old",)]
+        run(postgres, "DROP TABLE old.kept", dbname=name)
+        await ready(one, member(name, spec, **asked, approvedPlan=plan.digest))
+        assert rows(postgres, THERE, dbname=name) == [("app",)]
 
 
 @pytest.mark.newest
 async def test_drift_that_is_only_reported_stays_drift(postgres: PostgresEndpoint, database_name: str) -> None:
     """Its reason keeps the generation verified: told as refused, the next pass would put the rest of it back."""
     name = database_name
-    spec = {"schemas": [{"name": "app"}, {"name": "old", "ensure": "Absent"}]}
+    spec = {"extensions": [{"name": "pgcrypto", "ensure": "Absent"}]}
     async with engine(postgres) as one:
-        await ready(one, member(name, {"schemas": [{"name": "app"}, {"name": "old"}]}))
+        await ready(one, member(name, {"extensions": [{"name": "pgcrypto"}]}))
         asked = {"drift": "Report", "destructive": "Refuse", "verified": True}
         reported = await only(one, member(name, spec, **asked))
-        assert [str(x.ref) for x in reported.pending] == ["schema old"]
+        assert [str(x.ref) for x in reported.pending] == ["extension pgcrypto"]
         assert reported.problems == ()
         await only(one, member(name, spec, **asked, approvedPlan=reported.digest))
-        assert rows(postgres, SCHEMAS, dbname=name) == [("app",), ("old",)]
+        assert rows(postgres, THERE, dbname=name) == [("pgcrypto",)]
 
 
 @pytest.mark.newest

@@ -16,6 +16,7 @@ from selvedge.core.postgres.changes import (
     DropClaims,
     DropDatabase,
     DropRole,
+    DropSchema,
     HandOverDatabase,
     RenameRole,
     RenameSchema,
@@ -96,8 +97,12 @@ def split(
 
 
 def refused(change: Change, policy: Policy) -> bool:
-    """Whether no approval lets the change be made: it loses data, and ``destructive`` is Refuse."""
-    return bool(policy.refuses) and change.risk is Risk.DESTRUCTIVE
+    """Whether no approval lets the change be made: it loses data, and ``destructive`` is Refuse.
+
+    A schema goes with an approval all the same: the server drops it only while it is empty.
+    """
+    empty = isinstance(change, DropSchema) and not change.cascade
+    return bool(policy.refuses) and change.risk is Risk.DESTRUCTIVE and not empty
 
 
 def told(change: Change, policy: Policy) -> bool:

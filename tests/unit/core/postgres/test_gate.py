@@ -119,28 +119,38 @@ def test_a_database_is_not_tried_when_its_owner_could_not_be_made() -> None:
 
 
 REFUSES = Policy("shop/one", refuses="spec.destructive")
+LOSS = c.DropExtension(ObjectRef("extension", "old"), "u1", "old")
+KEPT = c.WriteClaims(WRITE.ref, "u1", (CLAIM, Claim("extension:old", "k", "shop/one", "u1")))
 
 
 def test_what_is_refused_waits_whoever_approved_it_and_its_claim_with_it() -> None:
-    everything = (CREATE, REVOKE, DROP)
-    assert gate(REFUSES, *everything) == ([CREATE, REVOKE], [DROP])
-    assert gate(REFUSES, *everything, granted=everything) == ([CREATE, REVOKE], [DROP])
+    everything = (CREATE, REVOKE, LOSS)
+    assert gate(REFUSES, *everything) == ([CREATE, REVOKE], [LOSS])
+    assert gate(REFUSES, *everything, granted=everything) == ([CREATE, REVOKE], [LOSS])
     asking = replace(REFUSES, automatic=False)
-    assert gate(asking, *everything, granted=everything) == ([CREATE, REVOKE], [DROP])
-    now, _ = gate(REFUSES, CREATE, DROP, WRITE, granted=everything)
+    assert gate(asking, *everything, granted=everything) == ([CREATE, REVOKE], [LOSS])
+    now, _ = gate(REFUSES, CREATE, LOSS, KEPT, granted=everything)
     assert now == [CREATE, c.WriteClaims(WRITE.ref, "u1", (CLAIM,))]
+
+
+def test_a_schema_that_the_server_drops_only_while_it_is_empty_goes_with_an_approval_where_losses_are_refused() -> None:
+    assert gate(REFUSES, DROP) == ([], [DROP])
+    assert not told(DROP, REFUSES)
+    assert gate(REFUSES, DROP, LOSS, granted=(DROP, LOSS)) == ([DROP], [LOSS])
+    full = replace(DROP, cascade=True)
+    assert gate(REFUSES, full, granted=(full,)) == ([], [full])
 
 
 def test_what_is_refused_for_ever_keeps_no_claim_of_what_matches_from_being_written() -> None:
     kept = c.WriteClaims(WRITE.ref, "u1", (CLAIM,))
-    assert gate(REFUSES, DROP, WRITE) == ([kept], [DROP])
-    assert gate(REFUSES, DROP, WRITE, plan=True) == ([], [DROP])
+    assert gate(REFUSES, LOSS, KEPT) == ([kept], [LOSS])
+    assert gate(REFUSES, LOSS, KEPT, plan=True) == ([], [LOSS])
     asking = replace(REFUSES, automatic=False)
-    assert gate(asking, CREATE, DROP, WRITE) == ([], [CREATE, DROP]), "what waits for an approval comes first"
+    assert gate(asking, CREATE, LOSS, KEPT) == ([], [CREATE, LOSS]), "what waits for an approval comes first"
 
 
 def test_a_refusal_is_told_but_where_drift_is_only_reported() -> None:
-    assert [told(change, REFUSES) for change in (CREATE, REVOKE, DROP)] == [False, False, True]
-    assert not told(DROP, Policy("shop/one"))
-    assert told(DROP, replace(REFUSES, report_drift=True)), "no drift before the generation was verified"
-    assert not told(DROP, replace(REFUSES, report_drift=True, verified=True))
+    assert [told(change, REFUSES) for change in (CREATE, REVOKE, LOSS)] == [False, False, True]
+    assert not told(LOSS, Policy("shop/one"))
+    assert told(LOSS, replace(REFUSES, report_drift=True)), "no drift before the generation was verified"
+    assert not told(LOSS, replace(REFUSES, report_drift=True, verified=True))

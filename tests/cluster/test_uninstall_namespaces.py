@@ -86,7 +86,7 @@ def test_with_secrets_in_namespaces_those_of_the_resources_first(tmp_path: Path)
         left = "SELECT count(*) FROM pg_roles WHERE rolname ~ '_app$'"
         assert here.world.ask(left, database="postgres") == 0
         there = {name for (name,) in here.world.sql("SELECT datname FROM pg_database", database="postgres")}
-        assert there.isdisjoint(names)
+        assert not there.intersection(names)
         here.delete(SHOP)
         with Jobs(here) as jobs:
             here.helm("uninstall", "selvedge", timeout=HANGING_SECONDS)

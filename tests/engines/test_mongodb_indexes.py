@@ -67,6 +67,23 @@ async def test_what_a_schema_or_the_floor_of_its_server_refuses_stays_whoever_ap
     assert approved.verified
 
 
+async def test_a_refusal_stays_told_beside_what_waits_for_an_approval_on_the_same_index(
+    engine: MongoEngine, live: Database[dict[str, Any]]
+) -> None:
+    def at(options: str) -> str:
+        return f"collections: [{{name: sessions, indexes: [{{name: at, keys: [{{field: at}}], {options}}}]}}]"
+
+    await converge(engine, live.name, member("sessions", live.name, at("expireAfter: 10d")))
+    live.sessions.insert_one({"x": 1})
+    asked = member("sessions", live.name, at("expireAfter: 5d, unique: true"), apply="OnApproval", destructive="Refuse")
+    (result,) = await converge(engine, live.name, asked)
+    assert [change.risk for change in result.pending] == [Risk.DESTRUCTIVE, Risk.NARROWING]
+    (status,) = result.problems
+    assert status.reason is Reason.DESTRUCTIVE_REFUSED
+    assert '"expireAfterSeconds": 432000' in status.message
+    assert [change.risk for change in result.approvable] == [Risk.NARROWING]
+
+
 async def test_t45_an_index_with_the_same_keys_and_another_name_is_a_conflict(
     engine: MongoEngine, live: Database[dict[str, Any]]
 ) -> None:

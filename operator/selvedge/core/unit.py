@@ -65,13 +65,22 @@ class ChangeSummary:
     rows: RowCount | None = None
 
 
+_STATEMENT = " and approve the plan: "
+
+
 def refusal(ref: ObjectRef, what: str, field: str, statement: str) -> ObjectStatus:
     """What is said of a change that would lose data (``what``) and that ``field`` refuses, whoever approved it."""
     message = (
         f"{ref} is not changed: that would lose {what}, and {field} is Refuse, which no approval overrides; declare it "
-        f"as it is, or set {field} to RequireApproval and approve the plan: {statement}"
+        f"as it is, or set {field} to RequireApproval{_STATEMENT}{statement}"
     )
     return ObjectStatus(ref, ObjectState.PENDING, Reason.DESTRUCTIVE_REFUSED, message)
+
+
+def with_beside(message: str, beside: str) -> str:
+    """A refusal's message with what is to be said beside it, before its statement: that may be cut off."""
+    said, _, statement = message.partition(_STATEMENT)
+    return f"{said}{_STATEMENT[:-2]}{beside}; refused: {statement}" if beside and statement else message + beside
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,12 @@ class MemberResult:
     def verified(self) -> bool:
         """True when the live database equals what this member declares."""
         return self.provisioned and not self.problems and not self.pending
+
+    @property
+    def approvable(self) -> tuple[ChangeSummary, ...]:
+        """Those of the ``pending`` changes that an approval lets be made: not what loses data and is refused."""
+        refused = {problem.ref for problem in self.problems if problem.reason is Reason.DESTRUCTIVE_REFUSED}
+        return tuple(x for x in self.pending if x.risk is not Risk.DESTRUCTIVE or x.ref not in refused)
 
 
 @dataclass(frozen=True, slots=True)

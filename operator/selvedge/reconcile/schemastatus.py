@@ -10,7 +10,7 @@ from selvedge.api.databaseschema import Apply, DatabaseSchemaSpec, Drift
 from selvedge.core.conditions import find, timestamp
 from selvedge.core.reasons import Reason
 from selvedge.core.rowcount import RowCount, united
-from selvedge.core.unit import MemberResult, ObjectState, Risk
+from selvedge.core.unit import MemberResult, ObjectState, ObjectStatus, Risk, with_beside
 from selvedge.core.words import count, some
 from selvedge.reconcile.outcome import Notice, Outcome
 from selvedge.reconcile.store import Object
@@ -55,11 +55,12 @@ def outcome_of(
 
 def _verdict(spec: DatabaseSchemaSpec, result: MemberResult, migrations: str) -> tuple[Reason, str, bool]:
     if result.problems:
-        first = min(result.problems, key=lambda problem: _ORDER.index(problem.state))
+        first = min(result.problems, key=_urgency)
         more = len({problem.ref for problem in result.problems}) - 1
-        message = first.message + (f" (and {more} more, see status.notReady)" if more > 0 else "")
+        others = f" (and {more} more, see status.notReady)" if more > 0 else ""
+        message = first.message + others
         if first.reason is Reason.DESTRUCTIVE_REFUSED:
-            message += _beside(result)
+            message = with_beside(first.message, others + _beside(spec, result))
         return first.reason, message, first.state in (ObjectState.WAITING, ObjectState.CONFLICT)
     if result.pending and spec.drift is Drift.REPORT and result.drift:
         changed = f"{count(len(result.drift), 'object')} {'was' if len(result.drift) == 1 else 'were'} changed by hand"
@@ -91,15 +92,21 @@ def _waits(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     return f"{waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
 
 
-def _beside(result: MemberResult) -> str:
+def _urgency(problem: ObjectStatus) -> tuple[int, bool]:
+    """What to name first is the smallest; a refusal comes before what an approval lets be made."""
+    return _ORDER.index(problem.state), problem.reason is not Reason.DESTRUCTIVE_REFUSED
+
+
+def _beside(spec: DatabaseSchemaSpec, result: MemberResult) -> str:
     """What is to be said beside a refusal: what would go with it, and what waits only for an approval."""
     lost = lost_rows(result)
-    refs = {problem.ref for problem in result.problems}
-    others = sum(change.ref not in refs for change in result.pending)
+    others = len(result.approvable)
     said = f"; {lost} would be lost" if lost is not None else ""
     if others:
-        waits = f"{count(others, 'other change')} {'waits' if others == 1 else 'wait'} for an approval"
-        said += f"; {waits}: read status.plan, then set spec.approvedPlan to {result.digest}"
+        said += f"; {count(others, 'other change')} {'waits' if others == 1 else 'wait'} for an approval"
+        if spec.approved_plan not in ("", result.digest):
+            said += f", and the plan that was approved, {spec.approved_plan[:17]}…, is not what waits now"
+        said += f": read status.plan, then set spec.approvedPlan to {result.digest}"
     return said
 
 

@@ -97,23 +97,52 @@ def test_waiting_changes_in_words(pending: tuple[ChangeSummary, ...], spec: dict
     assert found.message == f"{words}: read status.plan, then set spec.approvedPlan to sha256:0"
 
 
+APPROVE = ": read status.plan, then set spec.approvedPlan to sha256:0"
+
+
 @pytest.mark.parametrize(
     ("others", "words"),
     [
         (0, ""),
-        (1, "; 1 other change waits for an approval: read status.plan, then set spec.approvedPlan to sha256:0"),
-        (2, "; 2 other changes wait for an approval: read status.plan, then set spec.approvedPlan to sha256:0"),
+        (1, "; 1 other change waits for an approval{}" + APPROVE),
+        (2, "; 2 other changes wait for an approval{}" + APPROVE),
     ],
 )
 def test_a_refusal_is_stalled_and_told_with_what_waits_beside_it(others: int, words: str):
     lost = ChangeSummary(REFS[6], Risk.DESTRUCTIVE, "DROP …", rows=RowCount(3, Counted.EXACT))
     problem = refusal(REFS[6], "data", "spec.destructive", "DROP …")
     result = MemberResult(provisioned=True, problems=(problem,), pending=(lost, *changes(others)), digest="sha256:0")
-    for approved in ("", "sha256:" + "1" * 64):
+    stale = f", and the plan that was approved, sha256:{'1' * 10}…, is not what waits now"
+    for approved, besides in (("", ""), ("sha256:" + "1" * 64, stale)):
         found = outcome(result, approvedPlan=approved)
         assert (found.ready, found.reason, found.retrying) == (False, Reason.DESTRUCTIVE_REFUSED, False)
-        assert found.message == f"{problem.message}; 3 rows (counted) would be lost{words}"
+        said = problem.message.removesuffix(": DROP …")
+        assert found.message == f"{said}; 3 rows (counted) would be lost{words.format(besides)}; refused: DROP …"
         assert found.extra[0][:2] == ("Provisioned", True)
+
+
+def test_what_waits_beside_a_refusal_is_counted_by_change_and_not_by_object():
+    """On MongoDB each of them is a problem of its object, and on Postgres one object may have both."""
+    lost, same = ChangeSummary(REFS[6], Risk.DESTRUCTIVE, "DROP"), ChangeSummary(REFS[6], Risk.ADDITIVE, "ALTER")
+    asked = ObjectStatus(REFS[0], ObjectState.PENDING, Reason.WAITING_FOR_APPROVAL, "waits")
+    problems = (asked, refusal(REFS[6], "data", "spec.destructive", "DROP"))
+    result = MemberResult(provisioned=True, problems=problems, pending=(lost, same, *changes(1)), digest="sha256:0")
+    found = outcome(result)
+    assert found.reason is Reason.DESTRUCTIVE_REFUSED, "an approval does not end it"
+    assert "approve the plan (and 1 more, see status.notReady); 2 other changes wait for an approval: " in found.message
+
+
+def test_what_is_said_beside_a_refusal_is_not_cut_off_by_its_statement():
+    statement = "DROP " + "x" * 2000
+    lost = ChangeSummary(REFS[6], Risk.DESTRUCTIVE, statement, rows=RowCount(3, Counted.EXACT))
+    problem = refusal(REFS[6], "data", "spec.destructive", statement)
+    digest = "sha256:" + "a" * 64
+    result = MemberResult(provisioned=True, problems=(problem,), pending=(lost, *changes(2)), digest=digest)
+    status = finished(outcome(result), {}, 1, NOW, Redactor().redact, DatabaseSchemaStatus)
+    message = next(one["message"] for one in status["conditions"] if one["type"] == "Ready")
+    assert len(message) <= 1024
+    assert "3 rows (counted) would be lost" in message
+    assert f"set spec.approvedPlan to {digest}" in message
 
 
 def test_drift_that_a_pass_told_of_is_said_to_be_put_back_when_that_pass_died_after_the_repair():

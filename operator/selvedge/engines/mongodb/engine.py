@@ -275,7 +275,10 @@ class MongoEngine:
         decision = last.decisions[member.uid]
         problems: dict[ObjectRef, ObjectStatus] = {s.ref: s for s in compiled.statuses[member.uid]}
         problems |= {status.ref: status for status in last.compared.blocked if owners.get(status.ref) == member.uid}
-        problems |= {change.ref: status for change, status in decision.later}
+        for change, status in decision.later:
+            # What no approval allows says more than what waits for one on the same object.
+            if change.ref not in problems or problems[change.ref].reason is not Reason.DESTRUCTIVE_REFUSED:
+                problems[change.ref] = status
         # What failed in this very pass says more than what is held back because of it.
         problems |= {ref: status for ref, status in last.held.items() if owners.get(ref) == member.uid}
         problems |= {ref: status for ref, status in applied.failed.items() if owners.get(ref) == member.uid}

@@ -126,7 +126,7 @@ def known_drift(obj: Object, result: MemberResult) -> bool:
 
 def _status(obj: Object, result: MemberResult, now: datetime, plan: str) -> dict[str, Any]:
     problems = {problem.ref: problem for problem in result.problems}
-    waiting = sum(problem.state is ObjectState.WAITING for problem in problems.values())
+    waiting = sum(problem.state in (ObjectState.WAITING, ObjectState.PENDING) for problem in problems.values())
     waiting += len({change.ref for change in result.pending} - problems.keys())
     not_ready = [
         {"kind": p.ref.kind, "name": p.ref.name, "state": str(p.state), "message": p.message}

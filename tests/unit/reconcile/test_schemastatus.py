@@ -145,6 +145,18 @@ def test_what_is_said_beside_a_refusal_is_not_cut_off_by_its_statement():
     assert f"set spec.approvedPlan to {digest}" in message
 
 
+def test_what_is_refused_or_asked_about_counts_as_waiting():
+    """Ready, waiting and failed are together what is declared."""
+    problems = (
+        refusal(REFS[0], "data", "spec.destructive", "DROP"),
+        ObjectStatus(REFS[1], ObjectState.PENDING, Reason.WAITING_FOR_APPROVAL, "waits"),
+        ObjectStatus(REFS[2], ObjectState.WAITING, Reason.WAITING_FOR_OBJECTS, "waits"),
+        ObjectStatus(REFS[3], ObjectState.FAILED, Reason.STATEMENT_FAILED, "no"),
+    )
+    found = outcome(MemberResult(ready=2, problems=problems, pending=changes(5), digest="sha256:0"))
+    assert found.status["objects"] == {"ready": 2, "waiting": 4, "failed": 1}
+
+
 def test_drift_that_a_pass_told_of_is_said_to_be_put_back_when_that_pass_died_after_the_repair():
     found = outcome(MemberResult(provisioned=True), told("DriftDetected", 2))
     assert events(found) == [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from typing import Any
 from psycopg import sql
 
 from sandbox.node import NodeHandle
-from sandbox.node_config import SOCKET
-from sandbox.node_wallet import install, served
+from sandbox.node_config import NAME, SOCKET
+from sandbox.node_wallet import helm, install, served
+from sandbox.wallet import KINDS
 from tests.cluster.kube_api import Document, KubeApi
 from tests.cluster.world import secret, unready, verdict, wait_for
+from tests.node.conftest import RESTRICTED
 
 #: A Lease that is lost soon, for tests that wait until it is; the ratios are those of the defaults.
 QUICK = ("lease.duration=6s", "lease.renewDeadline=4s", "lease.retryPeriod=800ms")
@@ -184,6 +187,30 @@ class Deployed:
 def _is_ready(pod: Document) -> bool:
     conditions = pod["status"].get("conditions", ())
     return any(entry["type"] == "Ready" and entry["status"] == "True" for entry in conditions)
+
+
+@contextmanager
+def deployed(node: NodeHandle, archive: Path, *settings: str) -> Iterator[Deployed]:
+    """Namespaces of its own for a release with these settings of the chart, which the block installs.
+
+    At the end nothing of it is left, however far the block came.
+    """
+    suffix = uuid.uuid4().hex[:8]
+    made = Deployed(node, archive, f"operator-{suffix}", f"shop-{suffix}", settings)
+    spaces = (made.watched, made.namespace)
+    with closing(made.api), closing(made.own):
+        try:
+            for namespace in spaces:
+                node.kubectl("create", "namespace", namespace)
+            node.kubectl("label", "namespace", made.namespace, RESTRICTED)
+            yield made
+        finally:
+            node.kubectl("uncordon", NAME)
+            # the operator lets go of them while it is there
+            node.kubectl("delete", KINDS, "--all", "-n", made.watched, "--timeout=120s", check=False, timeout=150)
+            helm(node, "uninstall", "selvedge", "--namespace", made.namespace, "--wait", "--ignore-not-found")
+            gone = ("--ignore-not-found", "--timeout=90s")
+            node.kubectl("delete", "namespace", *spaces, *gone, timeout=120)
 
 
 class Migration:

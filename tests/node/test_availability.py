@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 
 from sandbox.node_config import NAME
-from sandbox.node_wallet import helm
-from sandbox.wallet import KINDS
 from tests.cluster.world import condition, wait_for
-from tests.node.availability_support import QUICK, Deployed, Migration, handover
+from tests.node.availability_support import QUICK, Deployed, Migration, deployed, handover
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from sandbox.node import NodeHandle
 
 Deploy = Callable[..., Deployed]
-RESTRICTED = "pod-security.kubernetes.io/enforce=restricted"
 #: Of the rolling upgrade: resources, on how many databases, and the seconds of the migration that runs meanwhile.
 RESOURCES, DATABASES, MIGRATION_SECONDS = 200, 40, 60.0
 _OF_OURS = ("--delete-emptydir-data", "--pod-selector=app.kubernetes.io/name=selvedge")
@@ -33,29 +30,16 @@ BLOCK = "import signal, time\nsignal.signal(signal.SIGUSR1, lambda *_: time.slee
 @pytest.fixture
 def deploy(node: NodeHandle, operator_image: Path, clean_databases: None) -> Iterator[Deploy]:
     """Install the operator with these settings of the chart, and give it the node's Postgres to look after."""
-    made: list[Deployed] = []
+    with ExitStack() as until_the_end:
 
-    def start(*settings: str) -> Deployed:
-        suffix = uuid.uuid4().hex[:8]
-        deployed = Deployed(node, operator_image, f"operator-{suffix}", f"shop-{suffix}", settings)
-        for namespace in (deployed.namespace, deployed.watched):
-            node.kubectl("create", "namespace", namespace)
-        node.kubectl("label", "namespace", deployed.namespace, RESTRICTED)
-        made.append(deployed)
-        deployed.install()
-        deployed.server()
-        deployed.ready("DatabaseServer", "main")
-        return deployed
+        def start(*settings: str) -> Deployed:
+            made = until_the_end.enter_context(deployed(node, operator_image, *settings))
+            made.install()
+            made.server()
+            made.ready("DatabaseServer", "main")
+            return made
 
-    yield start
-    for deployed in made:
-        node.kubectl("uncordon", NAME)
-        node.kubectl("delete", KINDS, "--all", "-n", deployed.watched, "--timeout=120s", check=False, timeout=150)
-        helm(node, "uninstall", "selvedge", "--namespace", deployed.namespace, "--wait")
-        spaces = (deployed.watched, deployed.namespace)
-        node.kubectl("delete", "namespace", *spaces, "--timeout=90s", timeout=120)
-        deployed.api.close()
-        deployed.own.close()
+        yield start
 
 
 def test_a_standby_goes_on_where_the_leaders_pod_is_lost(deploy: Deploy, node: NodeHandle):

@@ -77,6 +77,29 @@ def test_an_approval_does_not_reach_another_plan(world: World, plugin: Plugin) -
     world.ready("DatabaseSchema", "shop")
 
 
+def test_what_no_approval_allows_is_not_said_to_be_approved(world: World, plugin: Plugin) -> None:
+    world.schema("shop", postgres={"schemas": [{"name": "app"}, {"name": "old"}], "extensions": [{"name": "pgcrypto"}]})
+    world.ready("DatabaseSchema", "shop")
+    asked = {"prune": "Owned", "destructive": "Refuse"}
+    world.schema("shop", **asked, postgres={"schemas": [{"name": "app"}]})
+    both = plan_of(world.until("DatabaseSchema", "shop", "False", "DestructiveRefused"))
+    assert both["changes"] == 2
+    approved = plugin("approve", "shop", "--yes", "--digest", both["digest"])
+    assert (approved.returncode, approved.stderr) == (0, "")
+    assert "1 of 2 changes stays undone: extension pgcrypto is not changed" in approved.stdout
+    left = wait_for(lambda: _alone(world, both["digest"]))
+    refused = plugin("approve", "shop", "--yes", "--digest", left)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "nothing was approved, since nothing would be done: extension pgcrypto is not changed" in refused.stderr
+
+
+def _alone(world: World, before: str) -> str:
+    """The digest of what is left of the plan, once the rest was made."""
+    schema = world.api.get("DatabaseSchema", "shop") or {}
+    shown = (schema.get("status") or {}).get("plan") or {}
+    return shown["digest"] if shown.get("digest") not in (None, before) else ""
+
+
 def test_a_forged_plan_is_not_approved(world: World, plugin: Plugin) -> None:
     world.schema("shop", apply="OnApproval", postgres={"schemas": [{"name": "app"}]})
     plan = plan_of(world.until("DatabaseSchema", "shop", "False", "WaitingForApproval"))

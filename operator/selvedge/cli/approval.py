@@ -8,20 +8,39 @@ from typing import Any
 
 import click
 
+from selvedge.cli.output import clean
 from selvedge.core.digest import plan_digest
+from selvedge.core.unit import NO_APPROVAL, Risk
+from selvedge.core.words import count
 from selvedge.kube.client import KubeClient
 from selvedge.kube.resources import DATABASE_SCHEMAS, MIGRATION_RUNS, Resource
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A plan whose digest was computed here, and the version of the resource that it was read with."""
+    """A plan whose digest was computed here, and the version of the resource that it was read with.
+
+    ``refused`` is how many of its changes no approval lets be made, and ``why`` what the resource says of itself.
+    """
 
     namespace: str
     name: str
     plan: dict[str, Any]
     resource_version: str
     resource: Resource = DATABASE_SCHEMAS
+    refused: int = 0
+    why: str = ""
+
+    def stays(self) -> str:
+        """What stays undone whatever is approved; empty where nothing does. Raises ClickException where all does."""
+        changes = len(self.plan["changes"])
+        if not self.refused:
+            return ""
+        why = clean(self.why)
+        if self.refused == changes:
+            raise click.ClickException(f"nothing was approved, since nothing would be done: {why}")
+        stays = "stays" if self.refused == 1 else "stay"
+        return f"{self.refused} of {count(changes, 'change')} {stays} undone: {why}"
 
     async def approve(self, kube: KubeClient) -> None:
         """Set ``spec.approvedPlan``, if the resource is still the one that was read.
@@ -67,7 +86,16 @@ async def waiting(kube: KubeClient, namespace: str, name: str) -> Waiting | None
             f"and the status says {shown['digest']}: delete the ConfigMap, and the operator writes it again"
         )
         raise click.ClickException(message)
-    return Waiting(namespace, name, plan, str(obj["metadata"]["resourceVersion"]))
+    version = str(obj["metadata"]["resourceVersion"])
+    why = next((str(c["message"]) for c in status.get("conditions") or () if c["type"] == "Ready"), "")
+    return Waiting(namespace, name, plan, version, refused=_refused(plan, status), why=why)
+
+
+def _refused(plan: dict[str, Any], status: dict[str, Any]) -> int:
+    """How many of the plan's changes are refused whoever approves them: lost data of objects that say so."""
+    entries = status.get("notReady") or ()
+    kept = {(one.get("kind"), one.get("name")) for one in entries if NO_APPROVAL in str(one.get("message"))}
+    return sum(x["risk"] == Risk.DESTRUCTIVE and (x["kind"], x["name"]) in kept for x in plan["changes"])
 
 
 _RUNS = ("mig", "migrationrun", "migrationruns")

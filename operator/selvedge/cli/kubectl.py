@@ -130,16 +130,20 @@ def approve(
             raise click.ClickException(
                 f"another plan waits by now: {found}; read it with `kubectl selvedge plan {name}`"
             )
+        stays = waiting.stays()
         if not yes:
             if not (sys.stdin.isatty() and sys.stderr.isatty()):
                 raise click.ClickException("there is no terminal to ask at: add --yes and --digest")
             _print(waiting.plan, err=True)
+            if stays:
+                click.echo(stays, err=True)
             if not click.confirm("Approve these changes?", err=True):
                 raise click.ClickException("nothing was approved")
         elif not digest:
             raise click.UsageError("--yes needs --digest: whoever approves names what he read")
         await waiting.approve(kube)
-        return {**said, "approved": found, "message": f"{_object(name)}: approved {found}"}
+        message = f"{_object(name)}: approved {found}" + (f"; {stays}" if stays else "")
+        return {**said, "approved": found, "message": message}
 
     _say(_call(write, kubeconfig, kube_context), form)
 

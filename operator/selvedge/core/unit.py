@@ -65,13 +65,15 @@ class ChangeSummary:
     rows: RowCount | None = None
 
 
+#: In the message of every refusal, and of nothing else: who asks the cluster sees no more than messages.
+NO_APPROVAL = "which no approval overrides"
 _STATEMENT = " and approve the plan: "
 
 
 def refusal(ref: ObjectRef, what: str, field: str, statement: str) -> ObjectStatus:
     """What is said of a change that would lose data (``what``) and that ``field`` refuses, whoever approved it."""
     message = (
-        f"{ref} is not changed: that would lose {what}, and {field} is Refuse, which no approval overrides; declare it "
+        f"{ref} is not changed: that would lose {what}, and {field} is Refuse, {NO_APPROVAL}; declare it "
         f"as it is, or set {field} to RequireApproval{_STATEMENT}{statement}"
     )
     return ObjectStatus(ref, ObjectState.PENDING, Reason.DESTRUCTIVE_REFUSED, message)

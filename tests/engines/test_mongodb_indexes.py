@@ -43,6 +43,9 @@ async def test_t45_same_name_other_spec_never_drops(engine: MongoEngine, live: D
     assert dict(live.designs.index_information()["userId"]["key"]) == {"userId": 1}
 
 
+FLOOR = "spec.policy.destructive of DatabaseServer fashion/main"
+
+
 @pytest.mark.parametrize("apply", ["Auto", "OnApproval"])
 async def test_what_a_schema_or_the_floor_of_its_server_refuses_stays_whoever_approved_it(
     engine: MongoEngine, live: Database[dict[str, Any]], apply: str
@@ -54,7 +57,7 @@ async def test_what_a_schema_or_the_floor_of_its_server_refuses_stays_whoever_ap
     refused = with_spec(asked, destructive="Refuse", approvedPlan=plan.digest)
     for one, field in (
         (refused, "spec.destructive"),
-        (replace(refused, floor="fashion/main"), "spec.policy.destructive of DatabaseServer fashion/main"),
+        (replace(refused, deciding=FLOOR), FLOOR),
     ):
         (result,) = await converge(engine, live.name, one)
         (status,) = result.problems

@@ -60,7 +60,7 @@ async def test_what_is_refused_stays_whoever_approved_it_and_the_rest_of_the_pla
         again = await only(one, member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=result.digest))
         refusal(again, "extension pgcrypto")
         below = member(name, spec, prune="Owned", destructive="Refuse", approvedPlan=again.digest)
-        below = replace(below, floor=SERVER)
+        below = replace(below, deciding=f"spec.policy.destructive of DatabaseServer {SERVER}")
         message = refusal(await only(one, below), "extension pgcrypto").message
         assert f"spec.policy.destructive of DatabaseServer {SERVER} is Refuse" in message
         assert rows(postgres, THERE, dbname=name) == [("app",), ("new",), ("pgcrypto",)]

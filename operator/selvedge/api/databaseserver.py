@@ -238,6 +238,15 @@ def floored(word: Destructive, policy: ServerPolicy | None) -> Destructive:
     return word if policy is None else max(word, policy.destructive, key=_STRICTNESS.index)
 
 
+def deciding_fields(word: Destructive, policy: ServerPolicy | None, own: str, server: str) -> str:
+    """The fields that say what holds, for messages: ``own``, which says ``word``, the server's policy, or both."""
+    holds = floored(word, policy)
+    named = [own] if word is holds else []
+    if policy is not None and policy.destructive is holds:
+        named.append(f"spec.policy.destructive of DatabaseServer {server}")
+    return " as well as ".join(named)
+
+
 class PostgresServer(Model):
     """What only a Postgres server has."""
 

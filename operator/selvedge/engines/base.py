@@ -83,8 +83,8 @@ class Member:
     """One DatabaseSchema of a unit of work.
 
     ``verified`` says that this generation was Ready before, so that a difference found now is drift. ``deleting``
-    members take part in the compilation as absent: what only they made is removed. ``floor`` names the DatabaseServer
-    whose policy is stricter than what the resource says of lost data; ``spec`` has the stricter word.
+    members take part in the compilation as absent: what only they made is removed. ``deciding`` names the fields that
+    say what ``spec.destructive`` is here: the resource's own, its DatabaseServer's floor, or both.
     """
 
     uid: str
@@ -95,14 +95,12 @@ class Member:
     spec: DatabaseSchemaSpec
     verified: bool = False
     deleting: bool = False
-    floor: str = ""
+    deciding: str = "spec.destructive"
 
     @property
     def refuses(self) -> str:
         """The field by which no approval lets data be lost, for messages; empty where none does."""
-        if self.spec.destructive.value != "Refuse":
-            return ""
-        return f"spec.policy.destructive of DatabaseServer {self.floor}" if self.floor else "spec.destructive"
+        return self.deciding if self.spec.destructive.value == "Refuse" else ""
 
 
 @dataclass(frozen=True, slots=True)

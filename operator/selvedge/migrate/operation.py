@@ -53,7 +53,7 @@ class Operation:
     """What is asked for, in the words of a MigrationRun's spec.
 
     ``resumes``: an earlier pass of this very run began; what its session says is done was done for it.
-    ``floor`` names the DatabaseServer whose policy ``destructive`` is, where that is stricter than the run's own word.
+    ``deciding`` names the fields that say what ``destructive`` is, and ``way_out`` what to do where that is Refuse.
     ``approved`` is the digest of the plan that a person approved. ``actor`` and ``reason`` are written into the history
     where nothing else says why it changed. ``conventions`` are those that advice speaks of, ``None`` the default ones.
     """
@@ -66,7 +66,8 @@ class Operation:
     environment: str = ""
     transaction: str = "PerMigration"
     destructive: str = "RequireApproval"
-    floor: str = ""
+    deciding: str = "destructive"
+    way_out: str = "make a run that allows it"
     approved: str = ""
     actor: str = ""
     reason: str = ""
@@ -250,9 +251,8 @@ def check_approval(prepared: Prepared) -> None:
     check_marks(prepared)
     why = summary(concerns)
     if operation.destructive == "Refuse":
-        field = f"spec.policy.destructive of DatabaseServer {operation.floor}" if operation.floor else "destructive"
-        step = f"make a run that allows it{' once the server does' if operation.floor else ''}"
-        raise RefusedError(Reason.DESTRUCTIVE_REFUSED, f"{why}; {field} is Refuse, so nothing was run: {step}")
+        said = f"{operation.deciding} is Refuse, so nothing was run: {operation.way_out}"
+        raise RefusedError(Reason.DESTRUCTIVE_REFUSED, f"{why}; {said}")
     if operation.approved == prepared.digest:
         return
     if operation.approved:

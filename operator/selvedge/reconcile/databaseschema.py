@@ -12,7 +12,7 @@ import structlog
 
 from selvedge.api.base import DeletionPolicy, Destructive
 from selvedge.api.databaseschema import DatabaseSchemaSpec
-from selvedge.api.databaseserver import EngineType, floored
+from selvedge.api.databaseserver import EngineType, deciding_fields, floored
 from selvedge.api.resource import parse
 from selvedge.api.support import unsupported
 from selvedge.core.backoff import delay
@@ -50,7 +50,7 @@ class _Candidate:
 
     obj: Object
     spec: DatabaseSchemaSpec
-    floor: str
+    deciding: str
     access: AccessRule
 
 
@@ -163,16 +163,17 @@ def _fits_engine(spec: DatabaseSchemaSpec, server: Server) -> None:
 
 
 def _floored(spec: DatabaseSchemaSpec, server: Server) -> tuple[DatabaseSchemaSpec, str]:
-    """The server's policy is a floor: what it refuses, no resource can allow. With the server where it is stricter."""
-    word = floored(spec.destructive, server.spec.policy)
-    return (spec, "") if word is spec.destructive else (spec.model_copy(update={"destructive": word}), server.name)
+    """The server's policy is a floor: what it refuses, no resource can allow. With the fields that say so."""
+    policy = server.spec.policy
+    says = deciding_fields(spec.destructive, policy, "spec.destructive", server.name)
+    return spec.model_copy(update={"destructive": floored(spec.destructive, policy)}), says
 
 
 async def _converge(context: Context, server: Server, candidates: list[_Candidate], database: str) -> UnitResult:
     rules = {candidate.obj["metadata"]["uid"]: candidate.access for candidate in candidates}
     unit = Unit(
         database,
-        tuple(_member(context, candidate.obj, candidate.spec, floor=candidate.floor) for candidate in candidates),
+        tuple(_member(context, one.obj, one.spec, deciding=one.deciding) for one in candidates),
         context.cluster,
         access=lambda member: rules[member.uid],
         alive=context.alive,
@@ -188,7 +189,12 @@ async def _converge(context: Context, server: Server, candidates: list[_Candidat
 
 
 def _member(
-    context: Context, obj: Object, spec: DatabaseSchemaSpec, *, deleting: bool = False, floor: str = ""
+    context: Context,
+    obj: Object,
+    spec: DatabaseSchemaSpec,
+    *,
+    deleting: bool = False,
+    deciding: str = "spec.destructive",
 ) -> Member:
     metadata = obj["metadata"]
     generation = int(metadata.get("generation", 0))
@@ -208,7 +214,7 @@ def _member(
         spec=spec,
         verified=verified,
         deleting=deleting,
-        floor=floor,
+        deciding=deciding,
     )
 
 
@@ -253,10 +259,9 @@ async def _may_remove(context: Context, server: Server, namespace: str, spec: Da
         check_database(await permit(context, server, namespace), namespace, database)
     except RefusedError as error:
         raise RefusedError(error.reason, f"database {database} is not cleaned up: {error.message}, {way_out}") from None
-    if floored(spec.destructive, server.spec.policy) is Destructive.REFUSE:
-        own = spec.destructive is Destructive.REFUSE
-        who = "spec.destructive is" if own else f"DatabaseServer {server.name} has spec.policy.destructive:"
-        message = f"database {database} is not cleaned up: {who} Refuse; loosen that, {way_out}"
+    held, says = _floored(spec, server)
+    if held.destructive is Destructive.REFUSE:
+        message = f"database {database} is not cleaned up: {says} is Refuse; loosen that, {way_out}"
         raise RefusedError(Reason.DESTRUCTIVE_REFUSED, message)
 
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from selvedge.api.databaseschema import DatabaseSchemaSpec, Migrations
-from selvedge.api.databaseserver import floored
+from selvedge.api.databaseserver import deciding_fields, floored
 from selvedge.api.migrationrun import Action, MigrationRunSpec
 from selvedge.api.resource import parse
 from selvedge.core.backoff import delay
@@ -94,9 +94,9 @@ async def _run(context: Context, obj: Object, board: Board) -> None:
     server = context.servers.get(server_key)
     if server is None:
         raise TransientError(Reason.WAITING_FOR_SERVER, f"DatabaseServer {'/'.join(server_key)} cannot be used yet")
-    destructive, floor = _destructive(obj, spec, schema_obj, schema, server)
-    operation = _operation(obj, spec, destructive, server, board)
-    operation = replace(operation, floor=floor, conventions=_conventions(schema))
+    word = _destructive(obj, spec, schema_obj, schema, server)
+    operation = _operation(obj, spec, word, server, board)
+    operation = replace(operation, conventions=_conventions(schema))
     source = await asyncio.to_thread(
         migrations_of,
         await _files(context, obj, schema_obj, spec, board),
@@ -176,7 +176,15 @@ def _allow(board: Board, prepared: Prepared, done: Sequence[str]) -> None:
         check_approval(prepared)
 
 
-def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Server, board: Board) -> Operation:
+class _Word(NamedTuple):
+    """What holds for a run on lost data, the fields that say so, and what to do where that is Refuse."""
+
+    destructive: str
+    deciding: str
+    way_out: str
+
+
+def _operation(obj: Object, spec: MigrationRunSpec, word: _Word, server: Server, board: Board) -> Operation:
     """What the run asks for, its annotations included."""
     annotations = obj["metadata"].get("annotations") or {}
     reason = str(annotations.get(REASON, "")).strip()
@@ -200,7 +208,9 @@ def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Se
         out_of_order=spec.out_of_order.value,
         environment=spec.environment,
         transaction=spec.transaction.value,
-        destructive=destructive,
+        destructive=word.destructive,
+        deciding=word.deciding,
+        way_out=word.way_out,
         approved=spec.approved_plan,
         actor=str(annotations.get(ACTOR, "")).strip() or f"MigrationRun {'/'.join(key_of(obj))}",
         reason=reason,
@@ -211,16 +221,18 @@ def _operation(obj: Object, spec: MigrationRunSpec, destructive: str, server: Se
 
 def _destructive(
     obj: Object, spec: MigrationRunSpec, schema_obj: Object, schema: DatabaseSchemaSpec, server: Server
-) -> tuple[str, str]:
-    """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor.
-
-    With the server's name where that is stricter.
-    """
+) -> _Word:
+    """The run's own word, for one that autoApply made the DatabaseSchema's; the server's policy is a floor."""
     owners = obj["metadata"].get("ownerReferences") or ()
     owned = any(owner.get("controller") and owner.get("uid") == schema_obj["metadata"]["uid"] for owner in owners)
-    word = schema.destructive if owned and _as_auto_apply(spec, schema.migrations) else spec.destructive
-    found = floored(word, server.spec.policy)
-    return found.value, "" if found is word else server.name
+    automatic, policy = owned and _as_auto_apply(spec, schema.migrations), server.spec.policy
+    word = schema.destructive if automatic else spec.destructive
+    field = f"spec.destructive of DatabaseSchema {'/'.join(key_of(schema_obj))}" if automatic else "spec.destructive"
+    says = deciding_fields(word, policy, field, server.name)
+    if automatic:
+        return _Word(floored(word, policy).value, says, "loosen that, then delete this run: it is made anew")
+    way_out = "make a run that allows it" + (" once the server does" if says != field else "")
+    return _Word(floored(word, policy).value, says, way_out)
 
 
 def _as_auto_apply(spec: MigrationRunSpec, migrations: Migrations | None) -> bool:

@@ -12,7 +12,7 @@ from selvedge.api.databaseserver import ServerPolicy
 from selvedge.api.migrationrun import MigrationRunSpec
 from selvedge.reconcile.autoapply import _manifest
 from selvedge.reconcile.databaseschema import _floored
-from selvedge.reconcile.migrationrun import _destructive
+from selvedge.reconcile.migrationrun import _destructive, _Word
 from selvedge.reconcile.servers import Server
 
 SCHEMA = {
@@ -28,20 +28,20 @@ def server(policy: str = "") -> Server:
     return cast("Server", SimpleNamespace(spec=SimpleNamespace(policy=floor), name="fashion/main"))
 
 
-def word(migrations: dict[str, Any] | None, policy: str = "", **forged: Any) -> tuple[str, str]:
-    """Of a run as autoApply makes it, but for what is ``forged``, on a DatabaseSchema that allows all."""
-    spec: dict[str, Any] = {"serverRef": {"name": "main"}, "database": "shop", "destructive": "Allow", "postgres": {}}
+def word(migrations: dict[str, Any] | None, policy: str = "", schema: str = "Allow", **forged: Any) -> _Word:
+    """Of a run as autoApply makes it, but for what is ``forged``, on a DatabaseSchema that says ``schema``."""
+    spec: dict[str, Any] = {"serverRef": {"name": "main"}, "database": "shop", "destructive": schema, "postgres": {}}
     made = Migrations.model_validate({"source": {"configMaps": [{"name": "files"}]}, **(migrations or {})})
-    schema = DatabaseSchemaSpec.model_validate({**spec, "migrations": made if migrations is not None else None})
+    declared = DatabaseSchemaSpec.model_validate({**spec, "migrations": made if migrations is not None else None})
     run = _manifest(SCHEMA, "up", made)
     asked = MigrationRunSpec.model_validate({**run["spec"], **forged})
-    return _destructive(run, asked, SCHEMA, schema, server(policy))
+    return _destructive(run, asked, SCHEMA, declared, server(policy))
 
 
 @pytest.mark.parametrize("migrations", [{}, {"targetVersion": "2"}, {"environment": "staging", "targetVersion": "2"}])
 def test_a_run_as_autoapply_makes_it_follows_its_schema(migrations: dict[str, Any]) -> None:
-    assert word(migrations) == ("Allow", "")
-    assert word(migrations, approvedPlan="sha256:" + "0" * 64) == ("Allow", "")
+    assert word(migrations)[:2] == ("Allow", "spec.destructive of DatabaseSchema fashion/shop")
+    assert word(migrations, approvedPlan="sha256:" + "0" * 64).destructive == "Allow"
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_run_as_autoapply_makes_it_follows_its_schema(migrations: dict[str, An
 def test_what_autoapply_would_not_ask_for_runs_by_its_own_word(
     migrations: dict[str, Any] | None, forged: dict[str, Any]
 ) -> None:
-    assert word(migrations, **forged) == ("RequireApproval", "")
+    assert word(migrations, **forged)[:2] == ("RequireApproval", "spec.destructive")
 
 
 WORDS = ("Allow", "RequireApproval", "Refuse")
@@ -71,9 +71,25 @@ WORDS = ("Allow", "RequireApproval", "Refuse")
 def test_the_floor_of_the_server_holds_where_it_is_stricter(asked: str, policy: str) -> None:
     """For a run by its own word, for one of autoApply, and for the DatabaseSchema itself."""
     stricter = max(asked, policy or "Allow", key=WORDS.index)
-    named = "" if stricter == asked else "fashion/main"
-    assert word({"autoApply": False}, policy, destructive=asked) == (stricter, named)
-    assert word({}, policy)[0] == (policy or "Allow"), "the DatabaseSchema's own word is Allow"
+    named = ["spec.destructive"] if stricter == asked else []
+    named += ["spec.policy.destructive of DatabaseServer fashion/main"] if stricter == policy else []
+    says = " as well as ".join(named)
+    assert word({"autoApply": False}, policy, destructive=asked)[:2] == (stricter, says)
+    assert word({}, policy).destructive == (policy or "Allow"), "the DatabaseSchema's own word is Allow"
     spec = {"serverRef": {"name": "main"}, "database": "shop", "destructive": asked, "postgres": {}}
-    schema, floor = _floored(DatabaseSchemaSpec.model_validate(spec), server(policy))
-    assert (schema.destructive.value, floor) == (stricter, named)
+    schema, decides = _floored(DatabaseSchemaSpec.model_validate(spec), server(policy))
+    assert (schema.destructive.value, decides) == (stricter, says)
+
+
+def test_a_refusal_says_where_the_word_stands_and_how_to_go_on() -> None:
+    own, floor = (
+        "spec.destructive of DatabaseSchema fashion/shop",
+        "spec.policy.destructive of DatabaseServer fashion/main",
+    )
+    anew = "loosen that, then delete this run: it is made anew"
+    assert word({}, schema="Refuse") == ("Refuse", own, anew)
+    assert word({}, "Refuse") == ("Refuse", floor, anew)
+    assert word({}, "Refuse", "Refuse") == ("Refuse", f"{own} as well as {floor}", anew)
+    run = {"migrations": {"autoApply": False}, "destructive": "Refuse"}
+    assert word(**run) == ("Refuse", "spec.destructive", "make a run that allows it")
+    assert word(**run, policy="Refuse").way_out == "make a run that allows it once the server does"

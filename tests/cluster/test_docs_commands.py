@@ -218,9 +218,8 @@ def test_getting_started(shop: Shop, tmp_path: Path):
 
 def _recipe(target: str, directory: Path) -> str:
     """What a target of the Makefile does, with its state in ``directory``; without the installation before it."""
-    done = subprocess.run(
-        ["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, timeout=30, check=True
-    )
+    command = ["make", "--no-print-directory", "--dry-run", target]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
     line = done.stdout.splitlines()[-1].replace(".venv/bin/python", sys.executable)
     if target == "up":
         assert "--keep .sandbox" in line

@@ -177,11 +177,15 @@ def test_the_owner_of_a_database_is_kept_from_the_namespace_of_its_logins(watche
     assert f"role {owner} of spec.roles is none that the DatabaseServer's access gives" in verdict(refused)[2]
     team.schema("shop", **there, postgres={"roles": [{"name": f"{app}_x", "memberOf": [{"role": owner}]}]})
     team.until("DatabaseSchema", "shop", "False", "AccessDenied", _SECONDS)
+    team.schema("shop", **there, postgres={"owner": owner, "schemas": [{"name": "theirs"}]})
+    team.until("DatabaseSchema", "shop", "False", "AccessDenied", _SECONDS)
     team.schema("shop", **there, postgres={"owner": owner})
+    team.ready("DatabaseSchema", "shop", _SECONDS)
     inline = {"inline": {"files": {"20250101000000_a.sql": "CREATE TABLE stock.a (id int);"}}}
     run = {"schemaRef": {"name": "shop"}, "source": inline}
     team.api.apply({"kind": "MigrationRun", "metadata": {"name": "run"}, "spec": run})
     team.until("MigrationRun", "run", "False", "AccessDenied", _SECONDS)
+    assert host.sql("SELECT to_regclass('stock.a')") == [(None,)]
 
 
 @pytest.mark.long

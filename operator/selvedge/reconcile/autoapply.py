@@ -18,7 +18,7 @@ from selvedge.reconcile.context import Context
 from selvedge.reconcile.runboard import FINISHED, WAITING
 from selvedge.reconcile.servers import Server
 from selvedge.reconcile.sources import digest_of, read_files, source_of
-from selvedge.reconcile.store import Object, Store, key_of
+from selvedge.reconcile.store import Object, Store, key_of, version_of
 
 SCHEMA_LABEL = "selvedge.dev/schema"
 _DIGITS = 10
@@ -101,8 +101,9 @@ def _last_change(context: Context, obj: Object) -> Object | None:
     return max(ended, key=lambda run: (str(run["status"].get("finishedAt")), _created(run)), default=None)
 
 
-def _created(run: Object) -> str:
-    return str(run["metadata"].get("creationTimestamp", ""))
+def _created(run: Object) -> tuple[str, int]:
+    """Since when it is there. Times are whole seconds: within one, what was written last is the later one."""
+    return str(run["metadata"].get("creationTimestamp", "")), version_of(run)
 
 
 async def _digest(context: Context, obj: Object, target: str) -> str:

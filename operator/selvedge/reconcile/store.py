@@ -44,7 +44,7 @@ class Store:
         slim = {name: _slim(obj[name]) for name in ("apiVersion", "kind", *parts) if name in obj}
         slim["metadata"] = _slim(_read(obj["metadata"]))
         ahead = self._ahead.pop((plural, key), 0)
-        if before is not None and _version(slim) < ahead and _uid(before) == _uid(slim):
+        if before is not None and version_of(slim) < ahead and _uid(before) == _uid(slim):
             slim["status"], self._ahead[plural, key] = before["status"], ahead
         kind[key] = slim
         if plural == "databaseschemas":
@@ -65,9 +65,9 @@ class Store:
             return
         if _others(known) == _others(obj):
             self.put(plural, obj)
-        elif _uid(known) == _uid(obj) and _newer(obj, known) and _version(obj) > self._ahead.get((plural, key), 0):
+        elif _uid(known) == _uid(obj) and _newer(obj, known) and version_of(obj) > self._ahead.get((plural, key), 0):
             self._objects[plural][key] = {**known, "status": _slim(obj.get("status") or {})}
-            self._ahead[plural, key] = _version(obj)
+            self._ahead[plural, key] = version_of(obj)
 
     def remove(self, plural: str, namespace: str, name: str) -> Object | None:
         """Forget an object; returns it."""
@@ -143,7 +143,7 @@ def _uid(obj: Mapping[str, Any]) -> str:
     return str(obj["metadata"].get("uid", ""))
 
 
-def _version(obj: Mapping[str, Any]) -> int:
+def version_of(obj: Mapping[str, Any]) -> int:
     """The resource version as a number; 0 for one that is none."""
     text = str(obj["metadata"].get("resourceVersion", ""))
     return int(text) if text.isdecimal() else 0

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from selvedge.reconcile.autoapply import run_for
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from selvedge.reconcile.autoapply import _last_change, run_for
+from selvedge.reconcile.context import Context
 from selvedge.reconcile.sources import digest_of
 from selvedge.reconcile.store import Store
 
@@ -41,6 +47,27 @@ def test_another_environment_is_another_run_and_the_one_before_is_found_again():
         names.add(name)
     assert len(names | {_OLD}) == 3
     assert _found(store, "staging") == (_OLD, True)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_two_runs_that_ended_in_the_same_second_the_later_is_the_one_written_later(order: tuple[int, int]):
+    """As two files that come one after the other: nothing is pruned by the wrong one, no Down is the last word."""
+    second = "2026-01-01T00:00:00Z"
+    runs = [
+        {
+            "metadata": {"namespace": "fashion", "name": name, "creationTimestamp": second, "resourceVersion": version},
+            "spec": {"schemaRef": {"name": "shop"}},
+            "status": {"phase": "Succeeded", "progress": "1/1", "finishedAt": second},
+        }
+        for name, version in (("b", "99"), ("a", "100"))
+    ]
+    store = Store()
+    for index in order:
+        store.put("migrationruns", runs[index])
+    context = cast("Context", SimpleNamespace(store=store))
+    last = _last_change(context, {"metadata": {"namespace": "fashion", "name": "shop"}})
+    assert last is not None
+    assert last["metadata"]["name"] == "a"
 
 
 def test_it_is_found_when_the_run_that_had_its_name_was_pruned():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from selvedge.api.base import Destructive
+from selvedge.api.databaseschema import Apply, Drift
 from selvedge.core.postgres import changes as c
 from selvedge.core.postgres.gate import Policy, approved, digest, told
 from selvedge.core.postgres.model import Elsewhere, Snapshot
@@ -16,7 +18,22 @@ from selvedge.core.postgres.preimage import pre_image
 from selvedge.core.postgres.preimage_state import State
 from selvedge.core.rowcount import RowCount
 from selvedge.core.unit import ChangeSummary, ObjectRef, ObjectStatus, refusal
+from selvedge.engines.base import Member
 from selvedge.engines.postgres.render import summary
+
+
+def policy(member: Member) -> Policy:
+    """What a member lets happen by itself."""
+    spec = member.spec
+    return Policy(
+        resource=f"{member.namespace}/{member.name}",
+        automatic=spec.apply is Apply.AUTO,
+        destructive=spec.destructive is Destructive.ALLOW,
+        report_drift=spec.drift is Drift.REPORT,
+        verified=member.verified,
+        approved=spec.approved_plan,
+        refuses=member.refuses,
+    )
 
 
 class Approvals:

@@ -10,12 +10,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from selvedge.api.base import Destructive, Ensure
+from selvedge.api.base import Ensure
 from selvedge.api.databaseschema import (
     Adoption,
-    Apply,
     DefaultPrivilege,
-    Drift,
     Extension,
     Grant,
     GrantMode,
@@ -47,6 +45,7 @@ from selvedge.core.postgres.settings import stored
 from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
+from selvedge.engines.postgres.approvals import policy
 from selvedge.engines.postgres.rls_compile import row_security
 from selvedge.engines.postgres.tables_compile import TablesBuilder
 
@@ -356,20 +355,6 @@ class _Builder:
                 middle = f"{member.namespace}/{member.name}:" if own else ""
                 names.add(f"{status.ref.kind}:{middle}{status.ref.name}")
         return frozenset(names)
-
-
-def policy(member: Member) -> Policy:
-    """What a member lets happen by itself."""
-    spec = member.spec
-    return Policy(
-        resource=f"{member.namespace}/{member.name}",
-        automatic=spec.apply is Apply.AUTO,
-        destructive=spec.destructive is Destructive.ALLOW,
-        report_drift=spec.drift is Drift.REPORT,
-        verified=member.verified,
-        approved=spec.approved_plan,
-        refuses=member.refuses,
-    )
 
 
 def _settings(declared: Mapping[str, str | tuple[str, ...]]) -> dict[str, str]:

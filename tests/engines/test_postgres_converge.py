@@ -139,6 +139,31 @@ async def test_two_members_of_one_database_are_one_unit(postgres: PostgresEndpoi
     assert rows(postgres, "SELECT count(*) FROM pg_roles WHERE rolname = %s", f"{database_name}_b") == [(1,)]
 
 
+async def test_the_database_itself_is_the_elder_ones_to_declare(postgres: PostgresEndpoint, database_name: str) -> None:
+    """Of two, the younger says what it does not get; what both say is no conflict, and the rest of it goes on."""
+    role, other = f"{database_name}_a", f"{database_name}_b"
+    spec = {"owner": role, "settings": {"app.tenant": "one"}}
+    old = member(database_name, {**spec, "roles": [{"name": role}]}, name="old")
+    young = {"name": "new", "created": "2026-02-01T00:00:00Z"}
+    async with engine(postgres) as server:
+        agreed = member(database_name, {**spec, "schemas": [{"name": "a"}]}, **young)
+        result = await converge(server, old, agreed)
+        assert result.members[agreed.uid].verified
+        settings = {"App.Tenant": "two", "app.more": "three"}
+        theirs = {"owner": other, "settings": settings, "schemas": [{"name": "a", "owner": role}, {"name": "b"}]}
+        new = member(database_name, {**theirs, "roles": [{"name": other}]}, **young)
+        result = await converge(server, old, new)
+        assert result.members[old.uid].verified
+        conflicts = dict.fromkeys(
+            (f"databaseOwner {other}", "databaseSetting app.more", "databaseSetting app.tenant"), "Conflict"
+        )
+        assert reasons(result.members[new.uid]) == conflicts
+        assert result.members[new.uid].provisioned
+        assert all("DatabaseSchema shop/old, the first on it" in p.message for p in result.members[new.uid].problems)
+    found = rows(postgres, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 'b'", dbname=database_name)
+    assert found == [(other,)]
+
+
 @pytest.mark.own_postgres
 async def test_what_left_the_declaration_loses_its_access(postgres: PostgresEndpoint, database_name: str) -> None:
     before = member(

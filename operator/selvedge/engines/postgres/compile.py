@@ -46,6 +46,7 @@ from selvedge.core.reasons import Reason
 from selvedge.core.unit import ObjectRef, ObjectState, ObjectStatus
 from selvedge.engines.base import AccessRule, Member, Unit
 from selvedge.engines.postgres.approvals import policy
+from selvedge.engines.postgres.elder import disagreements
 from selvedge.engines.postgres.rls_compile import row_security
 from selvedge.engines.postgres.tables_compile import TablesBuilder
 
@@ -124,10 +125,14 @@ class _Builder:
         if migrations is not None and migrations.role:
             # They are somebody's code, and run as this role: without access nobody may name it.
             self._may_use_role(member, ObjectRef("role", migrations.role), migrations.role, access)
+        settings = _settings(spec.settings)
         if self.database is None:
             ref = ObjectRef("database", member.spec.database)
             owner = spec.owner if spec.owner and self._may_use_role(member, ref, spec.owner, access) else None
-            self.database = DesiredDatabase(member.uid, member.spec.database, owner, _settings(spec.settings))
+            self.database = DesiredDatabase(member.uid, member.spec.database, owner, settings)
+        else:
+            elder = next(one for one in self.admitted if one.uid == self.database.member)
+            self.problems[member.uid] += disagreements(self.database, elder, spec.owner, settings)
         for role in spec.roles:
             self._role(member, role, access)
         for schema in spec.schemas:

@@ -15,12 +15,13 @@ def disagreements(
 ) -> Iterator[ObjectStatus]:
     """What a younger one declares of owner and settings and does not get, each as a conflict with ``elder``.
 
-    The same word twice is none. Of kinds of their own: what else the younger one declares does not wait for it.
+    The same word twice is none, and neither is an owner where ``elder`` names none: it is that of the younger one's
+    schemas. Of kinds of their own: what else the younger one declares does not wait for it.
     """
     there = f"DatabaseSchema {elder.namespace}/{elder.name}, the first on it: declare it there, or remove it here"
-    if owner is not None and owner != database.owner:
+    if None not in (owner, database.owner) and owner != database.owner:
         message = f"the owner of database {database.name} is not {owner}: that is up to {there}"
-        yield _conflict(ObjectRef("databaseOwner", owner), message)
+        yield _conflict(ObjectRef("databaseOwner", str(owner)), message)
     for name, value in sorted(settings.items()):
         if database.settings.get(name) != value:
             message = f"setting {name} of database {database.name} is not as declared here: that is up to {there}"

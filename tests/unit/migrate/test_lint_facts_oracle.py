@@ -78,7 +78,8 @@ def test_names_are_folded_as_the_server_does(word: str, quoted: bool) -> None:
         return
     parts = [item.string.sval for item in objects[0].list.items]
     if len(objects) == 1 and all(len(part.encode()) < 63 for part in parts):
-        (fact,) = facts(text)
+        # a table that is called set_config counts as one who sets the search path too: better once too often
+        (fact,) = (one for one in facts(text) if one.what == "drop")
         assert fact.name == ".".join(f'"{part}"' if set(part) & set('."') else part for part in parts)
         assert len(split(text)) == 1
 

@@ -21,8 +21,9 @@ SUBJECT_REVIEWS = Resource(_AUTHORIZATION, "v1", "subjectaccessreviews", "Subjec
 SELF_REVIEWS = Resource(_AUTHORIZATION, "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview")
 _ADMISSION = "admissionregistration.k8s.io"
 POLICIES = Resource(_ADMISSION, "v1", "validatingadmissionpolicies", "ValidatingAdmissionPolicy")
-_STEP = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
 BINDINGS = Resource(_ADMISSION, "v1", "validatingadmissionpolicybindings", "ValidatingAdmissionPolicyBinding")
+#: What gives the operator the rights that it needs wherever resources are.
+_STEP = "helm upgrade with the chart's rbac, or bind the rules of charts/selvedge/templates/rbac.yaml to it"
 
 
 async def operators(
@@ -118,7 +119,7 @@ def _in(objects: Mapping[str, list[dict[str, Any]]], wanted: Callable[[str, Mapp
                 yield str(obj["metadata"]["namespace"])
 
 
-def _reads_image(kind: str, spec: Mapping[str, Any]) -> bool:
+def _reads_image(_: str, spec: Mapping[str, Any]) -> bool:
     """Whether its migrations are in a container image, which takes rights that the chart gives apart."""
     return bool(((spec.get("migrations") or spec).get("source") or {}).get("image"))
 

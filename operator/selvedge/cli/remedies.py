@@ -47,7 +47,7 @@ _NOTHING = "nothing to do"
 _WAIT = "wait: it is tried again by itself"
 _SEE = "kubectl -n {namespace} describe {resource} {name}"
 _RECHECK = "kubectl -n {namespace} annotate {resource} {name} --overwrite selvedge.dev/reconcile-now=$(date +%s)"
-_SECRET_LABEL = "a Secret labelled selvedge.dev/watch=true is read at once where Secrets are watched"  # noqa: S105 - no password
+_READ_AT_ONCE = "a Secret labelled selvedge.dev/watch=true is read at once where Secrets are watched"
 _RESTORE_FILE = "a file that ran is never edited: put it back as it was, and write what is new into a new one"
 
 
@@ -141,13 +141,13 @@ _TABLE: dict[Reason, Remedy] = {
     Reason.INVALID_SPEC: Remedy(Standing.ACTION, "correct the field that the message names, and apply it again"),
     Reason.SECRET_NOT_FOUND: Remedy(
         Standing.ACTION,
-        f"create the Secret in namespace {{namespace}}, where it is referred to, or correct its name; {_SECRET_LABEL}",
+        f"create the Secret in namespace {{namespace}}, where it is referred to, or correct its name; {_READ_AT_ONCE}",
     ),
     Reason.SECRET_KEY_MISSING: Remedy(
-        Standing.ACTION, f"add the key to the Secret, or name the one that it has in the spec; {_SECRET_LABEL}"
+        Standing.ACTION, f"add the key to the Secret, or name the one that it has in the spec; {_READ_AT_ONCE}"
     ),
     Reason.AUTHENTICATION_FAILED: Remedy(
-        Standing.ACTION, f"put the right user name and password into the Secret of spec.credentials; {_SECRET_LABEL}"
+        Standing.ACTION, f"put the right user name and password into the Secret of spec.credentials; {_READ_AT_ONCE}"
     ),
     Reason.TLS_VERIFICATION_FAILED: Remedy(
         Standing.ACTION,
